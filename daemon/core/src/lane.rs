@@ -1,0 +1,262 @@
+//! A lane as the scheduler sees it: the extents that wait in it, and their sums.
+
+use std::collections::VecDeque;
+
+use crate::extent::{Extent, Range};
+use crate::words::{LaneId, Seq, Timestamp};
+
+/// Extents are joined up to this many requests, so that a lane of a million needs some two thousand of them.
+pub const EXTENT_MAX_REQUESTS: u32 = 512;
+
+/// And up to this many bytes, so that a batch's byte limit is met closely.
+pub const EXTENT_MAX_BYTES: u64 = 4 << 20;
+
+/// What waits in one lane, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lane {
+    id: LaneId,
+    waiting: VecDeque<Extent>,
+    sums: Sums,
+}
+
+/// Sums over what waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sums {
+    /// Requests.
+    pub count: u64,
+    /// Bytes of their bodies.
+    pub bytes: u64,
+    /// Estimated input tokens.
+    pub tokens: u64,
+}
+
+impl Sums {
+    fn add(&mut self, extent: &Extent) {
+        self.count += u64::from(extent.count);
+        self.bytes += extent.bytes;
+        self.tokens += extent.tokens;
+    }
+
+    fn sub(&mut self, extent: &Extent) {
+        self.count -= u64::from(extent.count);
+        self.bytes -= extent.bytes;
+        self.tokens -= extent.tokens;
+    }
+}
+
+/// How much may be taken from a lane at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Requests.
+    pub requests: u64,
+    /// Bytes on the wire, item overhead included.
+    pub bytes: u64,
+    /// What each item takes beyond its body.
+    pub overhead_bytes: u64,
+}
+
+impl Room {
+    fn bytes_of(&self, extent: &Extent) -> u64 {
+        extent.bytes.saturating_add(u64::from(extent.count) * self.overhead_bytes)
+    }
+
+    /// How many of the extent's requests fit. An extent that is too big only for bytes is cut by its average, which the
+    /// byte limit of extents keeps harmless.
+    fn fits(&self, extent: &Extent) -> u64 {
+        let bytes = self.bytes_of(extent);
+        let by_bytes = if bytes <= self.bytes {
+            u64::from(extent.count)
+        } else {
+            u64::try_from(u128::from(extent.count) * u128::from(self.bytes) / u128::from(bytes.max(1)))
+                .unwrap_or(u64::MAX)
+        };
+        by_bytes.min(self.requests)
+    }
+
+    fn shrink(&mut self, extent: &Extent) {
+        self.requests -= u64::from(extent.count);
+        self.bytes = self.bytes.saturating_sub(self.bytes_of(extent));
+    }
+}
+
+impl Lane {
+    /// A lane in which nothing waits.
+    pub const fn new(id: LaneId) -> Self {
+        Self { id, waiting: VecDeque::new(), sums: Sums { count: 0, bytes: 0, tokens: 0 } }
+    }
+
+    /// Its number.
+    pub const fn id(&self) -> LaneId {
+        self.id
+    }
+
+    /// Sums over what waits.
+    pub const fn sums(&self) -> Sums {
+        self.sums
+    }
+
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// When the oldest of those that wait arrived.
+    pub fn oldest(&self) -> Option<Timestamp> {
+        self.waiting.iter().map(|extent| extent.oldest).min()
+    }
+
+    /// The earliest deadline of those that wait.
+    pub fn earliest_deadline(&self) -> Option<Timestamp> {
+        self.waiting.iter().map(|extent| extent.earliest_deadline).min()
+    }
+
+    /// The first position of the last extent that holds a deadline before `time`.
+    pub fn last_before(&self, time: Timestamp) -> Option<Seq> {
+        self.waiting.iter().rev().find(|extent| extent.earliest_deadline < time).map(|extent| extent.first)
+    }
+
+    /// Takes in what was appended. Extents come in the order of the lane.
+    pub fn append(&mut self, extent: Extent) {
+        debug_assert_eq!(extent.lane, self.id);
+        self.sums.add(&extent);
+        if let Some(last) = self.waiting.back_mut() {
+            let joins = last.end() == extent.first
+                && last.count + extent.count <= EXTENT_MAX_REQUESTS
+                && last.bytes + extent.bytes <= EXTENT_MAX_BYTES;
+            if joins {
+                last.join(&extent);
+                return;
+            }
+        }
+        self.waiting.push_back(extent);
+    }
+
+    /// Takes from the head as much as there is room for, as far as `want` holds, and lessens the room by it.
+    ///
+    /// Positions that nobody occupies (a hole that a damaged segment left) lie inside the range and do no harm.
+    pub fn take(&mut self, room: &mut Room, want: impl Fn(&Extent) -> bool) -> Option<Range> {
+        let from = self.waiting.front()?.first;
+        let mut to = from;
+        while let Some(head) = self.waiting.front().copied().filter(&want) {
+            let fits = room.fits(&head);
+            if fits == 0 {
+                break;
+            }
+            let taken = self.take_head(head, fits);
+            room.shrink(&taken);
+            to = taken.end();
+        }
+        let range = Range { lane: self.id, from, to };
+        (!range.is_empty()).then_some(range)
+    }
+
+    /// Removes the first `count` requests of the head extent.
+    fn take_head(&mut self, head: Extent, count: u64) -> Extent {
+        self.waiting.pop_front();
+        let (taken, rest) = split(head, count);
+        self.sums.sub(&taken);
+        if let Some(rest) = rest {
+            self.waiting.push_front(rest);
+        }
+        taken
+    }
+}
+
+/// Cuts an extent after `count` requests; sums are shared out by the average, times stay those of the whole.
+fn split(extent: Extent, count: u64) -> (Extent, Option<Extent>) {
+    let Some(count) = u32::try_from(count).ok().filter(|count| *count < extent.count) else {
+        return (extent, None);
+    };
+    let share = |sum: u64| {
+        let share = u128::from(sum) * u128::from(count) / u128::from(extent.count);
+        u64::try_from(share).unwrap_or(sum)
+    };
+    let head = Extent { count, bytes: share(extent.bytes), tokens: share(extent.tokens), ..extent };
+    let rest = Extent {
+        first: Seq(extent.first.0 + u64::from(count)),
+        count: extent.count - count,
+        bytes: extent.bytes - head.bytes,
+        tokens: extent.tokens - head.tokens,
+        ..extent
+    };
+    (head, Some(rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn extent(first: u64, count: u32, bytes: u64) -> Extent {
+        Extent {
+            lane: LaneId(1),
+            first: Seq(first),
+            count,
+            bytes,
+            tokens: bytes / 4,
+            oldest: Timestamp(first),
+            earliest_deadline: Timestamp(1000 + first),
+        }
+    }
+
+    fn room(requests: u64, bytes: u64) -> Room {
+        Room { requests, bytes, overhead_bytes: 0 }
+    }
+
+    #[test]
+    fn neighbours_are_joined() {
+        let mut lane = Lane::new(LaneId(1));
+        for seq in 0..1000 {
+            lane.append(extent(seq, 1, 100));
+        }
+        assert_eq!(lane.waiting.len(), 2);
+        assert_eq!(lane.sums(), Sums { count: 1000, bytes: 100_000, tokens: 25_000 });
+    }
+
+    #[test]
+    fn a_range_ends_at_the_request_limit_exactly() {
+        let mut lane = Lane::new(LaneId(1));
+        lane.append(extent(0, 256, 256_000));
+        let range = lane.take(&mut room(10, u64::MAX), |_| true);
+        assert_eq!(range, Some(Range { lane: LaneId(1), from: Seq(0), to: Seq(10) }));
+        assert_eq!(lane.sums().count, 246);
+    }
+
+    #[test]
+    fn overhead_counts() {
+        let mut lane = Lane::new(LaneId(1));
+        lane.append(extent(0, 10, 1000));
+        let mut room = Room { requests: 100, bytes: 1000, overhead_bytes: 100 };
+        assert_eq!(lane.take(&mut room, |_| true).map(|range| range.len()), Some(5));
+    }
+
+    proptest! {
+        #[test]
+        fn taking_loses_and_doubles_nothing(
+            counts in prop::collection::vec((1_u32..300, 0_u64..100_000), 1..40),
+            limit in 1_u64..700,
+            bytes in 1_u64..500_000,
+        ) {
+            let mut lane = Lane::new(LaneId(1));
+            let mut next = 0;
+            for (count, bytes) in counts {
+                lane.append(extent(next, count, bytes));
+                next += u64::from(count);
+            }
+            let before = lane.sums();
+            let mut taken = 0;
+            while let Some(range) = lane.take(&mut room(limit, bytes), |_| true) {
+                prop_assert_eq!(range.from, Seq(taken));
+                prop_assert!(range.len() <= limit);
+                taken = range.to.0;
+                prop_assert_eq!(lane.sums().count, before.count - taken);
+            }
+            // What is left is one request that no batch could hold.
+            if lane.is_empty() {
+                prop_assert_eq!(taken, next);
+                prop_assert_eq!(lane.sums(), Sums::default());
+            }
+        }
+    }
+}

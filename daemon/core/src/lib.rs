@@ -1,0 +1,15 @@
+//! What offpeak decides, as pure functions: state + event + time in, state + effects out.
+//!
+//! This crate holds no socket, clock, file or random source, and its manifest names no crate that has one. One decider
+//! a file.
+
+pub mod batch;
+pub mod depart;
+pub mod extent;
+pub mod gate;
+pub mod lane;
+pub mod outcome;
+pub mod retry;
+pub mod scheduler;
+pub mod sla;
+pub mod words;

@@ -1,0 +1,91 @@
+//! From a `.wasm` file to a component that can be instantiated.
+
+use std::{borrow::Cow, fs::File, io::Read, path::Path, sync::Arc};
+
+use sha2::{Digest, Sha256};
+
+use crate::{engine::Engine, error::HostError, limits::COMPONENT_BYTES};
+
+/// The eight bytes at the start of a core WebAssembly module: magic number and version 1.
+const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
+
+/// Where a plugin's component comes from.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// Bytes of a component, such as those of a bundled plugin.
+    Bytes(&'a [u8]),
+    /// A file named in the configuration.
+    File(&'a Path),
+}
+
+/// A compiled component. It is not yet known which world it implements.
+#[derive(Clone)]
+pub struct Component {
+    pub(crate) name: Arc<str>,
+    pub(crate) compiled: wasmtime::component::Component,
+    sha256: Arc<str>,
+}
+
+impl Component {
+    /// SHA-256 of the `.wasm`, in lower-case hex: what the cache and the admin plane call it.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+}
+
+impl Engine {
+    /// Reads a component, and takes its machine code from the cache or compiles it.
+    pub fn load(&self, plugin: &str, source: Source<'_>) -> Result<Component, HostError> {
+        let name: Arc<str> = plugin.into();
+        let bytes = read(&name, source)?;
+        if bytes.starts_with(CORE_MODULE) {
+            return Err(not_a_component(
+                name,
+                "it is a core module; encode it as a component (`wasm-tools component new`, or the SDK's way to build)",
+            ));
+        }
+        let sha256: Arc<str> = hex(&Sha256::digest(&bytes)).into();
+        if let Some(compiled) = self.cache().and_then(|cache| cache.get(self.wasmtime(), &sha256)) {
+            return Ok(Component { name, compiled, sha256 });
+        }
+        let compiled = wasmtime::component::Component::from_binary(self.wasmtime(), &bytes)
+            .map_err(|error| not_a_component(Arc::clone(&name), &format!("{error:#}")))?;
+        self.count_compilation();
+        if let Some(cache) = self.cache() {
+            cache.put(&compiled, &sha256);
+        }
+        Ok(Component { name, compiled, sha256 })
+    }
+}
+
+fn read<'a>(plugin: &Arc<str>, source: Source<'a>) -> Result<Cow<'a, [u8]>, HostError> {
+    let bytes = match source {
+        Source::Bytes(bytes) => Cow::Borrowed(bytes),
+        Source::File(path) => {
+            let mut bytes = Vec::new();
+            File::open(path)
+                // One byte over the bound tells a file that is too large from one that just fits.
+                .and_then(|file| file.take(COMPONENT_BYTES + 1).read_to_end(&mut bytes))
+                .map_err(|source| HostError::Read { plugin: Arc::clone(plugin), path: path.to_owned(), source })?;
+            Cow::Owned(bytes)
+        }
+    };
+    if bytes.len() as u64 > COMPONENT_BYTES {
+        let why = format!("it is larger than {} MiB; strip it, or leave something out", COMPONENT_BYTES >> 20);
+        return Err(not_a_component(Arc::clone(plugin), &why));
+    }
+    Ok(bytes)
+}
+
+fn not_a_component(plugin: Arc<str>, why: &str) -> HostError {
+    HostError::NotAComponent { plugin, why: why.to_owned() }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        drop(write!(text, "{byte:02x}"));
+        text
+    })
+}
