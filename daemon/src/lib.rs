@@ -1,1 +1,26 @@
-//! Under construction.
+//! offpeak: a batch gateway daemon for LLM traffic.
+//!
+//! The modules stand in reading order, which is also the direction in which they use each other: a module uses only what
+//! stands after it, and the crates below (`offpeak-host`, `offpeak-store`, `offpeak-core`). ARCHITECTURE.md beside this
+//! crate tells the life of a request with the names of these files.
+
+pub mod demo;
+pub mod app;
+pub mod listen;
+pub mod admin;
+pub mod ingress;
+pub mod dispatch;
+pub mod defer;
+pub mod lanes;
+pub mod batch;
+pub mod rescue;
+pub mod outcomes;
+pub mod delivery;
+pub mod gateway;
+pub mod backends;
+pub mod upstream;
+pub mod members;
+pub mod body;
+pub mod telemetry;
+pub mod clock;
+pub mod config;

@@ -1,1 +1,161 @@
-fn main(){}
+//! The binary: arguments, configuration, runtime, exit codes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use offpeak::app::App;
+use offpeak::config::{self, Config, ProcessEnv};
+use offpeak::{demo, telemetry};
+use tokio_util::sync::CancellationToken;
+
+/// Exit code for what the user has to mend: the configuration, an address in use (EX_USAGE of sysexits.h).
+const EXIT_USAGE: u8 = 64;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A batch gateway for LLM traffic: what must be answered now passes straight through, what can wait is answered before
+/// its deadline in the cheapest way.
+#[derive(Parser)]
+#[command(version, after_help = "Begin with `offpeak demo`, which needs nothing; then write an offpeak.toml and run \
+                                 `offpeak check`.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon until SIGTERM or Ctrl-C; what is deferred survives its end.
+    Serve(ConfigArgs),
+    /// Read the configuration and say what the daemon would do, without doing it.
+    Check {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Print the understood configuration as JSON (no secrets), for scripts.
+        #[arg(long)]
+        json: bool,
+    },
+    /// See it work: a simulated provider, the daemon and a mix of traffic on this machine, then the provider's bill.
+    ///
+    /// Exits with 1 if any answer is missing, doubled or wrong.
+    Demo {
+        /// Real-time requests to send.
+        #[arg(long, default_value_t = 500)]
+        realtime: usize,
+        /// Deferrable requests to send.
+        #[arg(long, default_value_t = 5000)]
+        deferrable: usize,
+        /// From which prompts, models and turnarounds follow.
+        #[arg(long, default_value_t = 7)]
+        seed: u64,
+        /// Leave everything running afterwards and print commands to try.
+        #[arg(long)]
+        keep: bool,
+        /// Print the report as JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+struct ConfigArgs {
+    /// The configuration file. Without it: $OFFPEAK_CONFIG, ./offpeak.toml, /etc/offpeak/offpeak.toml.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(args) => with_config(&args, serve),
+        Command::Check { config, json } => with_config(&config, |config| check(&config, json)),
+        Command::Demo { realtime, deferrable, seed, keep, json } => {
+            run_demo(demo::Options { realtime, deferrable, seed, keep, json })
+        }
+    }
+}
+
+fn with_config(args: &ConfigArgs, run: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    match Config::load(args.config.as_deref(), &ProcessEnv) {
+        Ok(config) => run(config),
+        Err(errors) => {
+            eprintln!("{errors}");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn check(config: &Config, json: bool) -> ExitCode {
+    if !json {
+        print!("{}", config::describe(config));
+        return ExitCode::SUCCESS;
+    }
+    match serde_json::to_string_pretty(config) {
+        Ok(text) => println!("{text}"),
+        Err(error) => {
+            eprintln!("the configuration cannot be written as JSON: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+#[tokio::main]
+async fn run_demo(options: demo::Options) -> ExitCode {
+    match demo::run(options).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn serve(config: Config) -> ExitCode {
+    telemetry::init_logging(&config.log);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let app = match App::open(&config).await {
+        Ok(app) => app,
+        Err(error) => {
+            eprintln!("offpeak cannot start: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    if let (Ok(data), Ok(admin)) = (app.data_address(), app.admin_address()) {
+        tracing::info!(%data, %admin, "offpeak is ready");
+    }
+    let stop = CancellationToken::new();
+    tokio::spawn(stop_on_signal(stop.clone()));
+    match app.run(stop).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("offpeak stopped, but the store could not be closed cleanly: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn stop_on_signal(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let interrupted = tokio::signal::ctrl_c();
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminated) => {
+            tokio::select! {
+                _ = terminated.recv() => {}
+                _ = interrupted => {}
+            }
+        }
+        Err(error) => {
+            tracing::error!(%error, "SIGTERM cannot be caught; only Ctrl-C stops offpeak cleanly");
+            drop(interrupted.await);
+        }
+    }
+    tracing::info!("stopping; deferred work is safe on disk");
+    stop.cancel();
+}

@@ -8,6 +8,15 @@ use serde::{Deserialize, Serialize};
 use crate::outcome::DidItRun;
 use crate::words::Timestamp;
 
+/// A sealed batch's way, as it is stored with it: the first record of its life and every later one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Journey {
+    /// Each request is run by itself in real time; there is nothing else to remember.
+    Realtime,
+    /// As one batch of the provider; no progress yet means that no step was made.
+    Batch(Option<Progress>),
+}
+
 /// Where a batch stands, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {

@@ -79,11 +79,12 @@ impl Cache {
     /// Keeps a component's code. A failure costs a compilation at the next start, and is only logged.
     pub(crate) fn put(&self, component: &Component, sha256: &str) {
         let (code, sum) = self.paths(sha256);
-        let kept = component.serialize().map_err(|error| io::Error::other(format!("{error:#}"))).and_then(|bytes| {
-            // The sum first: code without its sum is not used.
-            self.place(&sum, checksum_line(bytes.len() as u64, crc32fast::hash(&bytes)).as_bytes())?;
-            self.place(&code, &bytes)
-        });
+        let kept =
+            component.serialize().map_err(|error| io::Error::other(format!("{error:#}"))).and_then(|bytes| {
+                // The sum first: code without its sum is not used.
+                self.place(&sum, checksum_line(bytes.len() as u64, crc32fast::hash(&bytes)).as_bytes())?;
+                self.place(&code, &bytes)
+            });
         if let Err(error) = kept {
             tracing::warn!(file = %code.display(), %error, "cannot keep a plugin's compiled code");
         }
@@ -113,7 +114,10 @@ fn vouch(code: &Path, sum: &Path) -> io::Result<()> {
     if noted == checksum_line(metadata.len(), checksum(code)?) {
         Ok(())
     } else {
-        Err(io::Error::new(io::ErrorKind::InvalidData, "its checksum is not the one noted when it was written"))
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "its checksum is not the one noted when it was written",
+        ))
     }
 }
 

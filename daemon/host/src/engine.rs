@@ -59,7 +59,9 @@ impl Engine {
             None => None,
         };
         let ticker = Ticker::start(wasmtime.weak(), options.tick).map_err(HostError::Ticker)?;
-        Ok(Self { inner: Arc::new(Inner { wasmtime, cache, pooling, compilations: AtomicU64::new(0), ticker }) })
+        Ok(Self {
+            inner: Arc::new(Inner { wasmtime, cache, pooling, compilations: AtomicU64::new(0), ticker }),
+        })
     }
 
     /// Instances have places set aside for them. If not, the address space is limited (`ulimit -v`), and making an

@@ -24,7 +24,9 @@ pub enum HostError {
         source: io::Error,
     },
     /// The folder for compiled plugins could be changed by somebody else, who could then run code in this process.
-    #[error("refusing {path} as the folder for compiled plugins: {why}; name a folder that this user owns, or none")]
+    #[error(
+        "refusing {path} as the folder for compiled plugins: {why}; name a folder that this user owns, or none"
+    )]
     CacheUnsafe {
         /// The folder.
         path: PathBuf,
@@ -65,7 +67,9 @@ pub enum HostError {
         offered: &'static str,
     },
     /// It implements another world than the one its place in the configuration asks for.
-    #[error("plugin `{plugin}` does not implement the world `{world}`: it lacks the export {missing}; {found}")]
+    #[error(
+        "plugin `{plugin}` does not implement the world `{world}`: it lacks the export {missing}; {found}"
+    )]
     WrongWorld {
         /// The plugin's name in the configuration.
         plugin: Arc<str>,
@@ -119,7 +123,7 @@ pub struct PluginError {
 #[non_exhaustive]
 pub enum PluginErrorKind {
     /// The plugin crashed.
-    #[error("it crashed: {message}; the fault is in the plugin, tell its author")]
+    #[error("it crashed: {message}; where that does not say what to mend, tell the author of the plugin")]
     Trap {
         /// The trap, and the last error line that the plugin logged during the call.
         message: String,
@@ -148,6 +152,14 @@ pub enum PluginErrorKind {
         /// How many there may be.
         max: u32,
     },
+    /// The places for instances of all plugins together are taken.
+    #[error(
+        "all places for plugin instances are taken; raise the engine's pool of instances, or send less at once"
+    )]
+    NoPlace,
+    /// An instance of it could not be made.
+    #[error("no instance of it can be started: {0}")]
+    CannotStart(String),
     /// It failed too often and rests.
     #[error("out of use for another {} after repeated failures; see the log for what they were", milliseconds(.rest))]
     OutOfUse {

@@ -25,7 +25,7 @@ pub const FAILURES_IN_A_ROW: u32 = 5;
 pub const REST: Duration = Duration::from_secs(10);
 
 /// The longest rest, after several probes that failed.
-pub const LONGEST_REST: Duration = Duration::from_secs(300);
+pub const LONGEST_REST: Duration = Duration::from_mins(5);
 
 /// What a plugin has done since it was loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,8 +169,11 @@ impl Health {
                 self.timeouts.fetch_add(1, Ordering::Relaxed);
             }
             // It answered, or was not to blame.
-            PluginErrorKind::Refused(_) | PluginErrorKind::Busy { .. } | PluginErrorKind::OutOfUse { .. } => return,
-            PluginErrorKind::BadAnswer(_) => {}
+            PluginErrorKind::Refused(_)
+            | PluginErrorKind::Busy { .. }
+            | PluginErrorKind::NoPlace
+            | PluginErrorKind::OutOfUse { .. } => return,
+            PluginErrorKind::BadAnswer(_) | PluginErrorKind::CannotStart(_) => {}
         }
         let mut decider = self.decider.lock();
         let change = decider.failed(now_ms);
@@ -193,7 +196,11 @@ impl Health {
 fn tell(plugin: &str, change: Option<Change>) {
     match change {
         Some(Change::OutOfUse { rest_ms }) => {
-            tracing::error!(plugin, rest_ms, "plugin out of use after repeated failures; it is tried again after a rest");
+            tracing::error!(
+                plugin,
+                rest_ms,
+                "plugin out of use after repeated failures; it is tried again after a rest"
+            );
         }
         Some(Change::BackInUse) => tracing::info!(plugin, "plugin back in use"),
         None => {}

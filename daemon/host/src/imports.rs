@@ -17,7 +17,10 @@ use crate::limits::{LOG_LINE_BYTES, LOG_LINES_A_SECOND, Limits, Meter};
 pub(crate) const HOST: &str = "offpeak:plugin/host@0.1.0";
 
 /// Interfaces that a component may import: [`HOST`], and `types`, which holds no functions.
-pub(crate) const OFFERED: &str = "`offpeak:plugin/host` and `offpeak:plugin/types`";
+pub(crate) const OFFERED_NAMES: [&str; 2] = [HOST, "offpeak:plugin/types@0.1.0"];
+
+/// The same, for a message.
+pub(crate) const OFFERED: &str = "`offpeak:plugin/host@0.1` and `offpeak:plugin/types@0.1`";
 
 /// What the instances of one plugin share.
 #[derive(Debug)]
@@ -54,6 +57,7 @@ impl State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ComponentType, Lift)]
 #[component(enum)]
 #[repr(u8)]
+#[expect(dead_code, reason = "the derived code makes the variants from the guest's number")]
 enum Level {
     #[component(name = "trace")]
     Trace,
@@ -77,10 +81,7 @@ pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     host.func_wrap("now", |store: StoreContextMut<'_, State>, (): ()| Ok((store.data().now_ms,)))
 }
 
-fn log(
-    mut store: StoreContextMut<'_, State>,
-    (level, message): (Level, WasmStr),
-) -> wasmtime::Result<()> {
+fn log(mut store: StoreContextMut<'_, State>, (level, message): (Level, WasmStr)) -> wasmtime::Result<()> {
     if !(level == Level::Error || is_wanted(level)) {
         return Ok(());
     }
@@ -119,7 +120,7 @@ fn emit(level: Level, plugin: &str, line: &str, suppressed: u64) {
 }
 
 /// A message as one line of bounded length, without control characters that could forge another line.
-fn one_line(message: &str) -> String {
+pub(crate) fn one_line(message: &str) -> String {
     let end = message.floor_char_boundary(LOG_LINE_BYTES);
     let (kept, rest) = message.split_at(end);
     let mut line: String = kept.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -129,7 +130,7 @@ fn one_line(message: &str) -> String {
     line
 }
 
-/// A token bucket: [`LOG_LINES_A_SECOND`] lines at once, and as many again in each second.
+/// Allows [`LOG_LINES_A_SECOND`] lines in each second of the daemon's clock.
 #[derive(Debug, Default)]
 struct LogBudget {
     second: u64,

@@ -10,7 +10,7 @@ pub const BATCH_STATE_BYTES: usize = 64 << 10;
 /// Longest log line, in bytes; the rest of a longer one is cut off.
 pub const LOG_LINE_BYTES: usize = 2 << 10;
 
-/// Log lines a second and plugin; also how many may come at once after a pause.
+/// Log lines that all instances of a plugin together may write in a second.
 pub const LOG_LINES_A_SECOND: u32 = 50;
 
 /// A component larger than this is not loaded; the largest language runtimes are about 20 MB.
@@ -62,7 +62,13 @@ impl Limits {
     /// What a provider gets where the configuration says nothing: 128 MiB, 50 ms a call, 2 s a step, 64 MiB an answer
     /// (a chunk of encoded items or decoded results).
     pub fn provider() -> Self {
-        Self { memory_bytes: 128 << 20, answer_bytes: 64 << 20, max_instances: 32, warm_instances: 8, ..Self::router() }
+        Self {
+            memory_bytes: 128 << 20,
+            answer_bytes: 64 << 20,
+            max_instances: 32,
+            warm_instances: 8,
+            ..Self::router()
+        }
     }
 }
 

@@ -44,7 +44,7 @@ impl Engine {
                 "it is a core module; encode it as a component (`wasm-tools component new`, or the SDK's way to build)",
             ));
         }
-        let sha256: Arc<str> = hex(&Sha256::digest(&bytes)).into();
+        let sha256: Arc<str> = format!("{:x}", Sha256::digest(&bytes)).into();
         if let Some(compiled) = self.cache().and_then(|cache| cache.get(self.wasmtime(), &sha256)) {
             return Ok(Component { name, compiled, sha256 });
         }
@@ -66,12 +66,17 @@ fn read<'a>(plugin: &Arc<str>, source: Source<'a>) -> Result<Cow<'a, [u8]>, Host
             File::open(path)
                 // One byte over the bound tells a file that is too large from one that just fits.
                 .and_then(|file| file.take(COMPONENT_BYTES + 1).read_to_end(&mut bytes))
-                .map_err(|source| HostError::Read { plugin: Arc::clone(plugin), path: path.to_owned(), source })?;
+                .map_err(|source| HostError::Read {
+                    plugin: Arc::clone(plugin),
+                    path: path.to_owned(),
+                    source,
+                })?;
             Cow::Owned(bytes)
         }
     };
     if bytes.len() as u64 > COMPONENT_BYTES {
-        let why = format!("it is larger than {} MiB; strip it, or leave something out", COMPONENT_BYTES >> 20);
+        let why =
+            format!("it is larger than {} MiB; strip it, or leave something out", COMPONENT_BYTES >> 20);
         return Err(not_a_component(Arc::clone(plugin), &why));
     }
     Ok(bytes)
@@ -79,13 +84,4 @@ fn read<'a>(plugin: &Arc<str>, source: Source<'a>) -> Result<Cow<'a, [u8]>, Host
 
 fn not_a_component(plugin: Arc<str>, why: &str) -> HostError {
     HostError::NotAComponent { plugin, why: why.to_owned() }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        drop(write!(text, "{byte:02x}"));
-        text
-    })
 }

@@ -1,1 +1,59 @@
-//! Under construction.
+//! What offpeak keeps: lanes of deferred requests, batches, outcomes.
+//!
+//! - **The log is the truth.** Every change is a record at the end of an append-only segment file; it is acknowledged
+//!   after one sync for all that arrived meanwhile ([group commit](Store::append)). Bodies lie in the log and nowhere
+//!   else.
+//! - **The index follows.** A second thread applies the records to redb, in the log's order and by nothing but the
+//!   log. It is made durable now and then, together with the position up to which it has the log; after a crash it is
+//!   brought up to date from there. Readers wait until it has what was durable when they asked.
+//! - **A lane never reuses a position**, so a request's place is its identity. A retry is a new entry that points to
+//!   the request's body where it lies.
+//! - **Whole files go.** A segment is deleted when nothing in it is unfinished and its answers were kept long enough.
+//!
+//! Operation by operation: [`Store`]. One file each: `engine` (plan, write, sync), `planner` (places, duplicates),
+//! `log/` (records, segments, recovery), `keeper` (apply, checkpoint, sweep, heal), `index/` (tables and queries),
+//! `threads` (who runs when), [`disk`] (what is asked of a disk, so that a simulation can put faults there).
+
+pub mod disk;
+mod codec;
+mod engine;
+mod error;
+mod index;
+mod keeper;
+mod log;
+mod migrate;
+mod open;
+mod ops;
+mod options;
+mod planner;
+mod shared;
+mod store;
+mod threads;
+mod values;
+
+pub use error::StoreError;
+pub use options::{OnAppended, Options};
+pub use store::Store;
+pub use values::{
+    Appended, BatchEnd, BatchRecord, BodyAt, Chunk, Counts, Entry, Idempotency, LaneState, NewBatch, NewOutcome,
+    NewRequest, Outcome, Quarantined, Recorded, Recovered, Selection, Standing, Stats, Swept, Verdict,
+};
+
+use sha2::{Digest, Sha256};
+
+/// The hash by which a repeated body is recognised: the first 64 bits of its SHA-256. The same on every machine and in
+/// every version, because it is stored.
+pub fn body_hash(body: &[u8]) -> u64 {
+    let digest = Sha256::digest(body);
+    digest.iter().take(8).fold(0, |hash, &byte| (hash << 8) | u64::from(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_hash_of_a_body_is_fixed() {
+        // SHA-256 of the empty text begins e3b0c44298fc1c14.
+        assert_eq!(super::body_hash(b""), 0xe3b0_c442_98fc_1c14);
+        assert_ne!(super::body_hash(b"a"), super::body_hash(b"b"));
+    }
+}

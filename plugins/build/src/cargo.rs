@@ -21,8 +21,15 @@ const PROFILE: [(&str, &str); 7] = [
 ];
 
 /// What of cargo's own variables concerns the machine and not the outer build.
-const KEPT: [&str; 7] =
-    ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_", "CARGO_TERM_", "CARGO_BUILD_JOBS"];
+const KEPT: [&str; 7] = [
+    "CARGO_HOME",
+    "CARGO_HTTP_",
+    "CARGO_NET_",
+    "CARGO_REGISTR",
+    "CARGO_SOURCE_",
+    "CARGO_TERM_",
+    "CARGO_BUILD_JOBS",
+];
 
 /// Whether the nested cargo may see a variable of the outer build.
 fn is_kept(name: &OsStr) -> bool {
@@ -46,9 +53,12 @@ pub(crate) fn command(
         command.env_remove(name);
     }
     // Empty, not unset: so they win over the user's cargo configuration as well.
-    for name in ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_ENCODED_RUSTFLAGS"] {
+    for name in ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
         command.env(name, "");
     }
+    // cargo sees no difference between compilers of the same version, but between flags it does.
+    let flag = format!("--cfg=offpeak_toolchain=\"{}\"", compiler.identity);
+    command.env("CARGO_ENCODED_RUSTFLAGS", flag);
     command.envs(PROFILE).env("RUSTC", &compiler.rustc);
     if let Some(linker) = &compiler.linker {
         command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
@@ -69,11 +79,7 @@ pub(crate) fn module(target_folder: &Path, package: &str) -> PathBuf {
 /// A target folder for plugins inside the one in use, so that debug and release builds of the daemon share it. It must
 /// not be the same one: its lock is held by the outer cargo.
 pub(crate) fn target_folder(out_dir: &Path) -> PathBuf {
-    out_dir
-        .ancestors()
-        .find(|folder| folder.join("CACHEDIR.TAG").exists())
-        .unwrap_or(out_dir)
-        .join("plugins")
+    out_dir.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists()).unwrap_or(out_dir).join("plugins")
 }
 
 #[cfg(test)]
@@ -82,13 +88,18 @@ mod tests {
 
     #[test]
     fn nothing_of_the_outer_build_is_kept() {
-        for name in ["CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS", "RUSTC_WRAPPER", "CARGO_MAKEFLAGS", "CLIPPY_ARGS"] {
+        for name in
+            ["CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS", "RUSTC_WRAPPER", "CARGO_MAKEFLAGS", "CLIPPY_ARGS"]
+        {
             assert!(!is_kept(OsStr::new(name)), "{name}");
         }
-        for name in ["CARGO_PROFILE_RELEASE_LTO", "CARGO_BUILD_TARGET", "CARGO_FEATURE_X", "CARGO_TARGET_DIR"] {
+        for name in ["CARGO_PROFILE_RELEASE_LTO", "CARGO_BUILD_TARGET", "CARGO_FEATURE_X", "CARGO_TARGET_DIR"]
+        {
             assert!(!is_kept(OsStr::new(name)), "{name}");
         }
-        for name in ["PATH", "HOME", "CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_REGISTRIES_X_TOKEN", "RUSTUP_HOME"] {
+        for name in
+            ["PATH", "HOME", "CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_REGISTRIES_X_TOKEN", "RUSTUP_HOME"]
+        {
             assert!(is_kept(OsStr::new(name)), "{name}");
         }
     }

@@ -37,7 +37,9 @@ impl fmt::Display for BuildError {
             Self::NoToolchain => f.write_str(
                 "plugins need the WebAssembly target, which is not there yet: run `cargo xtask setup` once",
             ),
-            Self::Compile(package, messages) => write!(f, "the plugin {package} does not compile:\n{messages}"),
+            Self::Compile(package, messages) => {
+                write!(f, "the plugin {package} does not compile:\n{messages}")
+            }
             Self::Encode(package, problem) => write!(f, "the plugin {package} is not a component: {problem}"),
             Self::File(path, error) => write!(f, "{}: {error}", path.display()),
         }
@@ -105,7 +107,7 @@ fn encode(module: &[u8]) -> Result<Vec<u8>, String> {
     ComponentEncoder::default()
         .validate(true)
         .module(module)
-        .and_then(|mut encoder| encoder.encode())
+        .and_then(ComponentEncoder::encode)
         .map_err(|error| format!("{error:#}"))
 }
 

@@ -1,6 +1,6 @@
 //! Compiles plugin crates of this workspace into WebAssembly components.
 //!
-//! A build script asks for [`component`] and gets the path of a validated component; no tool has to be installed
+//! A build script asks for `component` and gets the path of a validated component; no tool has to be installed
 //! for it. The compiler is found by [`toolchain`]: rustup's, where it has the target, or the private one that
 //! `cargo xtask setup` made.
 //!

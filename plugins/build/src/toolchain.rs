@@ -12,7 +12,8 @@ pub const TARGET: &str = "wasm32-unknown-unknown";
 /// The oldest compiler that builds the plugins, as `major.minor`: the workspace's own `rust-version`.
 pub const OLDEST_RUST: &str = env!("CARGO_PKG_RUST_VERSION");
 
-/// The file that says that a private tool chain is complete; it holds the name of the folder beside it.
+/// The file that says that a private tool chain is complete. Its lines: the folder beside it, and what tells this
+/// tool chain from another of the same version.
 pub const READY_FILE: &str = "ready";
 
 /// A compiler that has [`TARGET`].
@@ -22,6 +23,9 @@ pub struct Compiler {
     pub rustc: PathBuf,
     /// The linker for the target, where `rustc` does not bring one.
     pub linker: Option<PathBuf>,
+    /// Tells compilers of the same version apart: their standard libraries were compiled at different places, and what
+    /// was compiled with one cannot be used with the other.
+    pub identity: String,
 }
 
 /// Why there is no compiler for plugins.
@@ -122,27 +126,28 @@ pub fn private_folder() -> Result<PathBuf, ToolchainError> {
 pub fn find(rustc: &Path, folder: &Path) -> Result<Option<Compiler>, ToolchainError> {
     let sysroot = Sysroot::of(rustc)?;
     if sysroot.has_target() {
-        return Ok(Some(Compiler { rustc: rustc.to_owned(), linker: None }));
+        return Ok(Some(Compiler { rustc: rustc.to_owned(), linker: None, identity: String::new() }));
     }
-    let Some(rustc) = private_rustc(folder)? else { return Ok(None) };
+    let Some((rustc, identity)) = private_rustc(folder)? else { return Ok(None) };
     let linker = sysroot.linker();
     if !linker.exists() {
         return Err(ToolchainError::NoLinker(linker));
     }
-    Ok(Some(Compiler { rustc, linker: Some(linker) }))
+    Ok(Some(Compiler { rustc, linker: Some(linker), identity }))
 }
 
 /// The private tool chain's compiler in `folder`, if it is complete and not too old.
-fn private_rustc(folder: &Path) -> Result<Option<PathBuf>, ToolchainError> {
+fn private_rustc(folder: &Path) -> Result<Option<(PathBuf, String)>, ToolchainError> {
     let marker = folder.join(READY_FILE);
-    let name = match fs::read_to_string(&marker) {
-        Ok(name) => name,
+    let text = match fs::read_to_string(&marker) {
+        Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(ToolchainError::Marker(marker, error)),
     };
-    let name = name.trim();
+    let mut lines = text.lines();
+    let (name, identity) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     let rustc = folder.join(name).join("bin/rustc");
-    Ok((is_recent(name) && rustc.exists()).then_some(rustc))
+    Ok((is_recent(name) && rustc.exists()).then(|| (rustc, identity.to_owned())))
 }
 
 /// Whether a version, such as Debian's `1.96.0+dfsg1-1`, is at least [`OLDEST_RUST`].
@@ -180,12 +185,14 @@ mod tests {
         fs::create_dir_all(&bin)?;
         assert!(matches!(private_rustc(&folder), Ok(None)), "no marker");
 
-        fs::write(folder.join(READY_FILE), "1.999.0\n")?;
+        fs::write(folder.join(READY_FILE), "1.999.0\n42\n")?;
         assert!(matches!(private_rustc(&folder), Ok(None)), "no compiler");
 
         fs::write(bin.join("rustc"), "")?;
         let found = private_rustc(&folder);
-        assert!(matches!(found, Ok(Some(rustc)) if rustc == bin.join("rustc")));
+        assert!(
+            matches!(found, Ok(Some((rustc, identity))) if rustc == bin.join("rustc") && identity == "42")
+        );
 
         fs::rename(folder.join("1.999.0"), folder.join("1.2.0"))?;
         fs::write(folder.join(READY_FILE), "1.2.0\n")?;

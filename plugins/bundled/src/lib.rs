@@ -1,1 +1,40 @@
-//! Under construction.
+//! The bundled plugins as WebAssembly components, compiled from `plugins/` when this crate is built.
+
+/// The provider plugin for the OpenAI API (world `provider`).
+pub const OPENAI: &[u8] = include_bytes!(env!("OFFPEAK_OPENAI"));
+
+/// The default router (world `router`).
+pub const SLA_ROUTER: &[u8] = include_bytes!(env!("OFFPEAK_SLA_ROUTER"));
+
+#[cfg(test)]
+mod tests {
+    use wit_component::{DecodedWasm, decode};
+
+    use super::*;
+
+    /// The names of what a component imports and exports.
+    fn interfaces(component: &[u8]) -> (Vec<String>, Vec<String>) {
+        let DecodedWasm::Component(resolve, world) = decode(component).unwrap() else {
+            panic!("not a component")
+        };
+        let world = &resolve.worlds[world];
+        (
+            world.imports.keys().map(|key| resolve.name_world_key(key)).collect(),
+            world.exports.keys().map(|key| resolve.name_world_key(key)).collect(),
+        )
+    }
+
+    #[test]
+    fn each_component_exports_its_role_and_imports_the_host_alone() {
+        for (component, role) in
+            [(OPENAI, "offpeak:plugin/providing@0.1.0"), (SLA_ROUTER, "offpeak:plugin/routing@0.1.0")]
+        {
+            let (imports, exports) = interfaces(component);
+            assert_eq!(exports, [role]);
+            for import in imports {
+                let ours = ["offpeak:plugin/types@0.1.0", "offpeak:plugin/host@0.1.0"];
+                assert!(ours.contains(&import.as_str()), "{role} imports {import}");
+            }
+        }
+    }
+}

@@ -1,7 +1,12 @@
 //! What wit-bindgen makes of `wit/`. The words that worlds share are generated once, so that all speak of the same types.
 
-#![expect(unsafe_code, reason = "generated: the calls over the component's border")]
-#![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated code keeps its own style")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated code keeps its own style"
+)]
 
 /// The types all worlds share, and what the daemon offers to plugins.
 pub mod base {

@@ -69,25 +69,25 @@ mod tests {
     #[derive(Debug, Deserialize, PartialEq)]
     #[serde(default, deny_unknown_fields)]
     struct Settings {
-        factor: f64,
+        factor: u32,
     }
 
     impl Default for Settings {
         fn default() -> Self {
-            Self { factor: 1.5 }
+            Self { factor: 15 }
         }
     }
 
     #[test]
     fn without_a_table_the_defaults_hold() {
         static SETTINGS: Configured<Settings> = Configured::new();
-        assert_eq!(config::<Settings>().unwrap(), Settings { factor: 1.5 });
-        assert_eq!(SETTINGS.get().factor, 1.5);
+        assert_eq!(config::<Settings>().unwrap(), Settings { factor: 15 });
+        assert_eq!(SETTINGS.get().factor, 15);
     }
 
     #[test]
     fn a_mistake_is_named() {
-        let error = parse_config::<Settings>(r#"{"faktor": 2.0}"#).unwrap_err().to_string();
+        let error = parse_config::<Settings>(r#"{"faktor": 20}"#).unwrap_err().to_string();
         assert!(error.contains("faktor") && error.contains("factor"), "{error}");
     }
 }

@@ -14,7 +14,7 @@
 //! This is all of it. It sends whatever can wait to the cheapest offer, and the rest to the next router.
 //!
 #![cfg_attr(feature = "router", doc = "```")]
-#![cfg_attr(not(feature = "router"), doc = "```ignore")]
+#![cfg_attr(not(feature = "router"), doc = "```text")]
 //! use offpeak_plugin::router::*;
 //!
 //! struct Cheapest;
@@ -60,3 +60,8 @@ pub use config::{ConfigError, Configured, config, parse_config};
 #[doc(hidden)]
 pub use host::log_panics;
 pub use host::{Level, log, now_ms};
+
+/// The README's example is compiled as well.
+#[cfg(all(doctest, feature = "router"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

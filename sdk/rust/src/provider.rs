@@ -2,9 +2,10 @@
 
 #[doc(inline)]
 pub use crate::bindings::provider::exports::offpeak::plugin::providing::{
-    Batch, BatchLimits, BodyPlan, Call, CredentialPlace, Decoded, Description, Effect, Ending, Event, Failure, Finish,
-    Framing, Guest as Provider, Item, ItemFailure, ItemOutcome, ItemResponse, ItemResult, Member, Multipart, Prepared,
-    Progress, ReadSummary, Reading, Refusal, Request, Response, Step, Surround, Upload,
+    Batch, BatchLimits, BodyPlan, Call, CredentialPlace, Decoded, Description, Effect, Ending, Event,
+    Failure, Finish, Framing, Guest as Provider, Item, ItemFailure, ItemOutcome, ItemResponse, ItemResult,
+    Member, Multipart, Prepared, Progress, ReadSummary, Reading, Refusal, Request, Response, Step, Surround,
+    Upload,
 };
 
 /// Makes a component of a type that implements [`Provider`]. Call it once, at the top level of the crate.

@@ -25,7 +25,7 @@ macro_rules! export_router {
                 }
             }
 
-            $crate::bindings::router::export!(Exported with_types_in $crate::bindings::router);
+    $crate::bindings::router::export!(Exported with_types_in $crate::bindings::router);
         };
     };
 }

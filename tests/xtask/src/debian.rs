@@ -14,6 +14,7 @@ use std::{
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use offpeak_plugin_build::toolchain::{OLDEST_RUST, READY_FILE, Sysroot, TARGET, is_recent};
@@ -40,8 +41,10 @@ pub(crate) fn install(rustc: &Path, folder: &Path) -> Result<(), SetupError> {
     build_standard_library(&compiler, &linker, &folder.join("std"))?;
 
     write_marker(folder, &version)?;
-    remove_folder(&downloads)?;
-    remove_folder(&folder.join("std"))
+    for needless in [downloads, folder.join("std"), root.join("usr/src")] {
+        remove_folder(&needless)?;
+    }
+    Ok(())
 }
 
 fn require_tools() -> Result<(), SetupError> {
@@ -81,13 +84,16 @@ fn compiler_version() -> Result<String, SetupError> {
 fn update_lists() -> Result<(), SetupError> {
     progress("apt-get update");
     stream(Command::new("apt-get").args(["update", "-qq"])).map_err(|problem| {
-        SetupError::NoWay(format!("`apt-get update` failed ({problem}); run it as root, then `cargo xtask setup` again"))
+        SetupError::NoWay(format!(
+            "`apt-get update` failed ({problem}); run it as root, then `cargo xtask setup` again"
+        ))
     })
 }
 
 /// The version of a package that apt would install.
 fn candidate(package: &str) -> Result<Option<String>, SetupError> {
-    let text = capture(Command::new("apt-cache").args(["policy", package])).map_err(program_error("apt-cache policy"))?;
+    let text = capture(Command::new("apt-cache").args(["policy", package]))
+        .map_err(program_error("apt-cache policy"))?;
     Ok(parse_candidate(&text))
 }
 
@@ -108,7 +114,10 @@ fn packages(version: &str) -> Result<Vec<String>, SetupError> {
             .map_err(program_error("apt-cache show"))?;
         for (name, exact) in parse_depends(&text) {
             if is_needed_library(&name) && !installed.contains(&name) && seen.insert(name.clone()) {
-                wanted.push(exact.map_or(name.clone(), |version| format!("{name}={version}")));
+                wanted.push(match exact {
+                    Some(version) => format!("{name}={version}"),
+                    None => name,
+                });
             }
         }
     }
@@ -128,9 +137,9 @@ fn is_needed_library(name: &str) -> bool {
 
 /// Names in a package's `Depends`, with the version where exactly one will do. Of alternatives the first is taken.
 fn parse_depends(show: &str) -> Vec<(String, Option<String>)> {
-    let fields = show.lines().filter_map(|line| {
-        line.strip_prefix("Depends:").or_else(|| line.strip_prefix("Pre-Depends:"))
-    });
+    let fields = show
+        .lines()
+        .filter_map(|line| line.strip_prefix("Depends:").or_else(|| line.strip_prefix("Pre-Depends:")));
     fields
         .flat_map(|field| field.split(','))
         .filter_map(|dependency| {
@@ -148,7 +157,8 @@ fn parse_depends(show: &str) -> Vec<(String, Option<String>)> {
 fn download(packages: &[String], downloads: &Path) -> Result<(), SetupError> {
     fs::create_dir_all(downloads).map_err(file_error(downloads))?;
     progress(&format!("downloading {}", packages.join(" ")));
-    let get = || stream(Command::new("apt-get").args(["download", "-q"]).args(packages).current_dir(downloads));
+    let get =
+        || stream(Command::new("apt-get").args(["download", "-q"]).args(packages).current_dir(downloads));
     if get().is_ok() {
         return Ok(());
     }
@@ -210,7 +220,9 @@ fn library_folders(root: &Path) -> io::Result<BTreeSet<PathBuf>> {
         for folder in subfolders(&base)? {
             for candidate in [folder.clone(), folder.join("lib")] {
                 let is_shared = |name: &OsStr| name.to_string_lossy().contains(".so");
-                if candidate.is_dir() && fs::read_dir(&candidate)?.flatten().any(|entry| is_shared(&entry.file_name())) {
+                if candidate.is_dir()
+                    && fs::read_dir(&candidate)?.flatten().any(|entry| is_shared(&entry.file_name()))
+                {
                     folders.insert(candidate);
                 }
             }
@@ -230,11 +242,14 @@ fn subfolders(folder: &Path) -> io::Result<Vec<PathBuf>> {
 /// The compiler's release, such as `1.96.0`; asking for it proves that it runs.
 fn release(compiler: &Path) -> Result<String, SetupError> {
     let text = capture(Command::new(compiler).arg("-vV")).map_err(|problem| {
-        SetupError::Program(format!("the unpacked compiler does not run ({problem}); is this another architecture?"))
+        SetupError::Program(format!(
+            "the unpacked compiler does not run ({problem}); is this another architecture?"
+        ))
     })?;
-    text.lines().find_map(|line| line.strip_prefix("release: ")).map(str::to_owned).ok_or_else(|| {
-        SetupError::Program(format!("{} does not tell its release", compiler.display()))
-    })
+    text.lines()
+        .find_map(|line| line.strip_prefix("release: "))
+        .map(str::to_owned)
+        .ok_or_else(|| SetupError::Program(format!("{} does not tell its release", compiler.display())))
 }
 
 /// Puts the sources where `-Zbuild-std` looks for them.
@@ -269,7 +284,9 @@ fn build_standard_library(compiler: &Path, linker: &Path, scratch: &Path) -> Res
     let mut command = Command::new(cargo);
     let of_outer = |name: &OsStr| {
         let name = name.to_string_lossy();
-        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_PROFILE_") || name.starts_with("CARGO_BUILD_")
+        name.starts_with("CARGO_PKG_")
+            || name.starts_with("CARGO_PROFILE_")
+            || name.starts_with("CARGO_BUILD_")
     };
     for (name, _) in env::vars_os().filter(|(name, _)| of_outer(name)) {
         command.env_remove(name);
@@ -318,12 +335,17 @@ fn copy_rlibs(folder: &Path, to: &Path) -> io::Result<()> {
 fn write_marker(folder: &Path, version: &str) -> Result<(), SetupError> {
     let new = folder.join("ready.new");
     let marker = folder.join(READY_FILE);
-    fs::write(&new, format!("{version}\n")).and_then(|()| fs::rename(&new, &marker)).map_err(file_error(&marker))
+    let identity = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    fs::write(&new, format!("{version}\n{identity}\n"))
+        .and_then(|()| fs::rename(&new, &marker))
+        .map_err(file_error(&marker))
 }
 
 fn remove_folder(folder: &Path) -> Result<(), SetupError> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SetupError::File(folder.to_owned(), error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(SetupError::File(folder.to_owned(), error))
+        }
         _ => Ok(()),
     }
 }
@@ -342,7 +364,8 @@ mod tests {
 
     #[test]
     fn the_candidate_is_read_from_the_policy() {
-        let policy = "rustc-web:\n  Installed: (none)\n  Candidate: 1.96.0+dfsg1-1~deb12u2\n  Version table:\n";
+        let policy =
+            "rustc-web:\n  Installed: (none)\n  Candidate: 1.96.0+dfsg1-1~deb12u2\n  Version table:\n";
         assert_eq!(parse_candidate(policy).as_deref(), Some("1.96.0+dfsg1-1~deb12u2"));
         assert_eq!(parse_candidate("rustc-web:\n  Candidate: (none)\n"), None);
         assert_eq!(parse_candidate(""), None);

@@ -1,0 +1,224 @@
+//! The world `provider`: a provider's wire formats and batch protocol.
+
+use wasmtime::{Store, component::InstancePre};
+
+use crate::{
+    Engine, HostError, Limits, PluginError, PluginHealth, Source,
+    bindings::provider::{Provider, ProviderPre},
+    imports::State,
+    limits::BATCH_STATE_BYTES,
+    plugin::{Pace, Plugin, World},
+    values::provider::{
+        Batch, BatchLimits, Call, Decoded, Description, Effect, Event, Item, Offer, Prepared, Refusal, Step,
+    },
+};
+
+impl World for Provider {
+    const NAME: &'static str = "provider";
+    const EXPORT: &'static str = "offpeak:plugin/providing@0.1.0";
+    type Pre = ProviderPre<State>;
+
+    fn check(linked: InstancePre<State>) -> wasmtime::Result<Self::Pre> {
+        ProviderPre::new(linked)
+    }
+
+    fn instantiate(checked: &Self::Pre, store: &mut Store<State>) -> wasmtime::Result<Self> {
+        checked.instantiate(store)
+    }
+}
+
+/// A plugin of the world `provider`, loaded with the configuration of one backend. Calls may come from many threads at
+/// once. All times are milliseconds since 1970.
+pub struct ProviderPlugin {
+    plugin: Plugin<Provider>,
+    description: Description,
+}
+
+impl ProviderPlugin {
+    /// Loads a provider and asks it to describe itself. `config_json` is the plugin's own table as the text of one JSON
+    /// object.
+    pub fn load(
+        engine: &Engine,
+        name: &str,
+        source: Source<'_>,
+        config_json: String,
+        limits: Limits,
+        now_ms: u64,
+    ) -> Result<Self, HostError> {
+        let plugin = Plugin::<Provider>::load(engine, name, source, config_json, limits)?;
+        let description = plugin.call(
+            "describe",
+            Pace::Step,
+            now_ms,
+            |store, world| world.offpeak_plugin_providing().call_describe(store),
+            |_| Ok(()),
+        )?;
+        Ok(Self { plugin, description })
+    }
+
+    /// The plugin's name in the configuration.
+    pub fn name(&self) -> &str {
+        self.plugin.name()
+    }
+
+    /// SHA-256 of the component, in hex: which code is at work.
+    pub fn sha256(&self) -> &str {
+        self.plugin.sha256()
+    }
+
+    /// What the plugin said about itself when it was loaded.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// How the plugin has been doing.
+    pub fn health(&self) -> PluginHealth {
+        self.plugin.health()
+    }
+
+    /// The ladder of offers for a model at an endpoint; empty if the provider does not sell it.
+    pub fn offers(&self, endpoint: &str, model: &str, now_ms: u64) -> Result<Vec<Offer>, PluginError> {
+        self.plugin.call(
+            "offers",
+            Pace::Request,
+            now_ms,
+            |store, world| world.offpeak_plugin_providing().call_offers(store, endpoint, model),
+            |_| Ok(()),
+        )
+    }
+
+    /// The limits of a batch under an offer; `None` if the offer is not a batch.
+    pub fn limits(
+        &self,
+        endpoint: &str,
+        model: &str,
+        offer: &str,
+        now_ms: u64,
+    ) -> Result<Option<BatchLimits>, PluginError> {
+        self.plugin.call(
+            "limits",
+            Pace::Request,
+            now_ms,
+            |store, world| world.offpeak_plugin_providing().call_limits(store, endpoint, model, offer),
+            |_| Ok(()),
+        )
+    }
+
+    /// What to send for a real-time call, or why it cannot be made at this provider. The answer depends on nothing but
+    /// `call`, and may be kept.
+    pub fn prepare(&self, call: &Call<'_>, now_ms: u64) -> Result<Result<Prepared, Refusal>, PluginError> {
+        self.plugin.call(
+            "prepare",
+            Pace::Request,
+            now_ms,
+            |store, world| world.offpeak_plugin_providing().call_prepare(store, call.clone()),
+            |answer| answer.as_ref().map_or(Ok(()), |prepared| check_path(&prepared.path)),
+        )
+    }
+
+    /// One step of the batch protocol; `state` is empty at the start.
+    pub fn batch_step(
+        &self,
+        batch: &Batch<'_>,
+        state: &[u8],
+        event: &Event<'_>,
+        now_ms: u64,
+    ) -> Result<Step, PluginError> {
+        self.plugin
+            .call(
+                "batch-step",
+                Pace::Step,
+                now_ms,
+                |store, world| {
+                    world.offpeak_plugin_providing().call_batch_step(
+                        store,
+                        batch.clone(),
+                        state,
+                        event.clone(),
+                    )
+                },
+                |answer| answer.as_ref().map_or(Ok(()), check_step),
+            )?
+            .map_err(|reason| self.plugin.refused("batch-step", &reason))
+    }
+
+    /// Items as they stand in an upload.
+    pub fn encode_items(
+        &self,
+        batch: &Batch<'_>,
+        items: &[Item<'_>],
+        now_ms: u64,
+    ) -> Result<Vec<u8>, PluginError> {
+        self.plugin
+            .call(
+                "encode-items",
+                Pace::Step,
+                now_ms,
+                |store, world| {
+                    world.offpeak_plugin_providing().call_encode_items(store, batch.clone(), items)
+                },
+                |_| Ok(()),
+            )?
+            .map_err(|reason| self.plugin.refused("encode-items", &reason))
+    }
+
+    /// What lines of a reading turned out to be: one answer for each line, in order.
+    pub fn decode_results(
+        &self,
+        batch: &Batch<'_>,
+        source: &str,
+        lines: &[&[u8]],
+        now_ms: u64,
+    ) -> Result<Vec<Decoded>, PluginError> {
+        self.plugin
+            .call(
+                "decode-results",
+                Pace::Step,
+                now_ms,
+                |store, world| {
+                    world.offpeak_plugin_providing().call_decode_results(store, batch.clone(), source, lines)
+                },
+                |answer| match answer {
+                    Ok(decoded) if decoded.len() != lines.len() => {
+                        Err(format!("{} answers for {} lines", decoded.len(), lines.len()))
+                    }
+                    _ => Ok(()),
+                },
+            )?
+            .map_err(|reason| self.plugin.refused("decode-results", &reason))
+    }
+}
+
+fn check_step(step: &Step) -> Result<(), String> {
+    if step.state.len() > BATCH_STATE_BYTES {
+        return Err(format!("a state of {} bytes; at most {BATCH_STATE_BYTES} are kept", step.state.len()));
+    }
+    match &step.effect {
+        Effect::Call(request) => check_path(&request.path),
+        Effect::Upload(upload) => check_path(&upload.path),
+        Effect::Read(reading) => check_path(&reading.path),
+        Effect::Wait(_) | Effect::Finished(_) | Effect::Failed(_) => Ok(()),
+    }
+}
+
+/// A path is put behind the base URL as it is: without the "/" it could name another host.
+fn check_path(path: &str) -> Result<(), String> {
+    if path.starts_with('/') && !path.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        Ok(())
+    } else {
+        Err(format!("the path {path:?} does not begin with \"/\", or has blanks in it"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_stays_below_the_base_url() {
+        assert!(check_path("/v1/files?purpose=batch&limit=100").is_ok());
+        for path in ["", "v1/files", "@elsewhere.test/", ".elsewhere.test/", "/a b", "/a\r\nhost: b"] {
+            assert!(check_path(path).is_err(), "{path:?}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The records that travel to and from plugins, as wit/ defines and explains them.
+//!
+//! What goes to a plugin borrows, what comes from one is owned.
+
+/// Values of the world `router`.
+pub mod router {
+    pub use crate::bindings::router::exports::offpeak::plugin::routing::{
+        BodyNeed, Candidate, Choice, Decision, Description, Envelope, Header, Offer, Rejection, Sla, Tag,
+    };
+    pub use crate::bindings::router::offpeak::plugin::types::Mode;
+}
+
+/// Values of the world `provider`.
+pub mod provider {
+    pub use crate::bindings::provider::exports::offpeak::plugin::providing::{
+        Batch, BatchLimits, BodyPlan, Call, CredentialPlace, Decoded, Description, DidItRun, Effect, Ending,
+        Event, Failure, Finish, Framing, HeaderParam as HeaderRef, HeaderResult as Header, Item, ItemFailure,
+        ItemOutcome, ItemResponse, ItemResult, Member, Multipart, Offer, Prepared, Progress, ReadSummary,
+        Reading, Refusal, Request, Response, Step, Surround, Upload,
+    };
+    pub use crate::bindings::provider::offpeak::plugin::types::Mode;
+}
+
+impl From<provider::Mode> for router::Mode {
+    fn from(mode: provider::Mode) -> Self {
+        match mode {
+            provider::Mode::Realtime => Self::Realtime,
+            provider::Mode::Background => Self::Background,
+            provider::Mode::Batch => Self::Batch,
+            provider::Mode::Engine => Self::Engine,
+        }
+    }
+}
+
+/// An offer that a provider made, as a router is shown it.
+impl<'a> From<&'a provider::Offer> for router::Offer<'a> {
+    fn from(offer: &'a provider::Offer) -> Self {
+        Self {
+            name: &offer.name,
+            mode: offer.mode.into(),
+            price_permille: offer.price_permille,
+            window_ms: offer.window_ms,
+            usual_ms: offer.usual_ms,
+        }
+    }
+}

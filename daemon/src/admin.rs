@@ -1,0 +1,221 @@
+//! The admin plane: health, metrics, lanes, batches, flush. It has no authentication of its own and listens on loopback
+//! unless configured otherwise.
+
+use std::sync::Arc;
+
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use offpeak_core::batch::Journey;
+use offpeak_core::extent::Range;
+use offpeak_core::scheduler::{Event, LaneView};
+use offpeak_core::words::LaneId;
+use offpeak_store::BatchRecord;
+use serde::Serialize;
+
+use crate::batch;
+use crate::body::ReplyBody;
+use crate::defer::store_failed;
+use crate::gateway::Gateway;
+use crate::ingress::reply::{Refusal, json_of};
+
+/// Answers one request of an operator.
+pub async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<ReplyBody> {
+    let path = request.uri().path().trim_end_matches('/').to_owned();
+    match answer(&gateway, request.method(), &path).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn answer(gateway: &Gateway, method: &Method, path: &str) -> Result<Response<ReplyBody>, Refusal> {
+    if let Some(lane) = path.strip_prefix("/admin/v1/lanes/").and_then(|rest| rest.strip_suffix("/flush")) {
+        expect(method, &Method::POST)?;
+        return flush(gateway, lane).await;
+    }
+    expect(method, &Method::GET)?;
+    match path {
+        "/healthz" => Ok(text("ok\n")),
+        "/readyz" if gateway.stopping.is_cancelled() => {
+            Err(Refusal::unavailable("stopping", "offpeak is stopping.", 1))
+        }
+        "/readyz" => Ok(text("ready\n")),
+        "/metrics" => Ok(metrics(gateway)),
+        "/admin/v1/lanes" => Ok(json_of(StatusCode::OK, &lanes(gateway).await)),
+        "/admin/v1/batches" => Ok(json_of(StatusCode::OK, &batches(gateway).await?)),
+        "/admin/v1/plugins" => Ok(json_of(StatusCode::OK, &plugins(gateway))),
+        _ => {
+            let message = "The admin plane has /healthz, /readyz, /metrics, /admin/v1/lanes, /admin/v1/batches, \
+                           /admin/v1/plugins, and POST /admin/v1/lanes/{id}/flush.";
+            Err(Refusal::not_found("unknown_endpoint", message))
+        }
+    }
+}
+
+fn expect(method: &Method, expected: &Method) -> Result<(), Refusal> {
+    if method == expected {
+        return Ok(());
+    }
+    let message = format!("This takes {expected}, not {method}.");
+    Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message))
+}
+
+fn text(body: &'static str) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::from(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn metrics(gateway: &Gateway) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::from(gateway.metrics.render(gateway.held.count())));
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+#[derive(Serialize)]
+struct List<T> {
+    data: Vec<T>,
+}
+
+#[derive(Serialize)]
+struct LaneRow {
+    id: u32,
+    backend: String,
+    endpoint: String,
+    model: String,
+    tenant: String,
+    offer: String,
+    sla_class: String,
+    name: String,
+    waiting_requests: u64,
+    waiting_bytes: u64,
+    estimated_input_tokens: u64,
+    oldest_age_ms: Option<u64>,
+    earliest_deadline_in_ms: Option<u64>,
+}
+
+async fn lanes(gateway: &Gateway) -> List<LaneRow> {
+    let now = gateway.clock.now();
+    let row = |view: LaneView| LaneRow {
+        id: view.lane.0,
+        backend: view.key.backend.to_string(),
+        endpoint: view.key.endpoint.to_string(),
+        model: view.key.model.to_string(),
+        tenant: view.key.tenant.to_string(),
+        offer: view.key.offer.to_string(),
+        sla_class: view.key.sla_class.to_string(),
+        name: view.key.name.to_string(),
+        waiting_requests: view.sums.count,
+        waiting_bytes: view.sums.bytes,
+        estimated_input_tokens: view.sums.tokens,
+        oldest_age_ms: view.oldest.map(|oldest| now.since(oldest).0),
+        earliest_deadline_in_ms: view.earliest_deadline.map(|deadline| deadline.since(now).0),
+    };
+    List { data: gateway.lanes.view().await.into_iter().map(row).collect() }
+}
+
+#[derive(Serialize)]
+struct BatchRow {
+    id: String,
+    backend: String,
+    endpoint: String,
+    model: String,
+    offer: String,
+    requests: u64,
+    finished: u64,
+    step: &'static str,
+    steps: u32,
+    provider_id: Option<String>,
+    provider_completed: Option<u32>,
+    provider_failed: Option<u32>,
+    age_ms: u64,
+    ended: Option<String>,
+}
+
+async fn batches(gateway: &Gateway) -> Result<List<BatchRow>, Refusal> {
+    let records = gateway.store.open_batches().await.map_err(|error| store_failed(&error))?;
+    let mut data = Vec::with_capacity(records.len());
+    for record in records {
+        let counts = gateway.store.counts(record.id).await.map_err(|error| store_failed(&error))?;
+        data.push(batch_row(gateway, record, counts.finished));
+    }
+    Ok(List { data })
+}
+
+fn batch_row(gateway: &Gateway, record: BatchRecord, finished: u64) -> BatchRow {
+    let progress = match batch::decode(&record.progress) {
+        Ok(Journey::Batch(progress)) => progress,
+        Ok(Journey::Realtime) | Err(_) => None,
+    };
+    let tally = progress.as_ref().and_then(|progress| progress.tally);
+    BatchRow {
+        id: record.id.to_string(),
+        requests: record.ranges.iter().map(Range::len).sum(),
+        finished,
+        step: progress.as_ref().map_or("starting", |progress| progress.step.as_str()),
+        steps: progress.as_ref().map_or(0, |progress| progress.steps),
+        provider_completed: tally.map(|tally| tally.completed),
+        provider_failed: tally.map(|tally| tally.failed),
+        provider_id: progress.and_then(|progress| progress.provider_id),
+        age_ms: gateway.clock.now().since(record.created_at).0,
+        backend: record.backend.to_string(),
+        endpoint: record.endpoint.to_string(),
+        model: record.model.to_string(),
+        offer: record.offer.to_string(),
+        ended: record.ended.map(|end| end.ending),
+    }
+}
+
+#[derive(Serialize)]
+struct PluginRow {
+    name: String,
+    role: &'static str,
+    used_by: Option<String>,
+    sha256: String,
+    calls: u64,
+    errors: u64,
+    traps: u64,
+    timeouts: u64,
+    out_of_use: bool,
+}
+
+fn plugins(gateway: &Gateway) -> List<PluginRow> {
+    let row = |name: &str, role, used_by, sha256: &str, health: offpeak_host::PluginHealth| PluginRow {
+        name: name.to_owned(),
+        role,
+        used_by,
+        sha256: sha256.to_owned(),
+        calls: health.calls,
+        errors: health.errors,
+        traps: health.traps,
+        timeouts: health.timeouts,
+        out_of_use: health.out_of_use,
+    };
+    let router = &gateway.router;
+    let routers = std::iter::once(&router.configured).chain(&router.fallback);
+    let mut data: Vec<PluginRow> =
+        routers.map(|plugin| row(plugin.name(), "router", None, plugin.sha256(), plugin.health())).collect();
+    data.extend(gateway.backends.iter().map(|backend| {
+        let plugin = &backend.provider;
+        row(plugin.name(), "provider", Some(backend.id.to_string()), plugin.sha256(), plugin.health())
+    }));
+    List { data }
+}
+
+async fn flush(gateway: &Gateway, lane: &str) -> Result<Response<ReplyBody>, Refusal> {
+    let view = gateway.lanes.view().await;
+    let found = lane.parse().ok().and_then(|id| view.iter().find(|view| view.lane == LaneId(id)));
+    let Some(found) = found else {
+        let message = "There is no such lane. GET /admin/v1/lanes lists them with their ids.";
+        return Err(Refusal::not_found("lane_not_found", message));
+    };
+    gateway.lanes.tell(Event::Flush(found.lane));
+
+    #[derive(Serialize)]
+    struct Flushed {
+        id: u32,
+        flushed_requests: u64,
+    }
+    Ok(json_of(StatusCode::OK, &Flushed { id: found.lane.0, flushed_requests: found.sums.count }))
+}

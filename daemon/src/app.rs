@@ -1,0 +1,297 @@
+//! The one place that opens, links, spawns and drains.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use offpeak_core::words::Millis;
+use offpeak_host::values::provider::CredentialPlace;
+use offpeak_host::{Engine, EngineOptions, HostError, Limits, ProviderPlugin, RouterPlugin, Source};
+use offpeak_store::{Options, Recovered, Store, StoreError};
+use reqwest::Url;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::backends::{Backend, Backends};
+use crate::clock::{Clock, RequestIds, random_u64};
+use crate::config::{self, Config, OnRouterFailure, PluginLimits, PluginSource};
+use crate::delivery::held::Held;
+use crate::gateway::{Gateway, Router};
+use crate::ingress::tenant::Tenants;
+use crate::lanes::{self, Commands, Lanes};
+use crate::telemetry::Metrics;
+use crate::upstream::{self, Address, ClientError, Upstream, credential_header};
+use crate::{admin, ingress, listen};
+
+/// Connections to the admin plane at once.
+const ADMIN_CONNECTIONS: usize = 256;
+
+/// How often results whose retention is over are dropped.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// The daemon could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store.
+    #[error("the store could not be opened: {0}")]
+    Store(#[from] StoreError),
+    /// A plugin.
+    #[error("a plugin could not be loaded: {0}")]
+    Plugin(#[from] HostError),
+    /// A file.
+    #[error("the plugin file {path} cannot be read: {source}. Check plugins in the configuration")]
+    PluginFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An address.
+    #[error("{what} cannot listen on {address}: {source}. Is another offpeak running? Choose another address with \
+             server.{what}")]
+    Listen {
+        /// `listen` or `admin`.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// TLS.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A backend.
+    #[error("the backend '{backend}' cannot be used: {problem}")]
+    Backend {
+        /// Which.
+        backend: String,
+        /// Why, and what to do.
+        problem: String,
+    },
+}
+
+/// A daemon that is ready to run.
+pub struct App {
+    gateway: Arc<Gateway>,
+    commands: Commands,
+    recovered: Recovered,
+    data: TcpListener,
+    admin: TcpListener,
+    max_connections: usize,
+    drain: Duration,
+}
+
+impl App {
+    /// Opens the store, loads the plugins, and takes the addresses. Nothing is served yet.
+    pub async fn open(config: &Config) -> Result<Self, StartError> {
+        upstream::install_crypto();
+        let clock = Clock;
+        let engine = Engine::new(&EngineOptions {
+            cache_dir: Some(config.plugins.cache.clone()),
+            ..EngineOptions::default()
+        })?;
+        let backends = Arc::new(open_backends(config, &engine, clock)?);
+        let router = open_router(config, &engine, clock)?;
+        let (lanes, commands) = Lanes::new();
+        let (store, recovered) = open_store(config, &lanes, clock)?;
+        let data = bind("listen", config.server.listen).await?;
+        let admin = bind("admin", config.server.admin).await?;
+        let gateway = Gateway {
+            clock,
+            ids: RequestIds::new(),
+            tenants: Tenants::new(&config.access, (u128::from(random_u64()) << 64) | u128::from(random_u64())),
+            backends,
+            router,
+            store,
+            lanes,
+            held: Arc::new(Held::new(config.server.held_max)),
+            metrics: Arc::new(Metrics::new()),
+            retry: config.retry,
+            max_body: config.server.max_body,
+            public_url: config.server.public_url.clone(),
+            keep_results: config.store.keep_results,
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        Ok(Self {
+            gateway: Arc::new(gateway),
+            commands,
+            recovered,
+            data,
+            admin,
+            max_connections: config.server.max_connections,
+            drain: config.server.drain,
+        })
+    }
+
+    /// Where the data plane listens.
+    pub fn data_address(&self) -> std::io::Result<SocketAddr> {
+        self.data.local_addr()
+    }
+
+    /// Where the admin plane listens.
+    pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// Serves until `stop`; then lets what is under way finish, and closes the store.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), StoreError> {
+        let Self { gateway, commands, recovered, data, admin, max_connections, drain } = self;
+        report(&recovered);
+        gateway.lanes.recover(&gateway, recovered.lanes, recovered.open_batches);
+        let lanes = tokio::spawn(lanes::run(gateway.clone(), commands));
+        let sweeper = tokio::spawn(sweep(gateway.clone()));
+        let serving = gateway.clone();
+        let data = listen::serve(data, max_connections, drain, stop.clone(), move |request| {
+            ingress::handle(serving.clone(), request)
+        });
+        let administered = gateway.clone();
+        let admin = listen::serve(admin, ADMIN_CONNECTIONS, Duration::from_secs(1), stop.clone(), move |request| {
+            admin::handle(administered.clone(), request)
+        });
+        let told = gateway.clone();
+        let stopper = tokio::spawn(async move {
+            stop.cancelled().await;
+            // Held calls and batches let go at once: what they stand for is in the store.
+            told.stopping.cancel();
+        });
+        tokio::join!(data, admin);
+        for task in [lanes, sweeper, stopper] {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task of the daemon did not end as it should");
+            }
+        }
+        gateway.tasks.close();
+        gateway.tasks.wait().await;
+        gateway.store.close().await
+    }
+}
+
+fn report(recovered: &Recovered) {
+    let waiting: u64 =
+        recovered.lanes.iter().flat_map(|lane| &lane.extents).map(|extent| u64::from(extent.count)).sum();
+    tracing::info!(
+        lanes = recovered.lanes.len(), waiting, open_batches = recovered.open_batches.len(),
+        replayed = recovered.replayed, "the store is open"
+    );
+    if recovered.cut_off_bytes > 0 {
+        tracing::warn!(
+            bytes = recovered.cut_off_bytes,
+            "the last write before the stop was not finished and was cut off; nothing acknowledged was in it"
+        );
+    }
+    for part in &recovered.quarantined {
+        tracing::error!(
+            segment = part.segment, offset = part.offset, bytes = part.bytes,
+            "a part of a segment is damaged; it was copied to the quarantine folder and skipped"
+        );
+    }
+}
+
+async fn sweep(gateway: Arc<Gateway>) {
+    loop {
+        tokio::select! {
+            () = gateway.stopping.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+        }
+        match gateway.store.sweep(gateway.clock.now()).await {
+            Ok(swept) if swept.segments > 0 => {
+                tracing::info!(segments = swept.segments, bytes = swept.bytes, "old segments were dropped");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "old segments could not be dropped; trying again later"),
+        }
+    }
+}
+
+async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { what, address, source })
+}
+
+fn open_store(config: &Config, lanes: &Lanes, clock: Clock) -> Result<(Store, Recovered), StoreError> {
+    let mut options = Options::new(config.store.folder.clone());
+    options.segment_bytes = u32::try_from(config.store.segment).unwrap_or(u32::MAX);
+    options.retention = config.store.keep_results;
+    options.install_id_if_new = random_u64();
+    options.on_appended = Box::new(lanes.on_appended());
+    Store::open(options, clock.now())
+}
+
+fn open_router(config: &Config, engine: &Engine, clock: Clock) -> Result<Router, StartError> {
+    let router = &config.plugins.router;
+    let limits = limits(Limits::router(), &router.limits);
+    let bundled = || {
+        let source = Source::Bytes(offpeak_bundled::SLA_ROUTER);
+        RouterPlugin::load(engine, "sla-router", source, "{}".to_owned(), Limits::router(), clock.now().0)
+    };
+    let (name, source) = match &router.source {
+        PluginSource::Bundled => ("sla-router", Source::Bytes(offpeak_bundled::SLA_ROUTER)),
+        PluginSource::File(path) => ("router", Source::File(path)),
+    };
+    let configured = RouterPlugin::load(engine, name, source, router.config.clone(), limits, clock.now().0)?;
+    let fallback = match (&router.source, router.on_failure) {
+        (PluginSource::File(_), OnRouterFailure::Bundled) => Some(bundled()?),
+        _ => None,
+    };
+    Ok(Router { configured, fallback, on_failure: router.on_failure })
+}
+
+fn open_backends(config: &Config, engine: &Engine, clock: Clock) -> Result<Backends, StartError> {
+    let backends = config.backends.iter().map(|backend| open_backend(config, backend, engine, clock).map(Arc::new));
+    Ok(Backends::new(backends.collect::<Result<_, _>>()?))
+}
+
+fn open_backend(
+    config: &Config,
+    backend: &config::Backend,
+    engine: &Engine,
+    clock: Clock,
+) -> Result<Backend, StartError> {
+    let unusable =
+        |problem: String| StartError::Backend { backend: backend.id.to_string(), problem };
+    let chosen = config
+        .plugins
+        .provider(&backend.provider)
+        .ok_or_else(|| unusable(format!("there is no provider plugin '{}'", backend.provider)))?;
+    let source = match &chosen.source {
+        PluginSource::Bundled => Source::Bytes(offpeak_bundled::OPENAI),
+        PluginSource::File(path) => Source::File(path),
+    };
+    let limits = limits(Limits::provider(), &chosen.limits);
+    let provider =
+        ProviderPlugin::load(engine, &chosen.name, source, backend.config.clone(), limits, clock.now().0)?;
+    let place = match &provider.description().credential {
+        CredentialPlace::Bearer => None,
+        CredentialPlace::Header(name) => Some(name.as_str()),
+    };
+    let credential = match &backend.api_key {
+        None => None,
+        Some(key) => Some(credential_header(place, key.expose()).ok_or_else(|| {
+            unusable("its api_key cannot be sent as an HTTP header; check for line ends in it".to_owned())
+        })?),
+    };
+    let base = Url::parse(&backend.base_url).map_err(|error| unusable(format!("base_url: {error}")))?;
+    let upstream = Upstream::new(Address {
+        base,
+        credential,
+        connect_timeout: millis(backend.connect_timeout),
+        answer_timeout: millis(backend.answer_timeout),
+    })?;
+    Ok(Backend {
+        id: backend.id.clone(),
+        models: backend.models.clone(),
+        lanes: backend.lanes.clone(),
+        provider,
+        upstream,
+    })
+}
+
+fn limits(defaults: Limits, configured: &PluginLimits) -> Limits {
+    Limits { memory_bytes: configured.memory, call: configured.time_limit, ..defaults }
+}
+
+fn millis(duration: Duration) -> Millis {
+    Millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,296 @@
+//! The backends of the configuration with their provider plugins, and what they sell.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use http::header::{HeaderName, HeaderValue};
+use offpeak_core::depart::Terms;
+use offpeak_core::gate::GateLimits;
+use offpeak_core::words::{BackendId, Endpoint, LaneKey, Millis, Mode, ModelId, OfferName, Timestamp};
+use offpeak_host::values::provider;
+use offpeak_host::{PluginError, ProviderPlugin};
+use parking_lot::RwLock;
+use reqwest::Url;
+
+use crate::config::{Lanes, ModelPatterns};
+use crate::ingress::reply::Refusal;
+use crate::members::Edit;
+use crate::upstream::{BadPath, Upstream};
+
+/// Menus are kept for this many pairs of endpoint and model; clients choose the models' names, so there is a bound.
+const MENUS_MAX: usize = 4096;
+
+/// One configured provider account or engine.
+pub struct Backend {
+    /// Its name.
+    pub id: BackendId,
+    /// The models it serves.
+    pub models: ModelPatterns,
+    /// How its lanes leave.
+    pub lanes: Lanes,
+    /// Its wire formats and its batch protocol.
+    pub provider: ProviderPlugin,
+    /// Its HTTP client.
+    pub upstream: Upstream,
+}
+
+/// All backends, in the order of preference.
+pub struct Backends {
+    all: Vec<Arc<Backend>>,
+    menus: RwLock<HashMap<(String, String), Arc<Menu>>>,
+}
+
+/// What is sold of one model at one endpoint: asked of the plugins once, then kept.
+pub struct Menu {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// The model.
+    pub model: ModelId,
+    /// Backends that sell it; never empty.
+    pub sellers: Vec<Seller>,
+}
+
+/// A backend and its offers.
+pub struct Seller {
+    /// The backend.
+    pub backend: Arc<Backend>,
+    /// Never empty.
+    pub offers: Vec<Offer>,
+}
+
+/// An offer, and what follows from it.
+pub struct Offer {
+    /// As the plugin described it.
+    pub terms: provider::Offer,
+    /// Its name, ready for lane keys.
+    pub name: OfferName,
+    call: OnceLock<Arc<PreparedCall>>,
+}
+
+/// How a real-time call is sent: the plugin's answer, checked.
+pub struct PreparedCall {
+    /// Where to.
+    pub url: Url,
+    /// Headers that are set.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Headers of the client that are dropped.
+    pub remove: Vec<HeaderName>,
+    /// What is changed in the body; nothing, most often.
+    pub edits: Vec<Edit>,
+}
+
+/// Why a call could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The plugin failed.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// The plugin says that this cannot be done at the provider.
+    #[error("{message}")]
+    Refused {
+        /// For programs.
+        code: String,
+        /// For people.
+        message: String,
+    },
+    /// The plugin's path leads out of the backend.
+    #[error(transparent)]
+    Path(#[from] BadPath),
+    /// The plugin named a header that is none.
+    #[error("the plugin set the header {0:?}, which is not a valid HTTP header")]
+    Header(String),
+}
+
+impl Backends {
+    /// In the order of preference.
+    pub fn new(all: Vec<Arc<Backend>>) -> Self {
+        Self { all, menus: RwLock::default() }
+    }
+
+    /// The backend of this name.
+    pub fn get(&self, id: &BackendId) -> Option<&Arc<Backend>> {
+        self.all.iter().find(|backend| backend.id == *id)
+    }
+
+    /// In the order of preference.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.all.iter()
+    }
+
+    /// The endpoint is one that some backend answers.
+    pub fn knows(&self, endpoint: &str) -> bool {
+        self.all.iter().any(|backend| backend.sells_at(endpoint))
+    }
+
+    /// What is sold of the model at the endpoint.
+    pub fn menu(&self, endpoint: &str, model: &str, now: Timestamp) -> Result<Arc<Menu>, Refusal> {
+        // The key borrows nothing, so a look-up allocates; a two-level map would save it at the price of clarity.
+        let key = (endpoint.to_owned(), model.to_owned());
+        if let Some(menu) = self.menus.read().get(&key) {
+            return Ok(menu.clone());
+        }
+        let menu = Arc::new(self.write_menu(endpoint, model, now)?);
+        let mut menus = self.menus.write();
+        if menus.len() >= MENUS_MAX {
+            menus.clear();
+        }
+        menus.insert(key, menu.clone());
+        Ok(menu)
+    }
+
+    fn write_menu(&self, endpoint: &str, model: &str, now: Timestamp) -> Result<Menu, Refusal> {
+        let mut sellers = Vec::new();
+        let mut failed = false;
+        for backend in self.all.iter().filter(|b| b.sells_at(endpoint) && b.models.matches(model)) {
+            match backend.provider.offers(endpoint, model, now.0) {
+                Ok(offers) if offers.is_empty() => {}
+                Ok(offers) => {
+                    let offers = offers.into_iter().map(Offer::new).collect();
+                    sellers.push(Seller { backend: backend.clone(), offers });
+                }
+                Err(error) => {
+                    tracing::error!(backend = %backend.id, %error, "the backend is left out: its plugin failed");
+                    failed = true;
+                }
+            }
+        }
+        match sellers.is_empty() {
+            false => Ok(Menu { endpoint: endpoint.into(), model: model.into(), sellers }),
+            true if failed => {
+                let message = "The plugin of the backend that serves this model failed. Its log line says why.";
+                Err(Refusal::unavailable("plugin_failed", message, 5))
+            }
+            true => Err(model_not_found(endpoint, model)),
+        }
+    }
+
+    /// When the lane's batches leave, and how many its backend takes. None if the backend or the offer is gone.
+    pub fn terms(&self, key: &LaneKey, now: Timestamp) -> Result<Option<(Terms, GateLimits)>, PluginError> {
+        let Some(backend) = self.get(&key.backend) else { return Ok(None) };
+        let (endpoint, model, offer) = (key.endpoint.as_str(), key.model.as_str(), key.offer.as_str());
+        let offers = backend.provider.offers(endpoint, model, now.0)?;
+        let Some(sold) = offers.iter().find(|sold| sold.name == offer) else { return Ok(None) };
+        let Some(limits) = backend.provider.limits(endpoint, model, offer, now.0)? else { return Ok(None) };
+        let lanes = &backend.lanes;
+        let terms = Terms {
+            max_requests: lanes.max_requests.unwrap_or(u64::MAX).min(u64::from(limits.max_requests)).max(1),
+            max_bytes: lanes.max_bytes.unwrap_or(u64::MAX).min(limits.max_bytes),
+            overhead_bytes: u64::from(limits.item_overhead_bytes),
+            linger: lanes.linger,
+            usual: Millis(sold.usual_ms),
+            rescue: lanes.rescue,
+        };
+        let an_hour = usize::try_from(limits.max_batches_an_hour).unwrap_or(usize::MAX).max(1);
+        Ok(Some((terms, GateLimits { running: lanes.max_running, an_hour })))
+    }
+}
+
+impl Backend {
+    fn sells_at(&self, endpoint: &str) -> bool {
+        self.provider.description().endpoints.iter().any(|sold| sold == endpoint)
+    }
+
+    /// How a call is sent under an offer.
+    pub fn prepare(
+        &self,
+        endpoint: &str,
+        model: &str,
+        offer: &str,
+        now: Timestamp,
+    ) -> Result<PreparedCall, PrepareError> {
+        let call = provider::Call { endpoint, model, offer };
+        let prepared = match self.provider.prepare(&call, now.0)? {
+            Ok(prepared) => prepared,
+            Err(provider::Refusal { code, message }) => return Err(PrepareError::Refused { code, message }),
+        };
+        let edits = match prepared.body {
+            provider::BodyPlan::Unchanged => Vec::new(),
+            provider::BodyPlan::SetMembers(members) => {
+                members.into_iter().map(|member| Edit::set(member.name, member.json)).collect()
+            }
+        };
+        Ok(PreparedCall {
+            url: self.upstream.url(&prepared.path)?,
+            set: headers(&prepared.set_headers)?,
+            remove: prepared
+                .remove_headers
+                .iter()
+                .map(|name| HeaderName::try_from(name).map_err(|_| PrepareError::Header(name.clone())))
+                .collect::<Result<_, _>>()?,
+            edits,
+        })
+    }
+}
+
+impl Menu {
+    /// The offer that a decision names.
+    pub fn pick(&self, backend: &str, offer: &str) -> Option<(&Seller, &Offer)> {
+        let seller = self.sellers.iter().find(|seller| seller.backend.id.as_str() == backend)?;
+        Some((seller, seller.offer(offer)?))
+    }
+}
+
+impl Seller {
+    /// The offer of this name.
+    pub fn offer(&self, name: &str) -> Option<&Offer> {
+        self.offers.iter().find(|offer| offer.terms.name == name)
+    }
+
+    /// The way to an answer as soon as possible: what a rescue uses.
+    pub fn fastest(&self) -> Option<&Offer> {
+        self.offers
+            .iter()
+            .filter(|offer| offer.mode() == Mode::Realtime)
+            .min_by_key(|offer| (offer.terms.usual_ms, offer.terms.price_permille))
+    }
+}
+
+impl Offer {
+    fn new(terms: provider::Offer) -> Self {
+        Self { name: OfferName::from(terms.name.as_str()), terms, call: OnceLock::new() }
+    }
+
+    /// How it is run.
+    pub const fn mode(&self) -> Mode {
+        match self.terms.mode {
+            provider::Mode::Realtime => Mode::Realtime,
+            provider::Mode::Background => Mode::Background,
+            provider::Mode::Batch => Mode::Batch,
+            provider::Mode::Engine => Mode::Engine,
+        }
+    }
+
+    /// How a call is sent under this offer: asked of the plugin once.
+    pub fn call(&self, menu: &Menu, backend: &Backend, now: Timestamp) -> Result<Arc<PreparedCall>, PrepareError> {
+        if let Some(call) = self.call.get() {
+            return Ok(call.clone());
+        }
+        let (endpoint, model) = (menu.endpoint.as_str(), menu.model.as_str());
+        let call = Arc::new(backend.prepare(endpoint, model, self.name.as_str(), now)?);
+        Ok(self.call.get_or_init(|| call).clone())
+    }
+}
+
+/// Headers as a plugin wrote them. Credentials and the message's framing are not its business.
+pub fn headers(headers: &[provider::Header]) -> Result<Vec<(HeaderName, HeaderValue)>, PrepareError> {
+    headers
+        .iter()
+        .map(|header| {
+            let bad = || PrepareError::Header(header.name.clone());
+            let name = HeaderName::try_from(&header.name).map_err(|_| bad())?;
+            if matches!(name.as_str(), "host" | "content-length" | "transfer-encoding" | "connection") {
+                return Err(bad());
+            }
+            Ok((name, HeaderValue::try_from(&header.value).map_err(|_| bad())?))
+        })
+        .collect()
+}
+
+fn model_not_found(endpoint: &str, model: &str) -> Refusal {
+    let model: String = model.chars().take(100).collect();
+    let message = format!(
+        "No backend serves the model '{model}' at {endpoint}. Check the name, or add it to the models of a backend in \
+         offpeak's configuration."
+    );
+    Refusal::not_found("model_not_found", message).param("model")
+}

@@ -1,0 +1,365 @@
+//! Drives one batch: the provider plugin's persisted coroutine.
+//!
+//! load -> plugin -> store state and effect -> act -> plugin -> ... Nothing is done at the provider that is not in the
+//! store before, so that a crash at any point leaves a trace of what may have happened.
+
+pub mod frame;
+pub mod results;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Method, Response};
+use offpeak_core::batch::{Finish, Journey, Progress, Resume, Step, Tally};
+use offpeak_core::outcome::{DidItRun, Ending};
+use offpeak_core::retry::PERMANENT;
+use offpeak_core::scheduler::{Event as LaneEvent, Freight};
+use offpeak_core::words::{BatchId, Millis, Timestamp};
+use offpeak_host::PluginError;
+use offpeak_host::values::provider::{self, Effect, Event, HeaderRef};
+use offpeak_store::{BatchRecord, StoreError};
+use reqwest::{Body, Url};
+
+use crate::backends::{Backend, PrepareError, headers};
+use crate::gateway::Gateway;
+use crate::outcomes::{self, Attempt, Source};
+use crate::upstream::{BadPath, SendError};
+
+/// As much of an answer to a small call as a plugin gets to see.
+const ANSWER_MAX: usize = 1 << 20;
+
+/// Pauses after a plugin's failure begin here and double.
+const PLUGIN_PAUSE: Millis = Millis::from_secs(1);
+
+/// And end here.
+const PLUGIN_PAUSE_MAX: Millis = Millis::from_mins(5);
+
+/// Outcomes that are recorded in one commit when a batch is settled.
+const SETTLE_AT_ONCE: usize = 1000;
+
+/// A batch under way.
+struct Driver {
+    gateway: Arc<Gateway>,
+    backend: Arc<Backend>,
+    record: BatchRecord,
+    mark: String,
+}
+
+/// Why a step could not be made.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    #[error("the plugin asked for a call that cannot be made: {0}")]
+    BadCall(String),
+}
+
+impl From<BadPath> for StepError {
+    fn from(error: BadPath) -> Self {
+        Self::BadCall(error.to_string())
+    }
+}
+
+impl From<PrepareError> for StepError {
+    fn from(error: PrepareError) -> Self {
+        Self::BadCall(error.to_string())
+    }
+}
+
+/// What a plugin is told next, owned.
+enum Told {
+    Start,
+    Answered(Response<Bytes>),
+    NotSent(String),
+    Interrupted,
+    Waited,
+    Read(results::Summary),
+}
+
+/// How a batch stands in the store.
+pub fn encode(journey: &Journey) -> Bytes {
+    // Enums, numbers, text and bytes: there is nothing in it that cannot be written.
+    postcard::to_allocvec(journey).map(Bytes::from).unwrap_or_default()
+}
+
+/// Reads what [`encode`] wrote.
+pub fn decode(stored: &[u8]) -> Result<Journey, postcard::Error> {
+    postcard::from_bytes(stored)
+}
+
+/// Drives a batch to its end, or until the daemon stops.
+pub async fn drive(
+    gateway: Arc<Gateway>,
+    backend: Arc<Backend>,
+    record: BatchRecord,
+    progress: Option<Progress>,
+    freight: Freight,
+) {
+    let mark = mark(gateway.store.install_id(), record.id);
+    let driver = Driver { gateway, backend, record, mark };
+    let stopping = driver.gateway.stopping.clone();
+    let finish = tokio::select! {
+        // At every await the store knows what is being done, so that stopping here is no worse than a crash.
+        () = stopping.cancelled() => return,
+        finish = driver.run(progress) => finish,
+    };
+    tracing::info!(
+        batch = %driver.record.id, backend = %driver.record.backend, ending = finish.code, "a batch has ended"
+    );
+    driver.gateway.metrics.ended(driver.record.backend.as_str(), &finish.code);
+    driver.gateway.lanes.tell(LaneEvent::Ended { freight, hold_until: finish.hold_until });
+}
+
+/// offpeak's name for a batch at the provider: unique over all installations.
+pub fn mark(install: u64, batch: BatchId) -> String {
+    format!("{install:016x}-{batch}")
+}
+
+impl Driver {
+    /// Until the batch is settled, through whatever fails on the way.
+    async fn run(&self, mut progress: Option<Progress>) -> Finish {
+        let mut pause = PLUGIN_PAUSE;
+        let mut resume = Progress::resume(progress.as_ref());
+        loop {
+            match self.run_from(&mut progress, resume).await {
+                Ok(finish) => return finish,
+                Err(error) => {
+                    if let StepError::Plugin(error) = &error {
+                        self.gateway.metrics.plugin_failed(&error.plugin);
+                    }
+                    tracing::error!(
+                        batch = %self.record.id, plugin = self.backend.provider.name(), %error, pause_s = pause.0 / 1000,
+                        "a batch's step failed; its requests are kept and it is tried again"
+                    );
+                }
+            }
+            tokio::time::sleep(pause.into()).await;
+            pause = Millis(pause.0 * 2).min(PLUGIN_PAUSE_MAX);
+            resume = Progress::resume(progress.as_ref());
+        }
+    }
+
+    async fn run_from(&self, progress: &mut Option<Progress>, resume: Resume) -> Result<Finish, StepError> {
+        let mut told = match resume {
+            Resume::Start => Told::Start,
+            Resume::Interrupted => Told::Interrupted,
+            Resume::Wait(until) => self.wait(until).await,
+            Resume::Settle(finish) => return self.settle(finish).await,
+        };
+        loop {
+            let step = self.ask(progress.as_ref(), &told)?;
+            let next = self.stored(progress.as_ref(), &step);
+            self.gateway.store.advance(self.record.id, encode(&Journey::Batch(Some(next.clone())))).await?;
+            let now_at = next.step.clone();
+            *progress = Some(next);
+            told = match (step.effect, now_at) {
+                (_, Step::Finished(finish)) => return self.settle(finish).await,
+                (_, Step::Waiting(until)) => self.wait(until).await,
+                (Effect::Call(request), _) => self.call(request).await?,
+                (Effect::Upload(upload), _) => self.upload(upload).await?,
+                (Effect::Read(reading), _) => self.read(reading).await?,
+                // These have the steps above.
+                (Effect::Wait(_) | Effect::Finished(_) | Effect::Failed(_), _) => Told::Waited,
+            };
+        }
+    }
+
+    fn ask(&self, progress: Option<&Progress>, told: &Told) -> Result<provider::Step, PluginError> {
+        let state = progress.map(|progress| progress.plugin_state.as_slice()).unwrap_or_default();
+        let now = self.gateway.clock.now().0;
+        let step = |event: &Event<'_>| {
+            tokio::task::block_in_place(|| self.backend.provider.batch_step(&self.batch(), state, event, now))
+        };
+        match told {
+            Told::Start => step(&Event::Start),
+            Told::Interrupted => step(&Event::Interrupted),
+            Told::Waited => step(&Event::Waited),
+            Told::NotSent(why) => step(&Event::NotSent(why)),
+            Told::Read(summary) => step(&Event::Read(summary.as_event())),
+            Told::Answered(response) => {
+                let headers: Vec<HeaderRef<'_>> = response
+                    .headers()
+                    .iter()
+                    .filter_map(|(name, value)| {
+                        Some(HeaderRef { name: name.as_str(), value: value.to_str().ok()? })
+                    })
+                    .collect();
+                let status = response.status().as_u16();
+                step(&Event::Answered(provider::Response { status, headers: &headers, body: response.body() }))
+            }
+        }
+    }
+
+    fn batch(&self) -> provider::Batch<'_> {
+        view(&self.record, &self.mark)
+    }
+
+    /// The plugin's answer as it is stored.
+    fn stored(&self, before: Option<&Progress>, step: &provider::Step) -> Progress {
+        let now = self.gateway.clock.now();
+        let provider_id =
+            step.provider_id.clone().or_else(|| before.and_then(|before| before.provider_id.clone()));
+        let tally = step.progress.as_ref().map(|p| Tally { completed: p.completed, failed: p.failed });
+        Progress {
+            plugin_state: step.state.clone(),
+            step: match &step.effect {
+                Effect::Call(_) => Step::Calling,
+                Effect::Upload(_) => Step::Uploading,
+                Effect::Read(_) => Step::Reading,
+                Effect::Wait(millis) => Step::Waiting(now.after(Millis(*millis))),
+                Effect::Finished(finish) => Step::Finished(finished(finish)),
+                Effect::Failed(failure) => Step::Finished(failed(failure, now)),
+            },
+            provider_id,
+            tally: tally.or_else(|| before.and_then(|before| before.tally)),
+            steps: before.map_or(1, |before| before.steps.saturating_add(1)),
+        }
+    }
+
+    async fn wait(&self, until: Timestamp) -> Told {
+        tokio::time::sleep(until.since(self.gateway.clock.now()).into()).await;
+        Told::Waited
+    }
+
+    async fn call(&self, request: provider::Request) -> Result<Told, StepError> {
+        let (method, url, headers) = self.head(&request.method, &request.path, &request.headers)?;
+        Ok(self.send(method, url, headers, request.body.into()).await)
+    }
+
+    async fn upload(&self, upload: provider::Upload) -> Result<Told, StepError> {
+        let (method, url, mut headers) = self.head(&upload.method, &upload.path, &upload.headers)?;
+        let wrapping = frame::Wrapping::new(&upload.framing);
+        if let Some(kind) = wrapping.content_type().and_then(|kind| HeaderValue::try_from(kind).ok()) {
+            headers.insert(CONTENT_TYPE, kind);
+        }
+        let items = frame::Items {
+            store: self.gateway.store.clone(),
+            backend: self.backend.clone(),
+            clock: self.gateway.clock,
+            mark: self.mark.clone(),
+            record: self.record.clone(),
+        };
+        let told = self.send(method, url, headers, Body::wrap_stream(frame::stream(items, wrapping))).await;
+        Ok(told)
+    }
+
+    async fn read(&self, reading: provider::Reading) -> Result<Told, StepError> {
+        let (method, url, headers) = self.head("GET", &reading.path, &reading.headers)?;
+        match self.backend.upstream.send(method, url, headers, Body::default()).await {
+            Ok(response) => {
+                let batch = self.batch();
+                let reader = results::Reader {
+                    gateway: &self.gateway,
+                    backend: &self.backend,
+                    batch: &batch,
+                    record: &self.record,
+                    source: &reading.source,
+                };
+                Ok(Told::Read(reader.read(response).await?))
+            }
+            Err(error) => Ok(not_answered(error)),
+        }
+    }
+
+    fn head(
+        &self,
+        method: &str,
+        path: &str,
+        set: &[provider::Header],
+    ) -> Result<(Method, Url, HeaderMap), StepError> {
+        let method = Method::try_from(method).map_err(|_| StepError::BadCall(format!("the method {method:?}")))?;
+        Ok((method, self.backend.upstream.url(path)?, headers(set)?.into_iter().collect()))
+    }
+
+    async fn send(&self, method: Method, url: Url, headers: HeaderMap, body: Body) -> Told {
+        match self.backend.upstream.call(method, url, headers, body, ANSWER_MAX).await {
+            Ok(response) => Told::Answered(response),
+            Err(error) => not_answered(error),
+        }
+    }
+
+    /// Records an outcome for each request that has none, and ends the batch.
+    async fn settle(&self, finish: Finish) -> Result<Finish, StepError> {
+        let source = Source { batch: self.record.id, backend: self.record.backend.clone() };
+        let missing = self.gateway.store.missing(self.record.id).await?;
+        let code = if finish.permanent { format!("{PERMANENT}{}", finish.code) } else { finish.code.clone() };
+        for places in missing.chunks(SETTLE_AT_ONCE) {
+            let attempts = places.iter().map(|place| Attempt {
+                place: *place,
+                ending: Ending::Failed {
+                    ran: finish.missing,
+                    code: code.clone(),
+                    message: finish.message.clone(),
+                },
+                tries: 1,
+                retry_after: None,
+                request_id: None,
+                body: Bytes::new(),
+            });
+            outcomes::record(&self.gateway, &source, attempts.collect()).await?;
+        }
+        self.gateway.store.end(self.record.id, self.gateway.clock.now(), &finish.code).await?;
+        Ok(finish)
+    }
+}
+
+/// A batch as its plugin knows it.
+fn view<'a>(record: &'a BatchRecord, mark: &'a str) -> provider::Batch<'a> {
+    let items: u64 = record.ranges.iter().map(offpeak_core::extent::Range::len).sum();
+    provider::Batch {
+        mark,
+        endpoint: record.endpoint.as_str(),
+        model: record.model.as_str(),
+        offer: record.offer.as_str(),
+        items: u32::try_from(items).unwrap_or(u32::MAX),
+        created_at_ms: record.created_at.0,
+    }
+}
+
+fn not_answered(error: SendError) -> Told {
+    match error.ran {
+        DidItRun::NotSent | DidItRun::Refused => Told::NotSent(error.message),
+        DidItRun::Unknown | DidItRun::Ran => {
+            tracing::warn!(%error, "a call of a batch got no answer; its outcome is unknown");
+            Told::Interrupted
+        }
+    }
+}
+
+const fn did_it_run(ran: provider::DidItRun) -> DidItRun {
+    match ran {
+        provider::DidItRun::NotSent => DidItRun::NotSent,
+        provider::DidItRun::Refused => DidItRun::Refused,
+        provider::DidItRun::Unknown => DidItRun::Unknown,
+        provider::DidItRun::Ran => DidItRun::Ran,
+    }
+}
+
+fn finished(finish: &provider::Finish) -> Finish {
+    let (code, message) = match finish.ending {
+        provider::Ending::Completed => ("completed", "the provider finished the batch without a result for this request"),
+        provider::Ending::Expired => ("expired", "the provider's window for the batch passed before this request was run"),
+        provider::Ending::Cancelled => ("cancelled_batch", "the batch was cancelled before this request was run"),
+    };
+    Finish {
+        code: code.into(),
+        message: message.into(),
+        missing: did_it_run(finish.missing),
+        permanent: false,
+        hold_until: None,
+    }
+}
+
+fn failed(failure: &provider::Failure, now: Timestamp) -> Finish {
+    let hold = failure.retry_after_s.map(|seconds| now.after(Millis::from_secs(seconds.into())));
+    Finish {
+        code: failure.code.clone(),
+        message: failure.message.clone(),
+        missing: did_it_run(failure.ran),
+        permanent: !failure.temporary,
+        hold_until: hold.filter(|_| failure.temporary),
+    }
+}

@@ -1,0 +1,191 @@
+//! The items of a batch as the body of an upload, made while it is sent: bounded memory, whatever the batch's size.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::{self, Stream};
+use offpeak_host::values::provider::{self, Framing};
+use offpeak_store::{BatchRecord, Selection, Store};
+
+use crate::backends::Backend;
+use crate::clock::{Clock, random_u64};
+
+/// Bodies that are in memory at once, in bytes.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// What the body is made of.
+pub struct Items {
+    /// Where the requests are.
+    pub store: Store,
+    /// Whose plugin writes them.
+    pub backend: Arc<Backend>,
+    /// For the plugin's calls.
+    pub clock: Clock,
+    /// The batch's name at the provider.
+    pub mark: String,
+    /// The batch.
+    pub record: BatchRecord,
+}
+
+/// What stands around the encoded items.
+pub struct Wrapping {
+    before: Bytes,
+    between: Bytes,
+    after: Bytes,
+    content_type: Option<String>,
+}
+
+impl Wrapping {
+    /// As the plugin asked for.
+    pub fn new(framing: &Framing) -> Self {
+        match framing {
+            Framing::Lines => Self::plain("", "", ""),
+            Framing::JsonArray(surround) => Self::plain(&surround.before, ",", &surround.after),
+            Framing::Multipart(multipart) => Self::multipart(multipart, &boundary()),
+        }
+    }
+
+    /// The content type that the framing brings with it.
+    pub fn content_type(&self) -> Option<&str> {
+        self.content_type.as_deref()
+    }
+
+    fn plain(before: &str, between: &'static str, after: &str) -> Self {
+        Self {
+            before: Bytes::copy_from_slice(before.as_bytes()),
+            between: Bytes::from_static(between.as_bytes()),
+            after: Bytes::copy_from_slice(after.as_bytes()),
+            content_type: None,
+        }
+    }
+
+    /// A multipart/form-data body (RFC 7578): the fields, then the file.
+    fn multipart(multipart: &provider::Multipart, boundary: &str) -> Self {
+        use std::fmt::Write as _;
+
+        let mut before = String::new();
+        let mut write = |part: std::fmt::Arguments<'_>| {
+            // Writing to a String does not fail.
+            if before.write_fmt(part).is_err() {
+                tracing::error!("a multipart body could not be written");
+            }
+        };
+        for (name, value) in &multipart.fields {
+            let name = quoted(name);
+            write(format_args!(
+                "--{boundary}\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
+            ));
+        }
+        let (field, file) = (quoted(&multipart.file_field), quoted(&multipart.file_name));
+        let kind = quoted(&multipart.content_type);
+        write(format_args!(
+            "--{boundary}\r\ncontent-disposition: form-data; name=\"{field}\"; filename=\"{file}\"\r\n\
+             content-type: {kind}\r\n\r\n"
+        ));
+        let after = format!("\r\n--{boundary}--\r\n");
+        let content_type = Some(format!("multipart/form-data; boundary={boundary}"));
+        Self { content_type, ..Self::plain(&before, "", &after) }
+    }
+}
+
+/// Names in a part's head may hold neither quotes nor line ends; they are escaped as browsers do.
+fn quoted(text: &str) -> String {
+    text.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+/// 128 random bits, which no body holds by chance.
+fn boundary() -> String {
+    format!("offpeak-{:016x}{:016x}", random_u64(), random_u64())
+}
+
+enum At {
+    Before,
+    Items { rest: Option<Selection>, is_first: bool },
+    End,
+}
+
+/// The body, piece by piece. An error breaks the upload off; the plugin is told that its outcome is unknown.
+pub fn stream(items: Items, wrapping: Wrapping) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    let everything = Selection::from(items.record.ranges.clone());
+    stream::try_unfold((items, wrapping, At::Before, Some(everything)), |(items, wrapping, at, selection)| async {
+        match at {
+            At::Before => {
+                let piece = wrapping.before.clone();
+                let next = At::Items { rest: selection, is_first: true };
+                Ok(Some((piece, (items, wrapping, next, None))))
+            }
+            At::Items { rest: None, .. } => {
+                let piece = wrapping.after.clone();
+                Ok(Some((piece, (items, wrapping, At::End, None))))
+            }
+            At::Items { rest: Some(selection), is_first } => {
+                let (encoded, rest) = items.encode(selection).await?;
+                let is_empty = encoded.is_empty();
+                let piece = if is_first || is_empty || wrapping.between.is_empty() {
+                    Bytes::from(encoded)
+                } else {
+                    [&wrapping.between[..], &encoded[..]].concat().into()
+                };
+                let next = At::Items { rest, is_first: is_first && is_empty };
+                Ok(Some((piece, (items, wrapping, next, None))))
+            }
+            At::End => Ok(None),
+        }
+    })
+}
+
+impl Items {
+    /// The next requests, as the plugin writes them. Those that have an outcome already (cancelled, say) are left out.
+    async fn encode(&self, selection: Selection) -> io::Result<(Vec<u8>, Option<Selection>)> {
+        let chunk = self.store.requests(selection, CHUNK_BYTES).await.map_err(io::Error::other)?;
+        let ids: Vec<String> = chunk.entries.iter().map(|entry| entry.place.to_string()).collect();
+        let items: Vec<provider::Item<'_>> = ids
+            .iter()
+            .zip(&chunk.entries)
+            .map(|(id, entry)| provider::Item { id, body: &entry.body })
+            .collect();
+        if items.is_empty() {
+            return Ok((Vec::new(), chunk.rest));
+        }
+        let batch = self.batch();
+        let encoded = tokio::task::block_in_place(|| {
+            self.backend.provider.encode_items(&batch, &items, self.clock.now().0)
+        });
+        match encoded {
+            Ok(encoded) => Ok((encoded, chunk.rest)),
+            Err(error) => {
+                tracing::error!(batch = %self.record.id, %error, "the items of a batch could not be written");
+                Err(io::Error::other(error))
+            }
+        }
+    }
+
+    fn batch(&self) -> provider::Batch<'_> {
+        super::view(&self.record, &self.mark)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_multipart_body_has_its_fields_before_the_file() {
+        let multipart = provider::Multipart {
+            fields: vec![("purpose".into(), "batch".into())],
+            file_field: "file".into(),
+            file_name: "a\"b\r\n.jsonl".into(),
+            content_type: "application/jsonl".into(),
+        };
+        let wrapping = Wrapping::multipart(&multipart, "B");
+        assert_eq!(
+            wrapping.before,
+            "--B\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n\
+             --B\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a%22b%0D%0A.jsonl\"\r\n\
+             content-type: application/jsonl\r\n\r\n"
+        );
+        assert_eq!(wrapping.after, "\r\n--B--\r\n");
+        assert_eq!(wrapping.content_type(), Some("multipart/form-data; boundary=B"));
+    }
+}

@@ -1,0 +1,246 @@
+//! Results read line by line while they arrive, understood by the plugin, and matched to their requests.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::Response;
+use http_body_util::BodyExt;
+use offpeak_core::outcome::Ending;
+use offpeak_core::words::Place;
+use offpeak_host::PluginError;
+use offpeak_host::values::provider::{self, Decoded, ItemOutcome, ItemResult};
+use offpeak_store::{BatchRecord, StoreError};
+
+use crate::backends::Backend;
+use crate::gateway::Gateway;
+use crate::outcomes::{self, Attempt, Source};
+use crate::telemetry::Line;
+
+/// Lines that go to the plugin at once: so many, or so many bytes.
+const LINES_AT_ONCE: usize = 1000;
+const BYTES_AT_ONCE: usize = 1 << 20;
+
+/// A line longer than this is no result; it is skipped as it arrives.
+const LINE_MAX: usize = 64 << 20;
+
+/// What a reading came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    source: String,
+    status: u16,
+    lines: u32,
+    whole: bool,
+}
+
+impl Summary {
+    /// As the plugin is told.
+    pub fn as_event(&self) -> provider::ReadSummary<'_> {
+        provider::ReadSummary { source: &self.source, status: self.status, lines: self.lines, whole: self.whole }
+    }
+}
+
+/// Why a reading stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The plugin failed.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<ReadError> for super::StepError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Plugin(error) => Self::Plugin(error),
+            ReadError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+/// Reads one source of results of a batch.
+pub struct Reader<'a> {
+    /// Where outcomes go.
+    pub gateway: &'a Arc<Gateway>,
+    /// Whose plugin understands the lines.
+    pub backend: &'a Backend,
+    /// The batch, as the plugin knows it.
+    pub batch: &'a provider::Batch<'a>,
+    /// The batch, as the store knows it.
+    pub record: &'a BatchRecord,
+    /// What the plugin calls this source.
+    pub source: &'a str,
+}
+
+impl Reader<'_> {
+    /// Takes in an answer. What was understood is recorded even if the answer breaks off.
+    pub async fn read(&self, response: Response<reqwest::Body>) -> Result<Summary, ReadError> {
+        let (head, mut body) = response.into_parts();
+        let status = head.status.as_u16();
+        let mut summary = Summary { source: self.source.to_owned(), status, lines: 0, whole: true };
+        if !head.status.is_success() {
+            return Ok(summary);
+        }
+        let mut lines = Lines::default();
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => {
+                    if let Ok(data) = frame.into_data() {
+                        lines.push(data);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(batch = %self.record.id, %error, "results broke off; what was read is kept");
+                    summary.whole = false;
+                    break;
+                }
+            }
+            if lines.is_ready() {
+                summary.lines += self.take(&lines.drain()).await?;
+            }
+        }
+        if summary.whole {
+            lines.finish();
+        }
+        summary.lines += self.take(&lines.drain()).await?;
+        Ok(summary)
+    }
+
+    /// Understands lines and records what they say; returns how many there were.
+    async fn take(&self, lines: &[Bytes]) -> Result<u32, ReadError> {
+        if lines.is_empty() {
+            return Ok(0);
+        }
+        let slices: Vec<&[u8]> = lines.iter().map(|line| &line[..]).collect();
+        let now = self.gateway.clock.now().0;
+        let decoded = tokio::task::block_in_place(|| {
+            self.backend.provider.decode_results(self.batch, self.source, &slices, now)
+        })?;
+        let mut attempts = Vec::with_capacity(decoded.len());
+        let (mut garbage, mut unknown) = (0, 0);
+        for line in decoded {
+            match line {
+                Decoded::Garbage(why) => {
+                    tracing::warn!(batch = %self.record.id, why, "a line of results is none");
+                    garbage += 1;
+                }
+                Decoded::Result(result) => match self.place(&result.id) {
+                    Some(place) => attempts.push(attempt(place, result)),
+                    None => {
+                        let id: String = result.id.chars().take(80).collect();
+                        tracing::warn!(batch = %self.record.id, id, "a result belongs to no request of this batch");
+                        unknown += 1;
+                    }
+                },
+            }
+        }
+        let backend = self.record.backend.as_str();
+        self.gateway.metrics.lines(backend, Line::Garbage, garbage);
+        self.gateway.metrics.lines(backend, Line::Unknown, unknown);
+        let source = Source { batch: self.record.id, backend: self.record.backend.clone() };
+        outcomes::record(self.gateway, &source, attempts).await?;
+        Ok(u32::try_from(lines.len()).unwrap_or(u32::MAX))
+    }
+
+    /// The request that a result is for, if it is one of this batch.
+    fn place(&self, id: &str) -> Option<Place> {
+        let place: Place = id.parse().ok()?;
+        self.record.ranges.iter().any(|range| range.contains(place)).then_some(place)
+    }
+}
+
+fn attempt(place: Place, result: ItemResult) -> Attempt {
+    let (ending, request_id, body) = match result.outcome {
+        ItemOutcome::Response(response) => {
+            (Ending::Answered { status: response.status }, response.request_id, response.body.into())
+        }
+        ItemOutcome::Failed(failure) => {
+            let ran = super::did_it_run(failure.ran);
+            (Ending::Failed { ran, code: failure.code, message: failure.message }, None, Bytes::new())
+        }
+    };
+    Attempt { place, ending, tries: 1, retry_after: None, request_id, body }
+}
+
+/// Cuts a stream of bytes into lines.
+#[derive(Default)]
+struct Lines {
+    partial: BytesMut,
+    is_skipping: bool,
+    whole: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Lines {
+    fn push(&mut self, mut data: Bytes) {
+        while let Some(end) = data.iter().position(|byte| *byte == b'\n') {
+            let head = data.split_to(end);
+            data.advance(1);
+            self.end_line(head);
+        }
+        self.partial.extend_from_slice(&data);
+        if self.partial.len() > LINE_MAX {
+            self.partial.clear();
+            self.is_skipping = true;
+        }
+    }
+
+    fn end_line(&mut self, tail: Bytes) {
+        let line = if self.partial.is_empty() {
+            tail
+        } else {
+            self.partial.extend_from_slice(&tail);
+            self.partial.split().freeze()
+        };
+        if std::mem::take(&mut self.is_skipping) {
+            // It stays in the count, as a line that cannot be understood.
+            self.whole.push(Bytes::from_static(b"(a line over 64 MiB)"));
+        } else if !line.trim_ascii().is_empty() {
+            self.bytes += line.len();
+            self.whole.push(line);
+        }
+    }
+
+    /// The last line may lack its end.
+    fn finish(&mut self) {
+        self.end_line(Bytes::new());
+    }
+
+    fn is_ready(&self) -> bool {
+        self.whole.len() >= LINES_AT_ONCE || self.bytes >= BYTES_AT_ONCE
+    }
+
+    fn drain(&mut self) -> Vec<Bytes> {
+        self.bytes = 0;
+        std::mem::take(&mut self.whole)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn lines_are_the_same_wherever_the_stream_is_cut(
+            text in "([a-z]{0,5}(\n|\r\n)?){0,20}",
+            cuts in prop::collection::vec(0_usize..120, 0..10),
+        ) {
+            let mut lines = Lines::default();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
+            cuts.sort_unstable();
+            let mut from = 0;
+            for cut in cuts.into_iter().chain([text.len()]) {
+                lines.push(Bytes::copy_from_slice(&text.as_bytes()[from..cut]));
+                from = cut;
+            }
+            lines.finish();
+            let expected: Vec<&[u8]> =
+                text.as_bytes().split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).collect();
+            prop_assert_eq!(lines.drain(), expected);
+        }
+    }
+}

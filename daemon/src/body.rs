@@ -1,0 +1,58 @@
+//! The body of an answer: made here, or passed on from a provider as it arrives.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+/// What listeners send.
+pub enum ReplyBody {
+    /// All of it is known.
+    Whole(Option<Bytes>),
+    /// It is passed on frame by frame, unread.
+    Passed(reqwest::Body),
+}
+
+impl ReplyBody {
+    /// No body.
+    pub const fn empty() -> Self {
+        Self::Whole(None)
+    }
+}
+
+impl<B: Into<Bytes>> From<B> for ReplyBody {
+    fn from(body: B) -> Self {
+        let body = body.into();
+        Self::Whole((!body.is_empty()).then_some(body))
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = reqwest::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, reqwest::Error>>> {
+        match self.get_mut() {
+            Self::Whole(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
+            Self::Passed(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_none(),
+            Self::Passed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+            Self::Passed(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The configuration: a TOML file, environment variables over it, and the checked tree that they make.
+//!
+//! The way from text to tree: `node` keeps what was written and where; `overrides` puts environment variables into
+//! it; `section` and `field` read it key by key and note whatever is wrong; `check` (with `access` and
+//! `backend`) says which keys there are, with their defaults and bounds; `tree` is the result. Secrets come from
+//! environment variables or files only. Nothing here reads the process's environment by itself or prints.
+//!
+//! Relative paths are relative to the working directory.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+mod access;
+mod amounts;
+mod backend;
+mod check;
+mod describe;
+mod env;
+mod error;
+mod field;
+mod node;
+mod overrides;
+mod patterns;
+mod secret;
+mod section;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+pub use describe::describe;
+pub use env::{Env, ProcessEnv};
+pub use error::{ConfigErrors, Place, Problem, Problems};
+pub use patterns::ModelPatterns;
+pub use secret::{Secret, SecretOrigin};
+pub use tree::{
+    Access, Backend, Config, Delivery, Lanes, Log, LogFormat, OnRouterFailure, PluginLimits, PluginSource,
+    Plugins, ProviderPlugin, RouterPlugin, Server, Store, Tenant,
+};
+
+/// The variable that names the configuration file.
+const CONFIG_VARIABLE: &str = "OFFPEAK_CONFIG";
+
+/// Where the file is looked for if nothing names it.
+const USUAL_PLACES: [&str; 2] = ["./offpeak.toml", "/etc/offpeak/offpeak.toml"];
+
+impl Config {
+    /// Reads the file at `path`; without a path, that of the variable `OFFPEAK_CONFIG`, else `./offpeak.toml`, else
+    /// `/etc/offpeak/offpeak.toml`. No file is needed where environment variables name a backend.
+    pub fn load(path: Option<&Path>, env: &impl Env) -> Result<Self, ConfigErrors> {
+        Self::load_from(path, env, &USUAL_PLACES.map(PathBuf::from))
+    }
+
+    fn load_from(path: Option<&Path>, env: &impl Env, usual: &[PathBuf]) -> Result<Self, ConfigErrors> {
+        let from_variable = env.get(CONFIG_VARIABLE).filter(|value| !value.is_empty());
+        let named = match (path, from_variable) {
+            (Some(path), _) => Some((path.to_owned(), "the argument")),
+            (None, Some(value)) => Some((value.into(), "the environment variable OFFPEAK_CONFIG")),
+            (None, None) => {
+                usual.iter().find(|path| path.exists()).map(|path| (path.clone(), "its permissions"))
+            }
+        };
+        match named {
+            Some((path, named_by)) => match std::fs::read_to_string(&path) {
+                Ok(text) => Self::from_text(&path.to_string_lossy(), &text, env),
+                Err(source) => Err(ConfigErrors::Unreadable { path, named_by, source: not_text(source) }),
+            },
+            None if names_a_backend(env) => Self::from_text("the environment", "", env),
+            None => Err(ConfigErrors::NotFound { tried: usual.to_vec() }),
+        }
+    }
+
+    /// Reads a text; `name` is what errors call it.
+    pub fn from_text(name: &str, text: &str, env: &impl Env) -> Result<Self, ConfigErrors> {
+        let name = name.into();
+        let invalid = |problems| ConfigErrors::Invalid(Problems::new(problems));
+        let mut table = node::parse(&name, text).map_err(invalid)?;
+        let mut problems = overrides::apply(&mut table, env);
+        let context = section::Context::new(name, env);
+        match check::config(section::Section::root(&context, &table)) {
+            Ok(config) if problems.is_empty() => Ok(config),
+            Ok(_) => Err(invalid(problems)),
+            Err(more) => {
+                problems.extend(more);
+                Err(invalid(problems))
+            }
+        }
+    }
+}
+
+fn names_a_backend(env: &impl Env) -> bool {
+    overrides::variables(env).iter().any(|name| name.starts_with("OFFPEAK_BACKENDS__"))
+}
+
+/// The usual text for this is about streams.
+fn not_text(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::InvalidData {
+        io::Error::new(error.kind(), "it is not UTF-8")
+    } else {
+        error
+    }
+}

@@ -1,0 +1,138 @@
+//! Who may call: tenants with keys, or open access on a loopback listener.
+
+use std::collections::HashMap;
+
+use offpeak_core::sla::Sla;
+use offpeak_core::words::{Millis, TenantId};
+
+use super::amounts::{BadAmount, Least, duration};
+use super::field::Field;
+use super::patterns::ModelPatterns;
+use super::secret::Secret;
+use super::section::Section;
+use super::tree::{Access, Delivery, Server, Tenant};
+
+/// The name of the tenant of open access.
+const OPEN_TENANT: &str = "default";
+
+/// None if a problem is written down.
+pub(super) fn access(root: &Section<'_>, server: &Server) -> Option<Access> {
+    let tenants = root.section("tenants");
+    let are_tenants_meant = !tenants.is_empty();
+    let tenants = read_tenants(&tenants);
+    let section = root.section("access");
+    let open = section.get("open").and_then(|field| field.flag());
+    let open_tenant = tenant(&section, OPEN_TENANT, Vec::new());
+    let access = if are_tenants_meant {
+        if section.is_there() && open != Some(false) {
+            section.problem(
+                "open access and tenants exclude each other: remove [access] (each tenant has settings of its own), or \
+                 remove the tenants",
+            );
+        }
+        Some(Access::Tenants(tenants))
+    } else {
+        open_access(&section, open, server).then_some(Access::Open(open_tenant))
+    };
+    section.finish();
+    access
+}
+
+fn open_access(section: &Section<'_>, open: Option<bool>, server: &Server) -> bool {
+    let context = section.context;
+    let listen = server.listen;
+    let reachable = !listen.ip().is_loopback();
+    match open {
+        Some(false) => section.problem(
+            "nobody could call: add a tenant [tenants.<name>] with keys = [{ env = \"NAME_OF_A_VARIABLE\" }], or set \
+             open = true",
+        ),
+        _ if reachable => context.problem_of_all(
+            "access",
+            format!(
+                "{listen} can be reached from elsewhere and there are no tenants: add [tenants.<name>] with keys = \
+                 [{{ env = \"NAME_OF_A_VARIABLE\" }}], or set server.listen to a loopback address such as \
+                 \"127.0.0.1:8400\""
+            ),
+        ),
+        Some(true) => return true,
+        None => {
+            context.warn(format!(
+                "there are no tenants: whoever reaches {listen} may call, without a key, as tenant \"{OPEN_TENANT}\"; \
+                 set access.open = true if this is meant, or add [tenants.<name>]"
+            ));
+            return true;
+        }
+    }
+    false
+}
+
+fn read_tenants(section: &Section<'_>) -> Vec<Tenant> {
+    let mut seen = HashMap::new();
+    let mut tenants = Vec::new();
+    for (name, section) in section.named() {
+        let example = "[{ env = \"NAME_OF_A_VARIABLE\" }]";
+        let keys = section.required("keys", example).map(|field| keys(&field, &mut seen)).unwrap_or_default();
+        tenants.push(tenant(&section, name, keys));
+        section.finish();
+    }
+    tenants
+}
+
+/// A key names one tenant, so no key may stand in two places.
+fn keys(field: &Field<'_>, seen: &mut HashMap<String, String>) -> Vec<Secret> {
+    let Some(items) = field.items() else { return Vec::new() };
+    if items.is_empty() {
+        field.problem("must hold at least one key: without one the tenant cannot be identified");
+    }
+    let mut keys = Vec::new();
+    for (item, key) in items.iter().filter_map(|item| Some((item, item.secret()?))) {
+        match seen.insert(key.expose().to_owned(), item.path().to_owned()) {
+            Some(other) => {
+                item.problem(format!("is the same key as {other}: a key names one tenant; remove one"));
+            }
+            None => keys.push(key),
+        }
+    }
+    keys
+}
+
+/// What `[access]` and `[tenants.<name>]` have in common.
+fn tenant(section: &Section<'_>, name: &str, keys: Vec<Secret>) -> Tenant {
+    let deferrable =
+        section.get("deferrable").and_then(|f| f.millis(Least::AboveZero)).unwrap_or(Millis::from_hours(24));
+    Tenant {
+        id: TenantId::from(name),
+        keys,
+        default_sla: section.get("default_sla").and_then(|f| sla(&f, deferrable)).unwrap_or(Sla::Realtime),
+        deferrable,
+        delivery: section
+            .get("delivery")
+            .and_then(|f| f.choice([("held", Delivery::Held), ("ticket", Delivery::Ticket)]))
+            .unwrap_or(Delivery::Held),
+        requests_per_minute: section.get("requests_per_minute").and_then(|f| f.non_zero()),
+        models: section
+            .get("models")
+            .and_then(|f| f.texts())
+            .map_or_else(ModelPatterns::any, ModelPatterns::new),
+        max_queued: section.get("max_queued").and_then(|f| f.number(1..=1_000_000_000)).unwrap_or(1_000_000),
+        max_queued_bytes: section
+            .get("max_queued_bytes")
+            .and_then(|f| f.size(1 << 20..=1 << 50))
+            .unwrap_or(8 << 30),
+    }
+}
+
+fn sla(field: &Field<'_>, deferrable: Millis) -> Option<Sla> {
+    match field.text()? {
+        "realtime" => Some(Sla::Realtime),
+        "deferrable" => Some(Sla::Within(deferrable)),
+        text => match duration(text, Least::AboveZero) {
+            Ok(millis) => Some(Sla::Within(millis)),
+            Err(error @ BadAmount::NotADuration) => {
+                field.refuse(format!("must be \"realtime\", \"deferrable\" or {error}, not \"{text}\""))
+            }
+            Err(error) => field.refuse(format!("must be {error}, not \"{text}\"")),
+        },
+    }
+}

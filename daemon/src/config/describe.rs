@@ -1,0 +1,168 @@
+//! What a configuration would do, in sentences for people.
+
+use std::fmt::{self, Display, Formatter};
+
+use offpeak_core::sla::Sla;
+
+use super::amounts::{Shown, ShownSize, from_std, sla_text};
+use super::tree::{
+    Access, Backend, Config, Delivery, Lanes, LogFormat, OnRouterFailure, PluginLimits, PluginSource,
+    Plugins, Tenant,
+};
+
+/// Tells what the daemon would do with this configuration, in lines that each end with a line feed. Secrets are named by
+/// where they come from.
+pub fn describe(config: &Config) -> String {
+    Description(config).to_string()
+}
+
+struct Description<'a>(&'a Config);
+
+impl Display for Description<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Config { server, store, access, backends, plugins, retry, log, warnings, notes } = self.0;
+        writeln!(f, "Listeners")?;
+        write!(f, "  requests  {}: up to {} connections, ", server.listen, server.max_connections)?;
+        writeln!(f, "{} held calls, bodies up to {}", server.held_max, ShownSize(server.max_body as u64))?;
+        if let Some(url) = &server.public_url {
+            writeln!(f, "            clients reach it as {url}")?;
+        }
+        writeln!(f, "  admin     {}: health, metrics, lanes, batches; asks for no key", server.admin)?;
+        writeln!(f, "  stopping  work in flight gets {}", Shown(from_std(server.drain)))?;
+        write_tenants(f, access)?;
+        writeln!(f, "\nBackends, the preferred one first")?;
+        for (index, backend) in backends.iter().enumerate() {
+            write_backend(f, index + 1, backend)?;
+        }
+        write_plugins(f, plugins)?;
+        writeln!(f, "\nStore")?;
+        writeln!(f, "  folder    {}, in segments of {}", store.folder.display(), ShownSize(store.segment))?;
+        writeln!(f, "  results   kept {} after they are finished", Shown(store.keep_results))?;
+        writeln!(f, "\nRetries")?;
+        write!(f, "  up to {} attempts, the second after {}, ", retry.max_attempts, Shown(retry.base))?;
+        writeln!(f, "then twice as long each time, at most {}", Shown(retry.cap))?;
+        let format = match log.format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "JSON",
+        };
+        writeln!(f, "\nLog\n  {format}, {}", log.level)?;
+        write_list(f, "Notes", notes)?;
+        write_list(f, "Warnings", warnings)
+    }
+}
+
+fn write_tenants(f: &mut Formatter<'_>, access: &Access) -> fmt::Result {
+    match access {
+        Access::Open(_) => writeln!(f, "\nTenants: open access, nobody needs a key")?,
+        Access::Tenants(_) => writeln!(f, "\nTenants")?,
+    }
+    for tenant in access.tenants() {
+        write_tenant(f, tenant)?;
+    }
+    Ok(())
+}
+
+fn write_tenant(f: &mut Formatter<'_>, tenant: &Tenant) -> fmt::Result {
+    writeln!(f, "  {}", tenant.id)?;
+    for key in &tenant.keys {
+        writeln!(f, "    key       from {}", key.origin())?;
+    }
+    let untagged = match tenant.default_sla {
+        Sla::Realtime => "answered now".to_owned(),
+        within @ Sla::Within(_) => format!("answered within {}", sla_text(within)),
+    };
+    let delivery = match tenant.delivery {
+        Delivery::Held => "come on the same call, which is held open",
+        Delivery::Ticket => "are fetched with a ticket",
+    };
+    writeln!(f, "    untagged  {untagged}; \"deferrable\" means within {}", Shown(tenant.deferrable))?;
+    writeln!(f, "    delivery  deferred answers {delivery}, unless the caller asks otherwise")?;
+    write!(f, "    limits    ")?;
+    match tenant.requests_per_minute {
+        Some(limit) => write!(f, "{limit} requests a minute, ")?,
+        None => write!(f, "no limit of requests a minute, ")?,
+    }
+    writeln!(f, "{} or {} queued", tenant.max_queued, ShownSize(tenant.max_queued_bytes))?;
+    writeln!(f, "    models    {}", tenant.models)
+}
+
+fn write_backend(f: &mut Formatter<'_>, number: usize, backend: &Backend) -> fmt::Result {
+    writeln!(
+        f,
+        "  {number}. {} at {}, by the provider plugin {}",
+        backend.id, backend.base_url, backend.provider
+    )?;
+    match &backend.api_key {
+        Some(key) => writeln!(f, "    key       from {}", key.origin())?,
+        None => writeln!(f, "    key       none")?,
+    }
+    writeln!(f, "    models    {}", backend.models)?;
+    let (connect, answer) = (from_std(backend.connect_timeout), from_std(backend.answer_timeout));
+    writeln!(f, "    patience  {} to connect, {} of silence", Shown(connect), Shown(answer))?;
+    write_lanes(f, &backend.lanes)?;
+    if backend.config != "{}" {
+        writeln!(f, "    config    {}", backend.config)?;
+    }
+    Ok(())
+}
+
+fn write_lanes(f: &mut Formatter<'_>, lanes: &Lanes) -> fmt::Result {
+    write!(f, "    lanes     leave after {}, when a deadline demands it, or full (", Shown(lanes.linger))?;
+    match (lanes.max_requests, lanes.max_bytes) {
+        (None, None) => write!(f, "as the plugin says")?,
+        (Some(requests), None) => write!(f, "{requests} requests, or as the plugin says")?,
+        (None, Some(bytes)) => write!(f, "{}, or as the plugin says", ShownSize(bytes))?,
+        (Some(requests), Some(bytes)) => {
+            write!(f, "{requests} requests, {}, or as the plugin says", ShownSize(bytes))?;
+        }
+    }
+    writeln!(f, "); at most {} batches under way", lanes.max_running)?;
+    write!(f, "    rescue    in real time {} before a deadline, ", Shown(lanes.rescue))?;
+    writeln!(f, "{} requests at once", lanes.rescue_concurrency)
+}
+
+fn write_plugins(f: &mut Formatter<'_>, plugins: &Plugins) -> fmt::Result {
+    writeln!(f, "\nPlugins (compiled ones are kept in {})", plugins.cache.display())?;
+    let on_failure = match plugins.router.on_failure {
+        OnRouterFailure::Reject => "if it fails, the request is rejected",
+        OnRouterFailure::Bundled => "if it fails, the bundled router decides",
+    };
+    let router = &plugins.router;
+    writeln!(f, "  router    {}, {}; {on_failure}", router.source, Bounds(router.limits))?;
+    if router.config != "{}" {
+        writeln!(f, "    config    {}", router.config)?;
+    }
+    for provider in &plugins.providers {
+        writeln!(f, "  provider  {}: {}, {}", provider.name, provider.source, Bounds(provider.limits))?;
+    }
+    Ok(())
+}
+
+impl Display for PluginSource {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bundled => f.write_str("bundled"),
+            Self::File(path) => write!(f, "from {}", path.display()),
+        }
+    }
+}
+
+struct Bounds(PluginLimits);
+
+impl Display for Bounds {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let PluginLimits { time_limit, memory } = self.0;
+        write!(f, "{} a call, {}", Shown(from_std(time_limit)), ShownSize(memory as u64))
+    }
+}
+
+fn write_list(f: &mut Formatter<'_>, title: &str, lines: &[String]) -> fmt::Result {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    writeln!(f, "\n{title}")?;
+    for line in lines {
+        writeln!(f, "  {line}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,316 @@
+//! Every key changes the result, in the file and as a variable, and the example shows every default.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde_json::{Value as Json, json};
+
+use super::*;
+use crate::config::{check, node, overrides, section};
+
+const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../config/offpeak.toml"));
+
+/// One key: its path, a value in TOML and as a variable, and where it is in the tree, there with the default and with
+/// the value.
+struct Key(&'static str, &'static str, &'static str, &'static str, Json, Json);
+
+#[rustfmt::skip] // a table
+fn keys() -> Vec<Key> {
+    let null = || Json::Null;
+    let any = || json!(["*"]);
+    vec![
+        Key("server.listen", "'[::1]:1'", "[::1]:1", "/server/listen", json!("127.0.0.1:8400"), json!("[::1]:1")),
+        Key("server.admin", "'[::1]:2'", "[::1]:2", "/server/admin", json!("127.0.0.1:8401"), json!("[::1]:2")),
+        Key("server.max_body", "'1MB'", "1MB", "/server/max_body", json!(32 << 20), json!(1_000_000)),
+        Key("server.max_connections", "7", "7", "/server/max_connections", json!(20_000), json!(7)),
+        Key("server.drain", "'0s'", "0s", "/server/drain", json!("30s"), json!("0s")),
+        Key("server.held_max", "7", "7", "/server/held_max", json!(20_000), json!(7)),
+        Key("server.public_url", "'https://x.y/'", "https://x.y/", "/server/public_url", null(), json!("https://x.y")),
+        Key("store.folder", "'/d'", "/d", "/store/folder", json!("./offpeak-data"), json!("/d")),
+        Key("store.keep_results", "'7d'", "7d", "/store/keep_results", json!("48h"), json!("168h")),
+        Key("store.segment", "2097152", "2097152", "/store/segment", json!(64 << 20), json!(2 << 20)),
+        Key("access.open", "true", "true", "/warnings/0", json!(OPEN_WARNING), null()),
+        Key("access.default_sla", "'90s'", "90s", "/access/open/default_sla", json!("realtime"), json!("1m30s")),
+        Key("access.deferrable", "'2h'", "2h", "/access/open/deferrable", json!("24h"), json!("2h")),
+        Key("access.delivery", "'ticket'", "ticket", "/access/open/delivery", json!("held"), json!("ticket")),
+        Key("access.requests_per_minute", "9", "9", "/access/open/requests_per_minute", null(), json!(9)),
+        Key("access.models", "['a', 'b*']", "a, b*", "/access/open/models", any(), json!(["a", "b*"])),
+        Key("access.max_queued", "9", "9", "/access/open/max_queued", json!(1_000_000), json!(9)),
+        Key("access.max_queued_bytes", "'1GB'", "1GB", "/access/open/max_queued_bytes", json!(8_i64 << 30), json!(1_000_000_000)),
+        Key("backends.b.base_url", "'https://x/p/'", "https://x/p/", "/backends/0/base_url", json!("http://127.0.0.1:9000"), json!("https://x/p")),
+        Key("backends.b.models", "['a', 'b']", "a,b", "/backends/0/models", any(), json!(["a", "b"])),
+        Key("backends.b.api_key", "{ env = 'K' }", "{ env = 'K' }", "/backends/0/api_key", null(), json!({ "env": "K" })),
+        Key("backends.b.provider", "'other'", "other", "/backends/0/provider", json!("openai"), json!("other")),
+        Key("backends.b.connect_timeout", "'1s'", "1s", "/backends/0/connect_timeout", json!("5s"), json!("1s")),
+        Key("backends.b.answer_timeout", "'1s'", "1s", "/backends/0/answer_timeout", json!("10m"), json!("1s")),
+        Key("backends.b.config", "{ a = [1] }", "{ a = [1] }", "/backends/0/config", json!("{}"), json!("{\"a\":[1]}")),
+        Key("backends.b.lanes.linger", "'0s'", "0s", "/backends/0/lanes/linger", json!("10s"), json!("0s")),
+        Key("backends.b.lanes.max_requests", "5", "5", "/backends/0/lanes/max_requests", null(), json!(5)),
+        Key("backends.b.lanes.max_bytes", "'1MB'", "1MB", "/backends/0/lanes/max_bytes", null(), json!(1_000_000)),
+        Key("backends.b.lanes.max_running", "5", "5", "/backends/0/lanes/max_running", json!(20), json!(5)),
+        Key("backends.b.lanes.rescue", "'1m'", "1m", "/backends/0/lanes/rescue", json!("10m"), json!("1m")),
+        Key("backends.b.lanes.rescue_concurrency", "5", "5", "/backends/0/lanes/rescue_concurrency", json!(16), json!(5)),
+        Key("lanes.linger", "'0s'", "0s", "/backends/0/lanes/linger", json!("10s"), json!("0s")),
+        Key("lanes.max_requests", "5", "5", "/backends/0/lanes/max_requests", null(), json!(5)),
+        Key("lanes.max_bytes", "'1MB'", "1MB", "/backends/0/lanes/max_bytes", null(), json!(1_000_000)),
+        Key("lanes.max_running", "5", "5", "/backends/0/lanes/max_running", json!(20), json!(5)),
+        Key("lanes.rescue", "'1m'", "1m", "/backends/0/lanes/rescue", json!("10m"), json!("1m")),
+        Key("lanes.rescue_concurrency", "5", "5", "/backends/0/lanes/rescue_concurrency", json!(16), json!(5)),
+        Key("plugins.cache", "'/c'", "/c", "/plugins/cache", json!("./offpeak-data/plugin-cache"), json!("/c")),
+        Key("plugins.router.file", FILE, FILE_BARE, "/plugins/router/source", json!("bundled"), json!({ "file": FILE_BARE })),
+        Key("plugins.router.config", "{ a = 1 }", "{ a = 1 }", "/plugins/router/config", json!("{}"), json!("{\"a\":1}")),
+        Key("plugins.router.on_failure", "'reject'", "reject", "/plugins/router/on_failure", json!("bundled"), json!("reject")),
+        Key("plugins.router.time_limit", "'1s'", "1s", "/plugins/router/limits/time_limit", json!("50ms"), json!("1s")),
+        Key("plugins.router.memory", "'2MiB'", "2MiB", "/plugins/router/limits/memory", json!(64 << 20), json!(2 << 20)),
+        Key("plugins.providers.openai.file", FILE, FILE_BARE, "/plugins/providers/0/source", json!("bundled"), json!({ "file": FILE_BARE })),
+        Key("plugins.providers.openai.time_limit", "'1s'", "1s", "/plugins/providers/0/limits/time_limit", json!("50ms"), json!("1s")),
+        Key("plugins.providers.openai.memory", "'2MiB'", "2MiB", "/plugins/providers/0/limits/memory", json!(128 << 20), json!(2 << 20)),
+        Key("retry.max_attempts", "9", "9", "/retry/max_attempts", json!(4), json!(9)),
+        Key("retry.base", "'2s'", "2s", "/retry/base", json!("1s"), json!("2s")),
+        Key("retry.cap", "'2s'", "2s", "/retry/cap", json!("5m"), json!("2s")),
+        Key("log.format", "'json'", "json", "/log/format", json!("text"), json!("json")),
+        Key("log.level", "'debug'", "debug", "/log/level", json!("info"), json!("debug")),
+    ]
+}
+
+const OPEN_WARNING: &str = "there are no tenants: whoever reaches 127.0.0.1:8400 may call, without a key, as tenant \
+                            \"default\"; set access.open = true if this is meant, or add [tenants.<name>]";
+
+/// A file that is there; the configuration does not look into it.
+const FILE_BARE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+const FILE: &str = concat!("'", env!("CARGO_MANIFEST_DIR"), "/Cargo.toml'");
+
+/// [`LEAST`] without a key that is tested, and with a provider to name.
+fn around(path: &str) -> String {
+    let rest = LEAST
+        .lines()
+        .filter(|line| !line.starts_with(path))
+        .fold(String::new(), |all, line| all + line + "\n");
+    format!("{rest}plugins.providers.other.file = {FILE}\n")
+}
+
+#[test]
+fn every_key_changes_the_result_and_so_does_its_variable() {
+    for Key(path, toml, variable, at, default, expected) in keys() {
+        let base = read(&around("nothing"), &[]);
+        assert_eq!(json(&base).pointer(at).unwrap_or(&Json::Null), &default, "{path} by default");
+        let by_file = read(&format!("{path} = {toml}\n{}", around(path)), &[("K", "sk-1")]);
+        assert_eq!(json(&by_file).pointer(at).unwrap_or(&Json::Null), &expected, "{path} in the file");
+        let name = overrides::variable_for(path);
+        let by_variable = read(&around(path), &[("K", "sk-1"), (&name, variable)]);
+        assert_eq!(by_variable, by_file, "{name}");
+        let over_file =
+            read(&format!("{path} = {toml}\n{}", around(path)), &[("K", "sk-1"), (&name, variable)]);
+        assert_eq!(over_file, by_file, "{name} over the file");
+    }
+}
+
+/// The paths that the reading of a text asks for and that hold values.
+fn asked(text: &str) -> BTreeSet<String> {
+    let name: Arc<str> = "t.toml".into();
+    let table = node::parse(&name, text).unwrap();
+    let variables = env(&[("OPENAI_API_KEY", "sk-1")]);
+    let context = section::Context::new(name, &variables);
+    check::config(section::Section::root(&context, &table)).unwrap();
+    let all = context.asked();
+    let is_section =
+        |path: &String| all.iter().any(|other| other.strip_prefix(path).is_some_and(|p| p.starts_with('.')));
+    all.iter().filter(|path| !is_section(path)).cloned().collect()
+}
+
+#[test]
+fn no_key_is_left_out_of_these_tests() {
+    let tested: BTreeSet<String> = keys().iter().map(|key| key.0.to_owned()).collect();
+    let mut asked = asked(&format!("plugins.providers.openai = {{}}\n{LEAST}"));
+    asked.remove("tenants");
+    assert_eq!(asked, tested);
+}
+
+/// The example with its defaults spelled out.
+fn spelled_out() -> String {
+    EXAMPLE.replace("\n#: ", "\n")
+}
+
+#[test]
+fn the_example_is_right_and_spells_out_the_defaults() {
+    let variables = [("OPENAI_API_KEY", "sk-1")];
+    let as_it_is = read(EXAMPLE, &variables);
+    assert_ne!(spelled_out(), EXAMPLE);
+    assert_eq!(read(&spelled_out(), &variables), as_it_is);
+    let least = "access.open = true\n[backends.openai]\nmodels = [\"gpt-*\", \"o3*\", \"o4*\", \"text-embedding-*\"]\n\
+                 base_url = \"https://api.openai.com\"\napi_key = { env = \"OPENAI_API_KEY\" }\n";
+    assert_eq!(read(least, &variables), as_it_is);
+    assert_eq!((as_it_is.warnings, as_it_is.notes), (vec![], vec![]));
+}
+
+#[test]
+fn the_example_shows_every_key() {
+    let mut asked = asked(EXAMPLE);
+    asked.remove("tenants");
+    for path in asked {
+        let key = path.rsplit('.').next().unwrap();
+        let shown = [format!(" {key} = "), format!("\n{key} = "), format!(".{key}]"), format!("[{key}.")];
+        assert!(shown.iter().any(|shown| EXAMPLE.contains(shown)), "{path}");
+    }
+}
+
+#[test]
+fn tenants_have_keys_and_settings_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    std::fs::write(&file, "sk-2\n").unwrap();
+    let tenants = format!(
+        "[tenants.b]\nkeys = [{{ env = 'K1' }}, {{ file = '{}' }}]\ndefault_sla = 'deferrable'\ndeferrable = '2h'\n\
+         delivery = 'ticket'\nrequests_per_minute = 600\nmodels = ['gpt-*']\nmax_queued = 5\nmax_queued_bytes = '1GiB'\n\
+         [tenants.a]\nkeys = [{{ env = 'K3' }}]\n",
+        file.display()
+    );
+    let config =
+        read(&format!("server.listen = '0.0.0.0:80'\n{LEAST}{tenants}"), &[("K1", "sk-1"), ("K3", "sk-3")]);
+    let Access::Tenants(tenants) = &config.access else { panic!("{:?}", config.access) };
+    let [b, a] = tenants.as_slice() else { panic!("{tenants:?}") };
+    assert_eq!(b.keys.iter().map(Secret::expose).collect::<Vec<_>>(), ["sk-1", "sk-2"]);
+    assert_eq!(
+        json(&config)["access"]["tenants"][0],
+        json!({
+            "id": "b", "keys": [{ "env": "K1" }, { "file": file }], "default_sla": "2h", "deferrable": "2h",
+            "delivery": "ticket", "requests_per_minute": 600, "models": ["gpt-*"], "max_queued": 5,
+            "max_queued_bytes": 1 << 30,
+        })
+    );
+    let open = read(LEAST, &[]).access;
+    let Access::Open(default) = open else { panic!("{open:?}") };
+    assert_eq!(*a, Tenant { id: "a".into(), keys: a.keys.clone(), ..default });
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn backends_keep_the_order_of_the_file_and_take_lanes_from_the_defaults() {
+    let text = "lanes = { linger = '1m', max_running = 3 }\n[backends.z]\nbase_url = 'https://z'\nmodels = ['*']\n\
+                [backends.a]\nbase_url = 'https://a'\nmodels = ['*']\nlanes = { linger = '2m' }\n";
+    let variables = [("OFFPEAK_BACKENDS__M__BASE_URL", "https://m"), ("OFFPEAK_BACKENDS__M__MODELS", "x")];
+    let config = read(text, &variables);
+    let lanes = |b: &Backend| format!("{} {} {}", b.id, b.lanes.linger.0, b.lanes.max_running);
+    assert_eq!(
+        config.backends.iter().map(lanes).collect::<Vec<_>>(),
+        ["z 60000 3", "a 120000 3", "m 60000 3"]
+    );
+    assert_eq!(config.backend(&"a".into()).map(|b| b.base_url.as_str()), Some("https://a"));
+}
+
+#[test]
+fn the_version_is_left_off_base_urls_with_a_note() {
+    for (url, expected, noted) in [
+        ("https://api.openai.com/v1/", "https://api.openai.com", true),
+        ("https://h:443/prefix/v1", "https://h/prefix", true),
+        ("http://[::1]:8000/v10", "http://[::1]:8000/v10", false),
+    ] {
+        let config = read(&format!("backends.b = {{ base_url = '{url}', models = ['*'] }}"), &[]);
+        assert_eq!(config.backends[0].base_url, expected);
+        let note = "backends.b.base_url: /v1 at the end is left off, since provider plugins add it";
+        assert_eq!(config.notes, if noted { vec![note] } else { vec![] }, "{url}");
+    }
+}
+
+#[test]
+fn what_may_be_dangerous_is_warned_of() {
+    let text = "access.open = true\nserver.admin = '0.0.0.0:1'\n[backends.b]\nbase_url = 'http://10.0.0.1'\n\
+                models = ['*']\napi_key = { env = 'OFFPEAK_LOG_LEVEL' }\n";
+    let variables = [
+        ("OFFPEAK_LOG_LEVEL", "sk-1"),
+        ("OFFPEAK_SERVER_LISTEN", "x"),
+        ("OFFPEAK_SERVER_PORT", "tcp://10.0.0.1"),
+    ];
+    assert_eq!(
+        read(text, &variables).warnings,
+        [
+            "the admin plane on 0.0.0.0:1 can be reached from elsewhere and asks for no key: see to it that only \
+             operators reach it",
+            "backends.b.base_url: the API key goes over the network unencrypted: use https",
+            "the environment variable OFFPEAK_SERVER_LISTEN is not read: sections and keys are divided by two \
+             underscores; did you mean OFFPEAK_SERVER__LISTEN?",
+        ]
+    );
+}
+
+#[test]
+fn free_tables_become_json_and_secrets_may_come_by_variable() {
+    let text = format!("backends.b.config = {{ a = 1, b = {{ c = [1.5, true, 1979-05-27] }} }}\n{LEAST}");
+    let variables = [
+        ("OFFPEAK_BACKENDS__B__CONFIG__LEVEL", "3"),
+        ("OFFPEAK_BACKENDS__B__CONFIG__NAME", "x y"),
+        ("OFFPEAK_BACKENDS__B__API_KEY", "sk-1"),
+        ("OFFPEAK_TENANTS__T__KEYS", "k-1, k-2"),
+    ];
+    let config = read(&text, &variables);
+    let parsed: Json = serde_json::from_str(&config.backends[0].config).unwrap();
+    assert_eq!(parsed, json!({ "a": 1, "b": { "c": [1.5, true, "1979-05-27"] }, "level": 3, "name": "x y" }));
+    assert_eq!(config.backends[0].api_key.as_ref().map(Secret::expose), Some("sk-1"));
+    let keys = config.access.tenants()[0].keys.iter();
+    assert_eq!(keys.map(Secret::expose).collect::<Vec<_>>(), ["k-1", "k-2"]);
+}
+
+#[test]
+fn the_description_tells_everything_but_secrets() {
+    let text = "server.public_url = 'https://o'\n[tenants.search]\nkeys = [{ env = 'K' }]\nrequests_per_minute = 600\n\
+                [backends.main]\nbase_url = 'http://10.0.0.1/v1'\nmodels = ['gpt-*', 'o3']\napi_key = { env = 'UP' }\n\
+                config = { tier = 2 }\nlanes = { max_requests = 10 }\n";
+    let config = read(text, &[("K", "sk-1"), ("UP", "sk-2")]);
+    assert_eq!(describe(&config), DESCRIPTION);
+    assert!(!serde_json::to_string(&config).unwrap().contains("sk-"));
+    assert!(!format!("{config:?}").contains("sk-"));
+}
+
+const DESCRIPTION: &str = r#"Listeners
+  requests  127.0.0.1:8400: up to 20000 connections, 20000 held calls, bodies up to 32MiB
+            clients reach it as https://o
+  admin     127.0.0.1:8401: health, metrics, lanes, batches; asks for no key
+  stopping  work in flight gets 30s
+
+Tenants
+  search
+    key       from the environment variable K
+    untagged  answered now; "deferrable" means within 24h
+    delivery  deferred answers come on the same call, which is held open, unless the caller asks otherwise
+    limits    600 requests a minute, 1000000 or 8GiB queued
+    models    *
+
+Backends, the preferred one first
+  1. main at http://10.0.0.1, by the provider plugin openai
+    key       from the environment variable UP
+    models    gpt-*, o3
+    patience  5s to connect, 10m of silence
+    lanes     leave after 10s, when a deadline demands it, or full (10 requests, or as the plugin says); at most 20 batches under way
+    rescue    in real time 10m before a deadline, 16 requests at once
+    config    {"tier":2}
+
+Plugins (compiled ones are kept in ./offpeak-data/plugin-cache)
+  router    bundled, 50ms a call, 64MiB; if it fails, the bundled router decides
+  provider  openai: bundled, 50ms a call, 128MiB
+
+Store
+  folder    ./offpeak-data, in segments of 64MiB
+  results   kept 48h after they are finished
+
+Retries
+  up to 4 attempts, the second after 1s, then twice as long each time, at most 5m
+
+Log
+  text, info
+
+Notes
+  backends.main.base_url: /v1 at the end is left off, since provider plugins add it
+
+Warnings
+  backends.main.base_url: the API key goes over the network unencrypted: use https
+"#;
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "([a-z]{1,4}|backends|server|[.=\\[\\]{}\"'#\n 0-9\u{e9}]){0,30}") {
+        if let Err(errors) = Config::from_text("t.toml", &text, &env(&[])) {
+            prop_assert!(errors.to_string().starts_with("t.toml"));
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The checked configuration: what the rest of the daemon works with. Field names are the keys of the file.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use offpeak_core::retry::RetryPolicy;
+use offpeak_core::sla::Sla;
+use offpeak_core::words::{BackendId, Millis, TenantId};
+use serde::Serialize;
+
+use super::amounts::{shown_duration, shown_millis, shown_sla};
+use super::patterns::ModelPatterns;
+use super::secret::Secret;
+
+/// Everything that can be configured, checked. Serialises to what `offpeak check --json` prints: secrets as the place
+/// they come from, durations as text, sizes in bytes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Config {
+    /// The listeners.
+    pub server: Server,
+    /// Where deferred work is kept.
+    pub store: Store,
+    /// Who may call.
+    pub access: Access,
+    /// Where requests go, in the order of preference: the order of the file.
+    pub backends: Vec<Backend>,
+    /// The WebAssembly components.
+    pub plugins: Plugins,
+    /// What a failed attempt means.
+    #[serde(serialize_with = "shown_retry")]
+    pub retry: RetryPolicy,
+    /// Log lines.
+    pub log: Log,
+    /// What the operator should know because it may be dangerous or not meant; for the log at start and for `check`.
+    pub warnings: Vec<String>,
+    /// What was understood otherwise than written, harmlessly; for `check`.
+    pub notes: Vec<String>,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Server {
+    /// The address of the data plane: where applications send requests.
+    pub listen: std::net::SocketAddr,
+    /// The address of the admin plane. It has no authentication.
+    pub admin: std::net::SocketAddr,
+    /// The largest request body, in bytes.
+    pub max_body: usize,
+    /// Connections to the data plane at once.
+    pub max_connections: usize,
+    /// Time for work in flight when the daemon is told to stop; may be zero.
+    #[serde(serialize_with = "shown_duration")]
+    pub drain: Duration,
+    /// Held calls at once.
+    pub held_max: usize,
+    /// How clients reach the data plane, without a slash at the end: for absolute links. Without it links are relative.
+    pub public_url: Option<String>,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Store {
+    /// The data folder.
+    pub folder: PathBuf,
+    /// How long results can be fetched after they were finished.
+    #[serde(serialize_with = "shown_millis")]
+    pub keep_results: Millis,
+    /// Size of one segment file, in bytes.
+    pub segment: u64,
+}
+
+/// Who may call: `[tenants.<name>]` or `[access]`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// Whoever reaches the listener, as this one tenant, which has no keys. Only ever on a loopback listener.
+    Open(Tenant),
+    /// Whoever shows a key of one of these; never empty, and each has a key.
+    Tenants(Vec<Tenant>),
+}
+
+/// One tenant and what it may do.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Tenant {
+    /// The name; "default" with open access.
+    pub id: TenantId,
+    /// API keys that name it. No two tenants share one.
+    pub keys: Vec<Secret>,
+    /// The SLA of a request without a tag.
+    #[serde(serialize_with = "shown_sla")]
+    pub default_sla: Sla,
+    /// What the tag `deferrable` stands for.
+    #[serde(serialize_with = "shown_millis")]
+    pub deferrable: Millis,
+    /// How the answer of a deferred request comes back if the caller does not say.
+    pub delivery: Delivery,
+    /// Its quota; without it there is none.
+    pub requests_per_minute: Option<NonZeroU32>,
+    /// The models it may use.
+    pub models: ModelPatterns,
+    /// Deferred requests it may have waiting.
+    pub max_queued: u64,
+    /// Bytes of bodies it may have waiting.
+    pub max_queued_bytes: u64,
+}
+
+/// How the answer of a deferred request comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Delivery {
+    /// On the same call, which stays open.
+    Held,
+    /// By a ticket, fetched later.
+    Ticket,
+}
+
+/// `[backends.<name>]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Backend {
+    /// The name.
+    pub id: BackendId,
+    /// The provider plugin: a name of [`Plugins::providers`].
+    pub provider: String,
+    /// Scheme, host and an optional prefix of the path: no `/v1` and no slash at the end, so that a path of the API
+    /// can be appended as it is.
+    pub base_url: String,
+    /// The credential; without one none is sent.
+    pub api_key: Option<Secret>,
+    /// The models it serves; never empty.
+    pub models: ModelPatterns,
+    /// Time to connect, the TLS handshake included.
+    #[serde(serialize_with = "shown_duration")]
+    pub connect_timeout: Duration,
+    /// Longest silence while an answer is awaited or read.
+    #[serde(serialize_with = "shown_duration")]
+    pub answer_timeout: Duration,
+    /// The table of the provider plugin as the text of a JSON object.
+    pub config: String,
+    /// How its lanes leave: its own settings over those of `[lanes]`.
+    pub lanes: Lanes,
+}
+
+/// `[lanes]` and `[backends.<name>.lanes]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Lanes {
+    /// How long the first request of a lane waits for others; may be zero.
+    #[serde(serialize_with = "shown_millis")]
+    pub linger: Millis,
+    /// Requests that fill a batch, where the plugin's limit is not lower.
+    pub max_requests: Option<u64>,
+    /// Bytes that fill a batch, where the plugin's limit is not lower.
+    pub max_bytes: Option<u64>,
+    /// Batches under way at once; at least 1.
+    pub max_running: usize,
+    /// Time that a rescue in real time is given before the deadline.
+    #[serde(serialize_with = "shown_millis")]
+    pub rescue: Millis,
+    /// Requests that are rescued at once; at least 1.
+    pub rescue_concurrency: usize,
+}
+
+/// `[plugins]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plugins {
+    /// Folder of precompiled components.
+    pub cache: PathBuf,
+    /// The router.
+    pub router: RouterPlugin,
+    /// Every provider plugin that can be named by a backend: the bundled ones and those of the file;
+    /// by name.
+    pub providers: Vec<ProviderPlugin>,
+}
+
+/// `[plugins.router]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RouterPlugin {
+    /// Where it comes from.
+    pub source: PluginSource,
+    /// Its table as the text of a JSON object.
+    pub config: String,
+    /// What happens when it fails.
+    pub on_failure: OnRouterFailure,
+    /// For each of its calls.
+    pub limits: PluginLimits,
+}
+
+/// `[plugins.providers.<name>]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProviderPlugin {
+    /// What backends call it.
+    pub name: String,
+    /// Where it comes from.
+    pub source: PluginSource,
+    /// For each of its calls.
+    pub limits: PluginLimits,
+}
+
+/// Where a component comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PluginSource {
+    /// Out of the daemon's own binary.
+    Bundled,
+    /// This file.
+    File(PathBuf),
+}
+
+/// What one plugin may use up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PluginLimits {
+    /// For one call on the way of a request.
+    #[serde(serialize_with = "shown_duration")]
+    pub time_limit: Duration,
+    /// Memory of one instance, in bytes.
+    pub memory: usize,
+}
+
+/// What happens to a request whose router failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnRouterFailure {
+    /// The bundled router decides.
+    Bundled,
+    /// It is rejected.
+    Reject,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Log {
+    /// How lines look.
+    pub format: LogFormat,
+    /// What is logged, in the syntax of `tracing_subscriber::EnvFilter`; checked.
+    pub level: String,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Access {
+    /// The tenants, however they are identified.
+    pub fn tenants(&self) -> &[Tenant] {
+        match self {
+            Self::Open(tenant) => std::slice::from_ref(tenant),
+            Self::Tenants(tenants) => tenants,
+        }
+    }
+}
+
+impl Config {
+    /// The backend of this name.
+    pub fn backend(&self, id: &BackendId) -> Option<&Backend> {
+        self.backends.iter().find(|backend| backend.id == *id)
+    }
+}
+
+impl Plugins {
+    /// The provider plugin of this name; there is one for each [`Backend::provider`].
+    pub fn provider(&self, name: &str) -> Option<&ProviderPlugin> {
+        self.providers.iter().find(|provider| provider.name == name)
+    }
+}
+
+fn shown_retry<S: serde::Serializer>(retry: &RetryPolicy, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Shown {
+        max_attempts: u16,
+        #[serde(serialize_with = "shown_millis")]
+        base: Millis,
+        #[serde(serialize_with = "shown_millis")]
+        cap: Millis,
+    }
+    Shown { max_attempts: retry.max_attempts, base: retry.base, cap: retry.cap }.serialize(serializer)
+}

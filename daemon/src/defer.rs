@@ -1,0 +1,233 @@
+//! Later: the request is appended to its lane, durably, and then acknowledged or held.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName};
+use http::{Response, StatusCode};
+use offpeak_core::words::{LaneId, Place, Timestamp};
+use offpeak_store::{Appended, Idempotency, NewRequest, Standing, StoreError, body_hash};
+use sha2::{Digest, Sha256};
+
+use crate::body::ReplyBody;
+use crate::config::Delivery;
+use crate::delivery;
+use crate::gateway::Gateway;
+use crate::ingress::envelope::Envelope;
+use crate::ingress::reply::Refusal;
+use crate::ingress::route::Deferral;
+use crate::ingress::tenant::{Account, Admitted};
+use crate::members::{self, Edit};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+
+/// By this header the official SDKs count their own tries of one call: 0 for the first, then 1, 2.
+const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
+
+/// Keeps a request and answers as the caller asked: by holding the call, or with a ticket.
+pub async fn accept(
+    gateway: &Arc<Gateway>,
+    caller: &Admitted,
+    deferral: Deferral,
+    headers: &HeaderMap,
+    envelope: Envelope,
+    arrived: Timestamp,
+) -> Result<Response<ReplyBody>, Refusal> {
+    let account = caller.account();
+    let delivery = asked_delivery(headers).unwrap_or(account.delivery);
+    check_room(gateway, account, delivery, envelope.body.len())?;
+    let deadline = deferral.deadline;
+    let origin = match attach(gateway, account, headers, &envelope).await? {
+        Some(origin) => origin,
+        None => append(gateway, account, deferral, headers, envelope, arrived).await?,
+    };
+    match delivery {
+        Delivery::Ticket => {
+            let mut ticket = delivery::ticket(origin, 0, Some(deadline), gateway.public_url.as_deref());
+            if asked_delivery(headers).is_some() {
+                ticket.headers_mut().insert("preference-applied", http::HeaderValue::from_static("respond-async"));
+            }
+            gateway.metrics.answered("deferred", ticket.status().as_u16());
+            Ok(ticket)
+        }
+        Delivery::Held => hold(gateway, origin).await,
+    }
+}
+
+/// Keeps the call open until the answer is there.
+async fn hold(gateway: &Arc<Gateway>, origin: Place) -> Result<Response<ReplyBody>, Refusal> {
+    let waiter = gateway.held.wait(origin).ok_or_else(too_many_held)?;
+    loop {
+        // The answer may have come before the waiter sat down; the store knows.
+        let standing = gateway.store.outcome(origin).await.map_err(|error| store_failed(&error))?;
+        if let Some(Standing::Final(outcome)) = standing {
+            let answer = delivery::final_answer(&gateway.store, origin, &outcome)
+                .await
+                .map_err(|error| store_failed(&error))?;
+            gateway.metrics.answered("deferred", answer.status().as_u16());
+            return Ok(answer);
+        }
+        tokio::select! {
+            () = waiter.told() => {}
+            () = gateway.stopping.cancelled() => return Err(stopping()),
+        }
+    }
+}
+
+/// An SDK's own retry of a call that was cut off: the work is under way and is not begun anew.
+async fn attach(
+    gateway: &Gateway,
+    account: &Account,
+    headers: &HeaderMap,
+    envelope: &Envelope,
+) -> Result<Option<Place>, Refusal> {
+    let is_retry = headers.get(RETRY_COUNT).is_some_and(|count| count.as_bytes() != b"0");
+    if !is_retry || headers.contains_key(IDEMPOTENCY_KEY) {
+        return Ok(None);
+    }
+    let lanes: Vec<LaneId> = gateway.lanes.of_tenant(&account.id);
+    let hash = body_hash(&deferred_body(envelope)?);
+    let found = gateway.store.find_by_body(&lanes, hash).await.map_err(|error| store_failed(&error))?;
+    if found.is_some() {
+        gateway.metrics.attached();
+    }
+    Ok(found)
+}
+
+async fn append(
+    gateway: &Gateway,
+    account: &Account,
+    deferral: Deferral,
+    headers: &HeaderMap,
+    envelope: Envelope,
+    arrived: Timestamp,
+) -> Result<Place, Refusal> {
+    let body = deferred_body(&envelope)?;
+    let lane = gateway.lanes.lane(gateway, deferral.key).await.map_err(|error| store_failed(&error))?;
+    let idempotency = headers.get(IDEMPOTENCY_KEY).map(|key| Idempotency {
+        key: idempotency_key(account, key.as_bytes()),
+        expires: deferral.deadline.after(gateway.keep_results),
+    });
+    let request = NewRequest {
+        lane,
+        arrived,
+        deadline: deferral.deadline,
+        tokens: u32::try_from(envelope.input_tokens).unwrap_or(u32::MAX),
+        body_hash: body_hash(&body),
+        idempotency,
+        flags: 0,
+        meta: Bytes::new(),
+        body,
+    };
+    match gateway.store.append(request).await.map_err(|error| store_failed(&error))? {
+        Appended::New(place) => {
+            gateway.metrics.accepted();
+            Ok(place)
+        }
+        Appended::Same(place) => {
+            gateway.metrics.attached();
+            Ok(place)
+        }
+        Appended::Conflict => Err(conflict()),
+    }
+}
+
+/// A batch item is a plain request: how it is delivered and bought is decided already.
+fn deferred_body(envelope: &Envelope) -> Result<Bytes, Refusal> {
+    if !envelope.has_delivery_members {
+        return Ok(envelope.body.clone());
+    }
+    let edits = ["stream", "stream_options", "service_tier", "background"].map(Edit::remove);
+    members::edit(&envelope.body, &edits)
+        .map(Bytes::from)
+        .map_err(|error| Refusal::bad_request("invalid_json", format!("The body is not a JSON object: {error}")))
+}
+
+/// A key belongs to its tenant: the same key of two tenants is two keys.
+fn idempotency_key(account: &Account, key: &[u8]) -> [u8; 16] {
+    let tenant = account.id.as_str().as_bytes();
+    let hash = Sha256::new().chain_update((tenant.len() as u64).to_le_bytes()).chain_update(tenant).chain_update(key);
+    let mut short = [0; 16];
+    for (to, from) in short.iter_mut().zip(hash.finalize()) {
+        *to = from;
+    }
+    short
+}
+
+/// `Prefer: respond-async` (RFC 7240), which may stand among other preferences.
+fn asked_delivery(headers: &HeaderMap) -> Option<Delivery> {
+    let asks = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        value.split(',').any(|preference| {
+            preference.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("respond-async"))
+        })
+    });
+    asks.then_some(Delivery::Ticket)
+}
+
+fn check_room(gateway: &Gateway, account: &Account, delivery: Delivery, bytes: usize) -> Result<(), Refusal> {
+    if gateway.stopping.is_cancelled() {
+        return Err(stopping());
+    }
+    if delivery == Delivery::Held && !gateway.held.has_room() {
+        return Err(too_many_held());
+    }
+    let waiting = gateway.lanes.waiting_of(&account.id);
+    if waiting.count >= account.max_queued || waiting.bytes + bytes as u64 > account.max_queued_bytes {
+        let message = "The tenant has as many deferred requests waiting as it may. Try again when some have left.";
+        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message);
+        return Err(Refusal { retry_after_s: Some(30), ..refusal });
+    }
+    Ok(())
+}
+
+/// What a failing store means for the caller.
+pub fn store_failed(error: &StoreError) -> Refusal {
+    tracing::error!(%error, "the store failed");
+    let message = "offpeak cannot keep deferred requests at the moment, so this one was not accepted. Try again, or send \
+                   x-offpeak-sla: realtime.";
+    Refusal::unavailable("store_unavailable", message, 5)
+}
+
+/// Whoever waits for a cancelled request is told.
+pub fn tell_lanes_cancelled(gateway: &Gateway, origin: Place) {
+    gateway.held.tell([origin]);
+}
+
+fn too_many_held() -> Refusal {
+    let message = "As many calls are held open as the configuration allows (server.held_max). Try again, or take a ticket \
+                   with 'Prefer: respond-async'.";
+    Refusal::unavailable("too_many_held", message, 5)
+}
+
+fn stopping() -> Refusal {
+    let message = "offpeak is restarting. The request is safe if it was accepted; send it again to wait for its answer.";
+    Refusal::unavailable("restarting", message, 1)
+}
+
+fn conflict() -> Refusal {
+    let message = "This Idempotency-Key was used with another body. Use a new key for a new request.";
+    Refusal::new(StatusCode::CONFLICT, "idempotency_key_reused", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn respond_async_is_found_among_preferences() {
+        for (value, asks) in [
+            ("respond-async", true),
+            ("wait=10, Respond-Async", true),
+            ("respond-async;x=1, wait=10", true),
+            ("return=minimal", false),
+            ("respond-asynchronously", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(PREFER, HeaderValue::from_static(value));
+            assert_eq!(asked_delivery(&headers).is_some(), asks, "{value}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The answer back to whoever waits, from the store.
+
+pub mod held;
+
+use bytes::Bytes;
+use http::header::{HeaderValue, LOCATION, RETRY_AFTER};
+use http::{Response, StatusCode};
+use offpeak_core::outcome::Ending;
+use offpeak_core::retry::{CANCELLED_BY_CALLER, PERMANENT};
+use offpeak_core::words::{Place, Timestamp};
+use offpeak_store::{Outcome, Store, StoreError};
+use serde::Serialize;
+
+use crate::body::ReplyBody;
+use crate::ingress::lookup;
+use crate::ingress::reply::{self, ATTEMPTS};
+use crate::ingress::stamp;
+
+/// The name under which clients know a deferred request.
+pub fn request_id(origin: Place) -> String {
+    format!("{}{origin}", lookup::ID_PREFIX)
+}
+
+/// The answer that the provider gave, or the error that stands in its place.
+pub async fn final_answer(store: &Store, origin: Place, outcome: &Outcome) -> Result<Response<ReplyBody>, StoreError> {
+    let mut response = match &outcome.ending {
+        Ending::Answered { status } => {
+            let body = store.read_body(outcome.body).await?;
+            reply::json(StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY), body)
+        }
+        Ending::Failed { code, message, .. } => failed(code, message),
+    };
+    stamp(&mut response, &request_id(origin), "deferred");
+    response.headers_mut().insert(ATTEMPTS, HeaderValue::from(outcome.attempts));
+    if let Ok(id) = HeaderValue::from_maybe_shared(outcome.meta.clone())
+        && !id.is_empty()
+    {
+        response.headers_mut().insert("x-request-id", id);
+    }
+    Ok(response)
+}
+
+fn failed(code: &str, message: &str) -> Response<ReplyBody> {
+    let status = match code {
+        CANCELLED_BY_CALLER => StatusCode::CONFLICT,
+        _ => StatusCode::BAD_GATEWAY,
+    };
+    let code = code.strip_prefix(PERMANENT).unwrap_or(code);
+    let body = reply::error_body(message, "server_error", None, code);
+    let mut response = reply::json(status, Bytes::from(body));
+    // The answer is final: the same request under the same name will not end otherwise.
+    response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
+    response
+}
+
+#[derive(Serialize)]
+struct Ticket<'a> {
+    id: &'a str,
+    object: &'static str,
+    status: &'static str,
+    attempts: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline_at: Option<u64>,
+    url: &'a str,
+}
+
+/// How soon a client may look again, in seconds.
+const LOOK_AGAIN_S: u16 = 30;
+
+/// A ticket for work that is not done.
+pub fn ticket(
+    origin: Place,
+    attempts: u16,
+    deadline: Option<Timestamp>,
+    public_url: Option<&str>,
+) -> Response<ReplyBody> {
+    let id = request_id(origin);
+    let url = format!("{}{}{id}", public_url.unwrap_or_default(), lookup::PATH);
+    let ticket = Ticket {
+        id: &id,
+        object: "deferred",
+        status: "in_progress",
+        attempts,
+        deadline_at: deadline.map(|deadline| deadline.0 / 1000),
+        url: &url,
+    };
+    let mut response = reply::json_of(StatusCode::ACCEPTED, &ticket);
+    stamp(&mut response, &id, "deferred");
+    let headers = response.headers_mut();
+    if let Ok(url) = HeaderValue::try_from(&url) {
+        headers.insert(LOCATION, url);
+    }
+    headers.insert(RETRY_AFTER, HeaderValue::from(LOOK_AGAIN_S));
+    response
+}

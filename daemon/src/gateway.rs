@@ -1,0 +1,60 @@
+//! What every request needs: the configuration made ready, and handles to the store, the plugins and the lanes.
+
+use std::sync::Arc;
+
+use offpeak_core::retry::RetryPolicy;
+use offpeak_host::RouterPlugin;
+use offpeak_store::Store;
+use tokio_util::sync::CancellationToken;
+
+use crate::backends::Backends;
+use crate::clock::{Clock, RequestIds};
+use crate::config::OnRouterFailure;
+use crate::delivery::held::Held;
+use crate::ingress::tenant::Tenants;
+use crate::lanes::Lanes;
+use crate::telemetry::Metrics;
+
+/// Shared by all requests and batches.
+pub struct Gateway {
+    /// The wall clock.
+    pub clock: Clock,
+    /// Names for requests that are not deferred.
+    pub ids: RequestIds,
+    /// Who may call.
+    pub tenants: Tenants,
+    /// Where requests go.
+    pub backends: Arc<Backends>,
+    /// Who decides where.
+    pub router: Router,
+    /// What is kept.
+    pub store: Store,
+    /// What waits.
+    pub lanes: Lanes,
+    /// Who waits for it.
+    pub held: Arc<Held>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What a failed attempt means.
+    pub retry: RetryPolicy,
+    /// The largest request body.
+    pub max_body: usize,
+    /// How clients reach the data plane, for links; links are relative without it.
+    pub public_url: Option<String>,
+    /// How long results are kept, and with them idempotency keys.
+    pub keep_results: offpeak_core::words::Millis,
+    /// The daemon is stopping.
+    pub stopping: CancellationToken,
+    /// Batches and rescues under way.
+    pub tasks: tokio_util::task::TaskTracker,
+}
+
+/// The router plugin, and the one that stands in for it.
+pub struct Router {
+    /// The configured one.
+    pub configured: RouterPlugin,
+    /// The bundled one, if the configured one is another and its failures are to be covered.
+    pub fallback: Option<RouterPlugin>,
+    /// What happens when the configured one fails.
+    pub on_failure: OnRouterFailure,
+}

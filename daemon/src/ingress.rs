@@ -1,0 +1,145 @@
+//! The data plane: identify -> envelope -> quota -> route -> dispatch or defer -> answer. Start reading here.
+
+pub mod envelope;
+pub mod lookup;
+pub mod reply;
+pub mod route;
+pub mod tenant;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+
+use crate::body::ReplyBody;
+use crate::gateway::Gateway;
+use crate::ingress::reply::{MODE, REQUEST_ID, Refusal};
+use crate::ingress::route::Routed;
+use crate::ingress::tenant::Identified;
+use crate::{defer, dispatch};
+
+/// Answers one request. Nothing that a client sends makes this fail; what goes wrong becomes an answer.
+pub async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<ReplyBody> {
+    match answer(&gateway, request).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            tracing::debug!(status = %refusal.status, code = refusal.code, "refused: {}", refusal.message);
+            gateway.metrics.answered("refused", refusal.status.as_u16());
+            let mut response = refusal.into_response();
+            stamp(&mut response, &gateway.ids.next(), "refused");
+            response
+        }
+    }
+}
+
+async fn answer(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Result<Response<ReplyBody>, Refusal> {
+    let caller = gateway.tenants.identify(request.headers())?;
+    if let Some(id) = request.uri().path().strip_prefix(lookup::PATH) {
+        let id = id.to_owned();
+        return lookup::answer(gateway, caller.account(), request.method(), &id).await;
+    }
+    check_endpoint(gateway, request.method(), request.uri().path())?;
+    model_call(gateway, caller, request).await
+}
+
+/// A call that names a model.
+async fn model_call(
+    gateway: &Arc<Gateway>,
+    caller: Identified,
+    request: Request<Incoming>,
+) -> Result<Response<ReplyBody>, Refusal> {
+    let (head, body) = request.into_parts();
+    let body = read_body(&head.headers, body, gateway.max_body).await?;
+    let arrived = (gateway.clock.now(), Instant::now());
+    let envelope = envelope::read(&head.headers, body, caller.account().sla)?;
+    check_background(&envelope)?;
+    let caller = caller.admit()?;
+    match route::route(gateway, &caller, head.uri.path(), &head.headers, &envelope, arrived.0)? {
+        Routed::Now(call) => {
+            gateway.metrics.decided(arrived.1.elapsed());
+            dispatch::run(gateway, &call, head.headers, envelope.body).await
+        }
+        Routed::Later(deferral) => {
+            defer::accept(gateway, &caller, deferral, &head.headers, envelope, arrived.0).await
+        }
+    }
+}
+
+/// Marks an answer with its request's name and how it was run.
+pub fn stamp(response: &mut Response<ReplyBody>, id: &str, mode: &'static str) {
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::try_from(id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    headers.insert(MODE, HeaderValue::from_static(mode));
+}
+
+fn check_endpoint(gateway: &Gateway, method: &Method, path: &str) -> Result<(), Refusal> {
+    if !gateway.backends.knows(path) {
+        let path: String = path.chars().take(100).collect();
+        let message = format!(
+            "There is no endpoint {path} here. offpeak answers the model endpoints of its backends (such as \
+             /v1/chat/completions) and /v1/deferred/{{id}}; check the base URL of your SDK, which ends in /v1."
+        );
+        return Err(Refusal::not_found("unknown_endpoint", message));
+    }
+    if method != Method::POST {
+        let message = format!("{path} takes POST, not {method}.");
+        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message));
+    }
+    Ok(())
+}
+
+/// A background response is fetched by calls that offpeak does not answer yet, so it is not begun either.
+fn check_background(envelope: &envelope::Envelope) -> Result<(), Refusal> {
+    if !envelope.background {
+        return Ok(());
+    }
+    let message = "Background responses cannot be fetched through offpeak yet. Leave out \"background\" and defer the \
+                   request with x-offpeak-sla and 'Prefer: respond-async'.";
+    Err(Refusal::bad_request("background_not_supported", message).param("background"))
+}
+
+/// Reads a body of at most `max` bytes. One that arrives in one piece is not copied.
+async fn read_body(headers: &HeaderMap, mut body: Incoming, max: usize) -> Result<Bytes, Refusal> {
+    let announced: Option<usize> =
+        headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length| length > max) {
+        return Err(too_large(max));
+    }
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| broken_body())?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + all.len() + data.len() > max {
+            return Err(too_large(max));
+        }
+        if first.is_empty() && all.is_empty() {
+            first = data;
+        } else {
+            if all.is_empty() {
+                all.reserve(announced.unwrap_or(first.len() * 2).max(first.len() + data.len()));
+                all.extend_from_slice(&std::mem::take(&mut first));
+            }
+            all.extend_from_slice(&data);
+        }
+        if body.is_end_stream() {
+            break;
+        }
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+fn too_large(max: usize) -> Refusal {
+    let message = format!("The request's body is larger than {max} bytes. Send less, or raise server.max_body.");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+}
+
+fn broken_body() -> Refusal {
+    Refusal::bad_request("incomplete_body", "The request's body broke off before its end. Send it again.")
+}

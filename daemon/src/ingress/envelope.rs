@@ -1,0 +1,244 @@
+//! What is known about a request without understanding it: its head, and a few members of its body.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use offpeak_core::sla::{BadSla, Sla, Tag};
+use offpeak_core::words::Millis;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::ingress::reply::Refusal;
+use crate::members::{self, Edit};
+
+/// The header that tags a request with its SLA.
+pub const SLA: &str = "x-offpeak-sla";
+
+/// A request, read as far as it needs to be.
+#[derive(Debug)]
+pub struct Envelope {
+    /// The model it names.
+    pub model: String,
+    /// How long it may take.
+    pub sla: Sla,
+    /// Where that was found.
+    pub tag: Tag,
+    /// It wants its answer in pieces.
+    pub stream: bool,
+    /// An estimate: four bytes of JSON make a token.
+    pub input_tokens: u64,
+    /// The most that the answer may have.
+    pub max_output_tokens: Option<u64>,
+    /// It wants to be fetched later by the API's own means.
+    pub background: bool,
+    /// It has members that say how it is to be delivered or bought, which a deferred request must not have.
+    pub has_delivery_members: bool,
+    /// The body without what was meant for offpeak.
+    pub body: Bytes,
+}
+
+/// The members that are looked at; all others are skipped. A member of the wrong type counts as absent: the provider
+/// says what is wrong with it better than offpeak could.
+#[derive(Deserialize)]
+struct Peek<'a> {
+    #[serde(borrow, default)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    stream: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    stream_options: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    service_tier: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    background: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    metadata: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    max_tokens: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    max_completion_tokens: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    max_output_tokens: Option<&'a RawValue>,
+}
+
+/// A value of a member, if it has the type.
+fn value<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
+    raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
+}
+
+/// The SLA that a tenant's requests have where they say nothing, and what `deferrable` means.
+#[derive(Debug, Clone, Copy)]
+pub struct SlaDefaults {
+    /// Without a tag.
+    pub default: Sla,
+    /// The word `deferrable`.
+    pub deferrable: Millis,
+}
+
+/// Reads head and body.
+pub fn read(headers: &HeaderMap, body: Bytes, defaults: SlaDefaults) -> Result<Envelope, Refusal> {
+    let peek: Peek<'_> = serde_json::from_slice(&body).map_err(|error| not_json(&error))?;
+    let model: Option<Cow<'_, str>> = value(peek.model);
+    let model = model.filter(|model| !model.is_empty()).ok_or_else(no_model)?.into_owned();
+    let tagged = metadata_tag(peek.metadata);
+    let (sla, tag) = sla(headers, tagged.as_deref(), &peek, defaults)?;
+    let max_output_tokens =
+        [peek.max_completion_tokens, peek.max_tokens, peek.max_output_tokens].into_iter().find_map(value::<u64>);
+    let stream = value(peek.stream).unwrap_or(false);
+    let input_tokens = (body.len() / 4) as u64;
+    let has_delivery_members =
+        [peek.stream, peek.stream_options, peek.service_tier, peek.background].iter().any(Option::is_some);
+    let untagged = match (tagged, peek.metadata) {
+        (Some(_), Some(metadata)) => Some(without_tag(&body, metadata)?),
+        _ => None,
+    };
+    Ok(Envelope {
+        model,
+        sla,
+        tag,
+        stream,
+        input_tokens,
+        max_output_tokens,
+        background: value(peek.background).unwrap_or(false),
+        has_delivery_members,
+        body: untagged.unwrap_or(body),
+    })
+}
+
+/// Strongest first: header, metadata, the API's own ways, the tenant's default.
+fn sla(
+    headers: &HeaderMap,
+    tagged: Option<&str>,
+    peek: &Peek<'_>,
+    defaults: SlaDefaults,
+) -> Result<(Sla, Tag), Refusal> {
+    if let Some(header) = headers.get(SLA) {
+        let text = header.to_str().map_err(|_| bad_sla(&BadSla::NotAnSla(String::new()), SLA))?;
+        return match Sla::parse(text, defaults.deferrable) {
+            Ok(sla) => Ok((sla, Tag::Header)),
+            Err(error) => Err(bad_sla(&error, SLA)),
+        };
+    }
+    if let Some(text) = tagged {
+        return match Sla::parse(text, defaults.deferrable) {
+            Ok(sla) => Ok((sla, Tag::Metadata)),
+            Err(error) => Err(bad_sla(&error, "metadata.offpeak_sla")),
+        };
+    }
+    let tier: Option<Cow<'_, str>> = value(peek.service_tier);
+    if tier.as_deref() == Some("flex") || value(peek.background) == Some(true) {
+        return Ok((Sla::Within(defaults.deferrable), Tag::Api));
+    }
+    Ok((defaults.default, Tag::Default))
+}
+
+fn metadata_tag(metadata: Option<&RawValue>) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Metadata<'a> {
+        #[serde(borrow)]
+        offpeak_sla: Option<Cow<'a, str>>,
+    }
+    let metadata: Metadata<'_> = value(metadata)?;
+    metadata.offpeak_sla.map(Cow::into_owned)
+}
+
+/// The tag is for offpeak: the provider does not get to see it, nor a metadata object that held nothing else.
+fn without_tag(body: &[u8], metadata: &RawValue) -> Result<Bytes, Refusal> {
+    let rest = members::edit(metadata.get().as_bytes(), &[Edit::remove("offpeak_sla")])
+        .map_err(|error| not_json(&error))?;
+    let edit = if members::is_empty(&rest) {
+        Edit::remove("metadata")
+    } else {
+        Edit::set("metadata", String::from_utf8_lossy(&rest))
+    };
+    members::edit(body, &[edit]).map(Bytes::from).map_err(|error| not_json(&error))
+}
+
+fn not_json(error: &serde_json::Error) -> Refusal {
+    Refusal::bad_request(
+        "invalid_json",
+        format!("The request's body is not a JSON object with a \"model\": {error}. Send the body as your SDK makes it."),
+    )
+}
+
+fn no_model() -> Refusal {
+    let message = "The request names no model. Set \"model\" to the name of a model, as text.";
+    Refusal::bad_request("missing_required_parameter", message).param("model")
+}
+
+fn bad_sla(error: &BadSla, param: &'static str) -> Refusal {
+    Refusal::bad_request("invalid_sla", format!("{error} (in {param}).")).param(param)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    const DEFAULTS: SlaDefaults =
+        SlaDefaults { default: Sla::Realtime, deferrable: Millis::from_hours(24) };
+
+    fn envelope(header: Option<&str>, body: &str) -> Result<Envelope, Refusal> {
+        let mut headers = HeaderMap::new();
+        if let Some(header) = header {
+            headers.insert(SLA, HeaderValue::from_str(header).unwrap());
+        }
+        read(&headers, Bytes::copy_from_slice(body.as_bytes()), DEFAULTS)
+    }
+
+    #[test]
+    fn the_strongest_tag_wins() {
+        let all = r#"{"model":"m","service_tier":"flex","metadata":{"offpeak_sla":"1h"}}"#;
+        let tags = [
+            (Some("30s"), all, Sla::Within(Millis::from_secs(30)), Tag::Header),
+            (None, all, Sla::Within(Millis::from_hours(1)), Tag::Metadata),
+            (None, r#"{"model":"m","service_tier":"flex"}"#, Sla::Within(Millis::from_hours(24)), Tag::Api),
+            (None, r#"{"model":"m","background":true}"#, Sla::Within(Millis::from_hours(24)), Tag::Api),
+            (None, r#"{"model":"m","service_tier":"auto","background":false}"#, Sla::Realtime, Tag::Default),
+        ];
+        for (header, body, sla, tag) in tags {
+            let envelope = envelope(header, body).unwrap();
+            assert_eq!((envelope.sla, envelope.tag), (sla, tag), "{header:?} {body}");
+        }
+    }
+
+    #[test]
+    fn the_tag_is_removed_and_nothing_else() {
+        let only = envelope(None, r#"{"model":"m","metadata":{"offpeak_sla":"1h"},"n": 1}"#).unwrap();
+        assert_eq!(&only.body[..], br#"{"model":"m","n":1}"#);
+        let more = envelope(None, r#"{"model":"m","metadata":{"a":"b","offpeak_sla":"1h"}}"#).unwrap();
+        assert_eq!(&more.body[..], br#"{"model":"m","metadata":{"a":"b"}}"#);
+        let none = envelope(None, "{\"model\":\"m\",  \"metadata\":{\"a\":\"b\"}}").unwrap();
+        assert_eq!(&none.body[..], b"{\"model\":\"m\",  \"metadata\":{\"a\":\"b\"}}");
+    }
+
+    #[test]
+    fn bad_bodies_and_tags_are_refused() {
+        let cases = [
+            (None, "", "invalid_json"),
+            (None, "[]", "invalid_json"),
+            (None, r#"{"model":"m""#, "invalid_json"),
+            (None, r#"{"model":"m"} trailing"#, "invalid_json"),
+            (None, r#"{"messages":[]}"#, "missing_required_parameter"),
+            (None, r#"{"model":7}"#, "missing_required_parameter"),
+            (None, r#"{"model":""}"#, "missing_required_parameter"),
+            (Some("soon"), r#"{"model":"m"}"#, "invalid_sla"),
+            (None, r#"{"model":"m","metadata":{"offpeak_sla":"0s"}}"#, "invalid_sla"),
+        ];
+        for (header, body, code) in cases {
+            assert_eq!(envelope(header, body).unwrap_err().code, code, "{body}");
+        }
+    }
+
+    #[test]
+    fn members_of_odd_types_are_the_providers_business() {
+        let odd = r#"{"model":"m\u00e9","stream":"yes","max_tokens":"many","metadata":[1],"service_tier":3}"#;
+        let envelope = envelope(None, odd).unwrap();
+        assert_eq!(envelope.model, "m\u{e9}");
+        assert!(!envelope.stream);
+        assert_eq!(envelope.max_output_tokens, None);
+        assert_eq!(envelope.body, odd);
+    }
+}

@@ -1,0 +1,79 @@
+//! Tickets: what became of a deferred request.
+
+use http::{Method, Response, StatusCode};
+use offpeak_core::words::Place;
+use offpeak_store::Standing;
+use serde::Serialize;
+
+use crate::body::ReplyBody;
+use crate::defer::{store_failed, tell_lanes_cancelled};
+use crate::delivery;
+use crate::gateway::Gateway;
+use crate::ingress::reply::{self, Refusal};
+use crate::ingress::tenant::Account;
+
+/// Where tickets are.
+pub const PATH: &str = "/v1/deferred/";
+
+/// What the id of a deferred request begins with.
+pub const ID_PREFIX: &str = "dfr-";
+
+/// Answers a call about a ticket. What belongs to another tenant does not exist.
+pub async fn answer(
+    gateway: &Gateway,
+    account: &Account,
+    method: &Method,
+    id: &str,
+) -> Result<Response<ReplyBody>, Refusal> {
+    let origin = find(gateway, account, id)?;
+    let standing = gateway.store.outcome(origin).await.map_err(|error| store_failed(&error))?;
+    let standing = standing.ok_or_else(|| unknown(id))?;
+    match (method, standing) {
+        (&Method::GET, Standing::Final(outcome)) => {
+            delivery::final_answer(&gateway.store, origin, &outcome).await.map_err(|error| store_failed(&error))
+        }
+        (&Method::GET, Standing::Waiting { attempts, .. }) => {
+            Ok(delivery::ticket(origin, attempts, None, gateway.public_url.as_deref()))
+        }
+        (&Method::DELETE, Standing::Waiting { .. }) => cancel(gateway, origin).await,
+        (&Method::DELETE, Standing::Final(_)) => {
+            let message = "The request has its answer already; GET it here. It is kept until its retention is over.";
+            Err(Refusal::new(StatusCode::CONFLICT, "already_finished", message))
+        }
+        _ => {
+            let message = format!("{PATH}{{id}} takes GET and DELETE, not {method}.");
+            Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message))
+        }
+    }
+}
+
+fn find(gateway: &Gateway, account: &Account, id: &str) -> Result<Place, Refusal> {
+    let place: Place = id.strip_prefix(ID_PREFIX).and_then(|id| id.parse().ok()).ok_or_else(|| unknown(id))?;
+    let key = gateway.store.lane_key(place.lane).ok_or_else(|| unknown(id))?;
+    if key.tenant == account.id { Ok(place) } else { Err(unknown(id)) }
+}
+
+fn unknown(id: &str) -> Refusal {
+    let id: String = id.chars().take(60).collect();
+    let message = format!(
+        "There is no deferred request '{id}'. Ids come in the x-offpeak-request-id header and look like dfr-1-2a; results \
+         are dropped when their retention is over."
+    );
+    Refusal::not_found("deferred_not_found", message)
+}
+
+#[derive(Serialize)]
+struct Cancelled<'a> {
+    id: &'a str,
+    object: &'static str,
+    cancelled: bool,
+}
+
+async fn cancel(gateway: &Gateway, origin: Place) -> Result<Response<ReplyBody>, Refusal> {
+    let now = gateway.clock.now();
+    gateway.store.cancel(origin, now).await.map_err(|error| store_failed(&error))?;
+    tell_lanes_cancelled(gateway, origin);
+    let id = delivery::request_id(origin);
+    let cancelled = Cancelled { id: &id, object: "deferred", cancelled: true };
+    Ok(reply::json_of(StatusCode::OK, &cancelled))
+}

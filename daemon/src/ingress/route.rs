@@ -1,0 +1,245 @@
+//! Asks the router plugin, and holds it to what it may say.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode};
+use offpeak_core::sla::{Sla, Tag};
+use offpeak_core::words::{LaneKey, Millis, Mode, SlaClass, Timestamp};
+use offpeak_host::values::router::{self, Decision};
+use offpeak_host::{PluginError, RouterPlugin};
+
+use crate::backends::{Backend, Menu, PrepareError, PreparedCall, Seller};
+use crate::config::OnRouterFailure;
+use crate::gateway::Gateway;
+use crate::ingress::envelope::Envelope;
+use crate::ingress::reply::Refusal;
+use crate::ingress::tenant::Admitted;
+
+/// What was decided. Dispatch and defer take nothing less.
+pub enum Routed {
+    /// Run it now.
+    Now(NowCall),
+    /// Keep it and run it later.
+    Later(Deferral),
+}
+
+/// A real-time call, ready to be sent.
+pub struct NowCall {
+    /// Where to.
+    pub backend: Arc<Backend>,
+    /// How.
+    pub call: Arc<PreparedCall>,
+}
+
+/// A deferred request, ready to be kept.
+pub struct Deferral {
+    /// The lane in which it waits.
+    pub key: LaneKey,
+    /// When its answer must be there.
+    pub deadline: Timestamp,
+}
+
+/// Headers that no router gets to see.
+const SECRET_HEADERS: [&str; 4] = ["authorization", "x-api-key", "cookie", "proxy-authorization"];
+
+/// Decides how a request is run.
+pub fn route(
+    gateway: &Gateway,
+    caller: &Admitted,
+    endpoint: &str,
+    headers: &HeaderMap,
+    envelope: &Envelope,
+    now: Timestamp,
+) -> Result<Routed, Refusal> {
+    if !caller.account().models.matches(&envelope.model) {
+        let message = format!("This API key may not use the model '{}'.", envelope.model);
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model"));
+    }
+    let menu = gateway.backends.menu(endpoint, &envelope.model, now)?;
+    let question = Question { caller, endpoint, headers, envelope, menu: &menu, now };
+    match question.ask(gateway)? {
+        Answer::Reject(rejection) => Err(rejection),
+        Answer::Choice { choice, from_plugin } => question.follow(&choice, &from_plugin),
+    }
+}
+
+struct Question<'a> {
+    caller: &'a Admitted,
+    endpoint: &'a str,
+    headers: &'a HeaderMap,
+    envelope: &'a Envelope,
+    menu: &'a Menu,
+    now: Timestamp,
+}
+
+enum Answer {
+    Choice { choice: router::Choice, from_plugin: String },
+    Reject(Refusal),
+}
+
+impl Question<'_> {
+    /// The configured router first; if it fails, what the configuration says for that case.
+    fn ask(&self, gateway: &Gateway) -> Result<Answer, Refusal> {
+        let router = &gateway.router;
+        match self.ask_one(&router.configured) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => {
+                gateway.metrics.plugin_failed(router.configured.name());
+                tracing::error!(plugin = router.configured.name(), %error, "the router failed");
+            }
+        }
+        match (&router.fallback, router.on_failure) {
+            (Some(fallback), OnRouterFailure::Bundled) => self.ask_one(fallback).map_err(|error| {
+                gateway.metrics.plugin_failed(fallback.name());
+                tracing::error!(plugin = fallback.name(), %error, "the bundled router failed as well");
+                router_failed()
+            }),
+            _ => Err(router_failed()),
+        }
+    }
+
+    fn ask_one(&self, plugin: &RouterPlugin) -> Result<Answer, RouterError> {
+        let offers: Vec<Vec<router::Offer<'_>>> = self
+            .menu
+            .sellers
+            .iter()
+            .map(|seller| seller.offers.iter().map(|offer| router::Offer::from(&offer.terms)).collect())
+            .collect();
+        let candidates: Vec<router::Candidate<'_>> = self
+            .menu
+            .sellers
+            .iter()
+            .zip(&offers)
+            .map(|(seller, offers)| router::Candidate {
+                backend: seller.backend.id.as_str(),
+                healthy: true,
+                offers,
+            })
+            .collect();
+        let shown = self.shown_headers(plugin);
+        let envelope = self.envelope(plugin, &shown);
+        match plugin.route(&envelope, &candidates, self.now.0)? {
+            Decision::Choose(choice) if self.menu.pick(&choice.backend, &choice.offer).is_none() => {
+                Err(RouterError::NotOnTheMenu { backend: choice.backend, offer: choice.offer })
+            }
+            Decision::Choose(choice) => Ok(Answer::Choice { choice, from_plugin: plugin.name().to_owned() }),
+            Decision::Reject(rejection) => rejected(rejection),
+            Decision::Pass => Err(RouterError::Passed),
+        }
+    }
+
+    fn shown_headers<'b>(&'b self, plugin: &'b RouterPlugin) -> Vec<router::Header<'b>> {
+        plugin
+            .description()
+            .headers
+            .iter()
+            .filter(|name| !SECRET_HEADERS.contains(&name.as_str()))
+            .filter_map(|name| {
+                let value = self.headers.get(name)?.to_str().ok()?;
+                Some(router::Header { name, value })
+            })
+            .collect()
+    }
+
+    fn envelope<'b>(&'b self, plugin: &RouterPlugin, headers: &'b [router::Header<'b>]) -> router::Envelope<'b> {
+        let body = &self.envelope.body;
+        router::Envelope {
+            tenant: self.caller.account().id.as_str(),
+            endpoint: self.endpoint,
+            model: &self.envelope.model,
+            sla: match self.envelope.sla {
+                Sla::Realtime => router::Sla::Realtime,
+                Sla::Within(millis) => router::Sla::Within(millis.0),
+            },
+            tag: match self.envelope.tag {
+                Tag::Header => router::Tag::Header,
+                Tag::Metadata => router::Tag::Metadata,
+                Tag::Api => router::Tag::Api,
+                Tag::Default => router::Tag::Default,
+            },
+            stream: self.envelope.stream,
+            body_bytes: body.len() as u64,
+            input_tokens: self.envelope.input_tokens,
+            max_output_tokens: self.envelope.max_output_tokens,
+            headers,
+            body: match plugin.description().body {
+                router::BodyNeed::None => None,
+                router::BodyNeed::Prefix(bytes) => Some(body.get(..bytes as usize).unwrap_or(body)),
+                router::BodyNeed::Whole => Some(body),
+            },
+        }
+    }
+
+    /// Turns a choice from the menu into what the daemon does.
+    fn follow(&self, choice: &router::Choice, plugin: &str) -> Result<Routed, Refusal> {
+        let (seller, offer) =
+            self.menu.pick(&choice.backend, &choice.offer).ok_or_else(router_failed)?;
+        if offer.mode() == Mode::Realtime {
+            let call = offer
+                .call(self.menu, &seller.backend, self.now)
+                .map_err(|error| not_prepared(&error, seller))?;
+            return Ok(Routed::Now(NowCall { backend: seller.backend.clone(), call }));
+        }
+        if self.envelope.stream {
+            tracing::warn!(plugin, "the router deferred a streamed request; it was refused");
+            let message = "A streamed answer cannot be deferred. Leave out \"stream\", or send \
+                           x-offpeak-sla: realtime.";
+            return Err(Refusal::bad_request("stream_not_deferrable", message).param("stream"));
+        }
+        let within = match (choice.within_ms, self.envelope.sla) {
+            (Some(within), _) => Millis(within),
+            (None, Sla::Within(within)) => within,
+            (None, Sla::Realtime) => self.caller.account().sla.deferrable,
+        };
+        let key = LaneKey {
+            backend: seller.backend.id.clone(),
+            endpoint: self.menu.endpoint.clone(),
+            model: self.menu.model.clone(),
+            tenant: self.caller.account().id.clone(),
+            offer: offer.name.clone(),
+            sla_class: SlaClass::of(within),
+            name: choice.lane.as_str().into(),
+        };
+        Ok(Routed::Later(Deferral { key, deadline: self.now.after(within) }))
+    }
+}
+
+/// What a router may not do.
+#[derive(Debug, thiserror::Error)]
+enum RouterError {
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    #[error("it chose the offer '{offer}' of the backend '{backend}', which is not among the candidates")]
+    NotOnTheMenu { backend: String, offer: String },
+    #[error("it rejected a request with the status {0}; rejections have a status from 400 to 599")]
+    BadStatus(u16),
+    #[error("it had no opinion, and no other router is configured")]
+    Passed,
+}
+
+fn rejected(rejection: router::Rejection) -> Result<Answer, RouterError> {
+    let status = StatusCode::from_u16(rejection.status)
+        .ok()
+        .filter(|status| status.is_client_error() || status.is_server_error())
+        .ok_or(RouterError::BadStatus(rejection.status))?;
+    let message = format!("{} ({})", rejection.message, rejection.code);
+    let refusal = Refusal::new(status, "rejected_by_router", message);
+    Ok(Answer::Reject(Refusal { retry_after_s: rejection.retry_after_s.map(u64::from), ..refusal }))
+}
+
+fn router_failed() -> Refusal {
+    let message = "The routing plugin failed, so that this request was not run. Its log line says why; try again.";
+    Refusal::unavailable("router_failed", message, 1)
+}
+
+fn not_prepared(error: &PrepareError, seller: &Seller) -> Refusal {
+    tracing::warn!(backend = %seller.backend.id, %error, "a call could not be prepared");
+    match error {
+        PrepareError::Refused { message, .. } => Refusal::bad_request("refused_by_provider_plugin", message.clone()),
+        _ => Refusal::unavailable(
+            "plugin_failed",
+            "The backend's provider plugin failed, so that this request was not run. Its log line says why.",
+            5,
+        ),
+    }
+}

@@ -1,0 +1,113 @@
+//! Attempts that ended -> verdict -> one commit: a result for the caller, or another attempt.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use offpeak_core::outcome::Ending;
+use offpeak_core::retry::{self, RetryPolicy};
+use offpeak_core::words::{BackendId, BatchId, Millis, Place, Timestamp};
+use offpeak_store::{NewOutcome, Recorded, Standing, Store, StoreError, Verdict};
+
+use crate::clock::random_permille;
+use crate::gateway::Gateway;
+use crate::telemetry::Line;
+
+/// An attempt that ended, before it is judged.
+pub struct Attempt {
+    /// Whose.
+    pub place: Place,
+    /// How.
+    pub ending: Ending,
+    /// How many times it was sent for this; 1, except where sending it again was decided on the way.
+    pub tries: u16,
+    /// Not before so long, says the provider.
+    pub retry_after: Option<Millis>,
+    /// The provider's name for it.
+    pub request_id: Option<String>,
+    /// The answer.
+    pub body: Bytes,
+}
+
+/// Which batch the attempts belong to.
+#[derive(Clone)]
+pub struct Source {
+    /// The batch.
+    pub batch: BatchId,
+    /// Its backend.
+    pub backend: BackendId,
+}
+
+/// Judges attempts, records them in one commit, and tells whoever waits.
+pub async fn record(gateway: &Arc<Gateway>, source: &Source, attempts: Vec<Attempt>) -> Result<(), StoreError> {
+    let now = gateway.clock.now();
+    let mut outcomes = Vec::with_capacity(attempts.len());
+    let mut unknown = 0;
+    for attempt in attempts {
+        match judge(&gateway.store, &gateway.retry, source, attempt, now).await? {
+            Some(outcome) => outcomes.push(outcome),
+            None => unknown += 1,
+        }
+    }
+    let recorded = gateway.store.record(outcomes).await?;
+    let (mut finished, mut retried, mut duplicates) = (Vec::new(), 0, 0);
+    for one in recorded {
+        match one {
+            Recorded::New { origin, requeued: None } => finished.push(origin),
+            Recorded::New { requeued: Some(_), .. } => retried += 1,
+            Recorded::Duplicate => duplicates += 1,
+            Recorded::Unknown => unknown += 1,
+        }
+    }
+    let backend = source.backend.as_str();
+    let done = finished.len() as u64;
+    gateway.metrics.recorded(backend, done, retried);
+    gateway.metrics.lines(backend, Line::Taken, done + retried);
+    gateway.metrics.lines(backend, Line::Duplicate, duplicates);
+    gateway.metrics.lines(backend, Line::Unknown, unknown);
+    gateway.held.tell(finished);
+    Ok(())
+}
+
+/// What becomes of one attempt. None if the store knows no such request.
+async fn judge(
+    store: &Store,
+    policy: &RetryPolicy,
+    source: &Source,
+    attempt: Attempt,
+    now: Timestamp,
+) -> Result<Option<NewOutcome>, StoreError> {
+    let Some(made_before) = attempts_before(store, attempt.place).await? else { return Ok(None) };
+    let attempts = made_before.saturating_add(attempt.tries);
+    let judged = policy.judge(&attempt.ending, attempts, attempt.retry_after, random_permille(), now);
+    let verdict = match judged {
+        retry::Verdict::Deliver => Verdict::Final,
+        retry::Verdict::Again(not_before) => requeue(store, attempt.place, not_before).await?,
+    };
+    Ok(Some(NewOutcome {
+        place: attempt.place,
+        attempts,
+        batch: Some(source.batch),
+        finished_at: now,
+        ending: attempt.ending,
+        verdict,
+        meta: attempt.request_id.map(Bytes::from).unwrap_or_default(),
+        body: attempt.body,
+    }))
+}
+
+async fn attempts_before(store: &Store, place: Place) -> Result<Option<u16>, StoreError> {
+    Ok(match store.outcome(place).await? {
+        Some(Standing::Waiting { attempts, .. }) => Some(attempts),
+        // It has its outcome; the store will say that this one is a duplicate.
+        Some(Standing::Final(outcome)) => Some(outcome.attempts),
+        None => None,
+    })
+}
+
+/// Back into its lane, with the deadline it has.
+async fn requeue(store: &Store, place: Place, not_before: Timestamp) -> Result<Verdict, StoreError> {
+    Ok(match store.entry(place).await? {
+        Some(entry) => Verdict::Requeue { lane: place.lane, deadline: entry.deadline, not_before },
+        None => Verdict::Final,
+    })
+}

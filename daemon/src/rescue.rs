@@ -1,0 +1,145 @@
+//! Requests that a batch would answer too late: each is run by itself in real time, a few at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
+use http::header::RETRY_AFTER;
+use http::{Method, Response};
+use offpeak_core::outcome::{DidItRun, Ending};
+use offpeak_core::retry::Verdict;
+use offpeak_core::words::Millis;
+use offpeak_store::{BatchRecord, Entry, Selection, StoreError};
+
+use crate::backends::{Backend, PrepareError, PreparedCall};
+use crate::clock::random_permille;
+use crate::dispatch::{dress, json_headers};
+use crate::gateway::Gateway;
+use crate::outcomes::{self, Attempt, Source};
+use crate::upstream::SendError;
+
+/// Bodies that are in memory at once, in bytes.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// The largest answer of one call.
+const ANSWER_MAX: usize = 64 << 20;
+
+/// A pause before trying again what the store or the plugin refused.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs what has no outcome yet. After a crash this starts again with what is left; what was under way then may have run,
+/// which only the provider's bill knows: real-time APIs cannot be asked.
+pub async fn run(gateway: Arc<Gateway>, backend: Arc<Backend>, record: BatchRecord) {
+    let finished = tokio::select! {
+        () = gateway.stopping.cancelled() => return,
+        finished = run_to_the_end(&gateway, &backend, &record) => finished,
+    };
+    if let Err(error) = finished {
+        tracing::error!(batch = %record.id, %error, "a rescue was broken off by the store; it goes on at the next start");
+    }
+}
+
+async fn run_to_the_end(
+    gateway: &Arc<Gateway>,
+    backend: &Arc<Backend>,
+    record: &BatchRecord,
+) -> Result<(), StoreError> {
+    let call = prepare(gateway, backend, record).await;
+    let source = Source { batch: record.id, backend: record.backend.clone() };
+    let mut selection = Some(Selection::from(record.ranges.clone()));
+    while let Some(what) = selection {
+        let chunk = gateway.store.requests(what, CHUNK_BYTES).await?;
+        selection = chunk.rest;
+        let attempts = stream::iter(chunk.entries)
+            .map(|entry| run_one(gateway, backend, &call, entry))
+            .buffer_unordered(backend.lanes.rescue_concurrency);
+        let mut attempts = std::pin::pin!(attempts);
+        while let Some(attempt) = attempts.next().await {
+            outcomes::record(gateway, &source, vec![attempt]).await?;
+        }
+    }
+    gateway.store.end(record.id, gateway.clock.now(), "rescued").await?;
+    gateway.metrics.ended(record.backend.as_str(), "rescued");
+    Ok(())
+}
+
+/// The fastest way to an answer. Waits while the plugin is out of order.
+async fn prepare(gateway: &Gateway, backend: &Backend, record: &BatchRecord) -> PreparedCall {
+    loop {
+        match fastest_call(gateway, backend, record) {
+            Ok(call) => return call,
+            Err(error) => {
+                tracing::error!(batch = %record.id, %error, "requests wait: their call could not be prepared");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn fastest_call(gateway: &Gateway, backend: &Backend, record: &BatchRecord) -> Result<PreparedCall, PrepareError> {
+    let (endpoint, model) = (record.endpoint.as_str(), record.model.as_str());
+    let now = gateway.clock.now();
+    let menu = gateway.backends.menu(endpoint, model, now).ok();
+    let seller = menu.iter().flat_map(|menu| &menu.sellers).find(|seller| seller.backend.id == backend.id);
+    let offer = seller.and_then(|seller| seller.fastest()).ok_or_else(|| PrepareError::Refused {
+        code: "no_realtime_offer".into(),
+        message: "the backend sells this model in no real-time mode".into(),
+    })?;
+    backend.prepare(endpoint, model, offer.name.as_str(), now)
+}
+
+/// Runs one request, again and again as the retry policy says, and returns how the last attempt ended.
+async fn run_one(gateway: &Gateway, backend: &Backend, call: &PreparedCall, entry: Entry) -> Attempt {
+    let mut tries = 0_u16;
+    loop {
+        tries = tries.saturating_add(1);
+        let ended = Attempt { tries, ..send(backend, call, &entry).await };
+        let now = gateway.clock.now();
+        match gateway.retry.judge(&ended.ending, entry.attempts.saturating_add(tries), ended.retry_after, random_permille(), now) {
+            Verdict::Deliver => return ended,
+            Verdict::Again(not_before) => {
+                tracing::debug!(place = %entry.place, ?not_before, "a rescued request is tried again");
+                tokio::time::sleep(not_before.since(now).into()).await;
+            }
+        }
+    }
+}
+
+async fn send(backend: &Backend, call: &PreparedCall, entry: &Entry) -> Attempt {
+    let mut headers = json_headers();
+    let ended = |ending, retry_after, request_id, body| {
+        Attempt { place: entry.place, ending, tries: 1, retry_after, request_id, body }
+    };
+    let body = match dress(call, &mut headers, entry.body.clone()) {
+        Ok(body) => body,
+        Err(error) => {
+            let message = format!("the request's body is not a JSON object: {error}");
+            let ending = Ending::Failed { ran: DidItRun::NotSent, code: "permanent:invalid_json".into(), message };
+            return ended(ending, None, None, Bytes::new());
+        }
+    };
+    let sent = backend.upstream.call(Method::POST, call.url.clone(), headers, body.into(), ANSWER_MAX).await;
+    match sent {
+        Ok(response) => {
+            let retry_after = retry_after(&response);
+            let request_id = header(&response, "x-request-id").map(str::to_owned);
+            let status = response.status().as_u16();
+            ended(Ending::Answered { status }, retry_after, request_id, response.into_body())
+        }
+        Err(SendError { ran, message, timed_out }) => {
+            let code = if timed_out { "backend_timeout" } else { "backend_unreachable" };
+            ended(Ending::Failed { ran, code: code.into(), message }, None, None, Bytes::new())
+        }
+    }
+}
+
+fn header<'a, B>(response: &'a Response<B>, name: &str) -> Option<&'a str> {
+    response.headers().get(name)?.to_str().ok()
+}
+
+/// `Retry-After` in seconds; the form with a date is rare and left to the policy's own delay.
+fn retry_after<B>(response: &Response<B>) -> Option<Millis> {
+    let seconds = header(response, RETRY_AFTER.as_str())?.trim().parse().ok()?;
+    Some(Millis::from_secs(seconds))
+}

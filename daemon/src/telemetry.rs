@@ -1,0 +1,254 @@
+//! Metrics and log lines. A metric is a method here, so that its name stands in one place.
+
+use std::sync::atomic::AtomicU64;
+
+use offpeak_core::depart::Reason;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::config::{Log, LogFormat};
+
+/// How a request was run and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// `realtime` or `deferred`.
+    pub mode: &'static str,
+    /// Status class: `2xx`, `4xx`, `5xx`, or `broken`.
+    pub status: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BackendLabels {
+    backend: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SealedLabels {
+    backend: String,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndedLabels {
+    backend: String,
+    ending: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LineLabels {
+    backend: String,
+    kind: Line,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PluginLabels {
+    plugin: String,
+}
+
+/// What a line of results turned out to be, beyond the one outcome that each item should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Line {
+    /// An item's first result.
+    Taken,
+    /// Another result for an item that has one; dropped.
+    Duplicate,
+    /// A result for no item of the batch; dropped.
+    Unknown,
+    /// Not a result at all; dropped.
+    Garbage,
+}
+
+impl prometheus_client::encoding::EncodeLabelValue for Line {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        use std::fmt::Write as _;
+        encoder.write_str(match self {
+            Self::Taken => "taken",
+            Self::Duplicate => "duplicate",
+            Self::Unknown => "unknown",
+            Self::Garbage => "garbage",
+        })
+    }
+}
+
+/// Everything that is counted.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    overhead: Histogram,
+    accepted: Counter,
+    attached: Counter,
+    held: Gauge,
+    sealed: Family<SealedLabels, Counter>,
+    sealed_requests: Family<SealedLabels, Counter>,
+    ended: Family<EndedLabels, Counter>,
+    lines: Family<LineLabels, Counter>,
+    retried: Family<BackendLabels, Counter>,
+    delivered: Family<BackendLabels, Counter>,
+    plugin_errors: Family<PluginLabels, Counter>,
+    waiting: Gauge,
+    waiting_bytes: Gauge<i64>,
+    oldest_seconds: Gauge<f64, AtomicU64>,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("offpeak");
+        // 10 us to about 0.3 s.
+        let overhead = Histogram::new(exponential_buckets(0.000_01, 2.0, 16));
+        let metrics = Self {
+            requests: Family::default(),
+            overhead,
+            accepted: Counter::default(),
+            attached: Counter::default(),
+            held: Gauge::default(),
+            sealed: Family::default(),
+            sealed_requests: Family::default(),
+            ended: Family::default(),
+            lines: Family::default(),
+            retried: Family::default(),
+            delivered: Family::default(),
+            plugin_errors: Family::default(),
+            waiting: Gauge::default(),
+            waiting_bytes: Gauge::default(),
+            oldest_seconds: Gauge::default(),
+            registry: Registry::default(),
+        };
+        let r = &mut registry;
+        r.register("requests", "Requests answered on the data plane", metrics.requests.clone());
+        r.register_with_unit(
+            "decision_duration",
+            "From a real-time request's body being read to its being sent on",
+            Unit::Seconds,
+            metrics.overhead.clone(),
+        );
+        r.register("deferred_accepted", "Deferred requests kept durably", metrics.accepted.clone());
+        r.register("deferred_attached", "Calls attached to work already under way", metrics.attached.clone());
+        r.register("held_calls", "Calls held open for their answer", metrics.held.clone());
+        r.register("batches_sealed", "Batches that left, by why", metrics.sealed.clone());
+        r.register("batch_requests_sealed", "Requests in batches that left", metrics.sealed_requests.clone());
+        r.register("batches_ended", "Batches that ended, by how", metrics.ended.clone());
+        r.register("result_lines", "Lines of results, by what they were", metrics.lines.clone());
+        r.register("requests_retried", "Deferred requests put back for another attempt", metrics.retried.clone());
+        r.register("deferred_finished", "Deferred requests with their outcome", metrics.delivered.clone());
+        r.register("plugin_errors", "Calls of plugins that failed", metrics.plugin_errors.clone());
+        r.register("waiting_requests", "Deferred requests waiting in lanes", metrics.waiting.clone());
+        r.register_with_unit(
+            "waiting",
+            "Bytes of requests waiting in lanes",
+            Unit::Bytes,
+            metrics.waiting_bytes.clone(),
+        );
+        r.register_with_unit(
+            "oldest_waiting",
+            "Age of the oldest request waiting in a lane",
+            Unit::Seconds,
+            metrics.oldest_seconds.clone(),
+        );
+        Self { registry, ..metrics }
+    }
+
+    /// The Prometheus text.
+    pub fn render(&self, held: usize) -> String {
+        self.held.set(i64::try_from(held).unwrap_or(i64::MAX));
+        let mut text = String::new();
+        if encode(&mut text, &self.registry).is_err() {
+            tracing::error!("the metrics could not be written as text; please report this");
+        }
+        text
+    }
+
+    /// A request was answered.
+    pub fn answered(&self, mode: &'static str, status: u16) {
+        let status = match status {
+            0 => "broken",
+            100..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=499 => "4xx",
+            _ => "5xx",
+        };
+        self.requests.get_or_create(&RequestLabels { mode, status }).inc();
+    }
+
+    /// How long the decision took for a request that was sent on.
+    pub fn decided(&self, took: std::time::Duration) {
+        self.overhead.observe(took.as_secs_f64());
+    }
+
+    /// A deferred request is kept.
+    pub fn accepted(&self) {
+        self.accepted.inc();
+    }
+
+    /// A call was attached to work under way.
+    pub fn attached(&self) {
+        self.attached.inc();
+    }
+
+    /// A batch left.
+    pub fn sealed(&self, backend: &str, reason: Reason, requests: u64) {
+        let labels = SealedLabels { backend: backend.to_owned(), reason: reason.as_str() };
+        self.sealed.get_or_create(&labels).inc();
+        self.sealed_requests.get_or_create(&labels).inc_by(requests);
+    }
+
+    /// A batch ended.
+    pub fn ended(&self, backend: &str, ending: &str) {
+        self.ended
+            .get_or_create(&EndedLabels { backend: backend.to_owned(), ending: ending.to_owned() })
+            .inc();
+    }
+
+    /// Lines of results were read.
+    pub fn lines(&self, backend: &str, kind: Line, count: u64) {
+        if count > 0 {
+            self.lines.get_or_create(&LineLabels { backend: backend.to_owned(), kind }).inc_by(count);
+        }
+    }
+
+    /// Outcomes were recorded.
+    pub fn recorded(&self, backend: &str, finished: u64, retried: u64) {
+        let labels = BackendLabels { backend: backend.to_owned() };
+        self.delivered.get_or_create(&labels).inc_by(finished);
+        self.retried.get_or_create(&labels).inc_by(retried);
+    }
+
+    /// A plugin's call failed.
+    pub fn plugin_failed(&self, plugin: &str) {
+        self.plugin_errors.get_or_create(&PluginLabels { plugin: plugin.to_owned() }).inc();
+    }
+
+    /// What waits in all lanes.
+    #[expect(clippy::cast_precision_loss, reason = "an age in milliseconds is far below 2^52")]
+    pub fn waiting(&self, requests: u64, bytes: u64, oldest_ms: u64) {
+        self.waiting.set(i64::try_from(requests).unwrap_or(i64::MAX));
+        self.waiting_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.oldest_seconds.set(oldest_ms as f64 / 1000.0);
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Starts logging to standard error, as configured. A second call in one process changes nothing.
+pub fn init_logging(log: &Log) {
+    use tracing_subscriber::EnvFilter;
+
+    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match log.format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    if let Err(error) = started {
+        tracing::debug!(%error, "logging was started before");
+    }
+}

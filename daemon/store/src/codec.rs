@@ -1,0 +1,318 @@
+//! How values are written as bytes, in the log and in the index: little-endian, texts and lists with their length first.
+
+use bytes::{Buf, BufMut, Bytes};
+use offpeak_core::extent::Range;
+use offpeak_core::outcome::{DidItRun, Ending};
+use offpeak_core::words::{BatchId, LaneId, LaneKey, Place, Seq, SlaClass, Timestamp};
+
+use crate::values::{BatchEnd, BatchRecord};
+
+/// Longest texts of an ending in bytes; what is longer is cut.
+const CODE_BYTES: usize = 256;
+const MESSAGE_BYTES: usize = 4096;
+
+/// Reads from a slice; `None` when the bytes are not what was written.
+pub(crate) struct Take<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Take<'a> {
+    pub(crate) fn u8(&mut self) -> Option<u8> {
+        self.0.try_get_u8().ok()
+    }
+
+    pub(crate) fn u16(&mut self) -> Option<u16> {
+        self.0.try_get_u16_le().ok()
+    }
+
+    pub(crate) fn u32(&mut self) -> Option<u32> {
+        self.0.try_get_u32_le().ok()
+    }
+
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        self.0.try_get_u64_le().ok()
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*array)
+    }
+
+    pub(crate) fn time(&mut self) -> Option<Timestamp> {
+        self.u64().map(Timestamp)
+    }
+
+    pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = usize::try_from(self.u32()?).ok()?;
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    pub(crate) fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
+
+    pub(crate) fn place(&mut self) -> Option<Place> {
+        Some(Place { lane: LaneId(self.u32()?), seq: Seq(self.u64()?) })
+    }
+
+    pub(crate) fn batch(&mut self) -> Option<Option<BatchId>> {
+        // Batch numbers begin at 1.
+        Some(match self.u64()? {
+            0 => None,
+            id => Some(BatchId(id)),
+        })
+    }
+
+    pub(crate) fn lane_key(&mut self) -> Option<LaneKey> {
+        Some(LaneKey {
+            backend: self.text()?.into(),
+            endpoint: self.text()?.into(),
+            model: self.text()?.into(),
+            tenant: self.text()?.into(),
+            offer: self.text()?.into(),
+            name: self.text()?.into(),
+            sla_class: SlaClass(self.u8()?),
+        })
+    }
+
+    pub(crate) fn ending(&mut self) -> Option<Ending> {
+        let ran = match self.u8()? {
+            0 => return Some(Ending::Answered { status: self.u16()? }),
+            1 => DidItRun::NotSent,
+            2 => DidItRun::Refused,
+            3 => DidItRun::Unknown,
+            4 => DidItRun::Ran,
+            _ => return None,
+        };
+        Some(Ending::Failed { ran, code: self.text()?.to_owned(), message: self.text()?.to_owned() })
+    }
+
+    pub(crate) fn batch_record(&mut self) -> Option<BatchRecord> {
+        let id = BatchId(self.u64()?);
+        let (backend, endpoint) = (self.text()?.into(), self.text()?.into());
+        let (model, offer) = (self.text()?.into(), self.text()?.into());
+        let created_at = self.time()?;
+        let count = self.u32()?;
+        let ranges = (0..count)
+            .map(|_| {
+                Some(Range { lane: LaneId(self.u32()?), from: Seq(self.u64()?), to: Seq(self.u64()?) })
+            })
+            .collect::<Option<_>>()?;
+        let version = self.u32()?;
+        let progress = Bytes::copy_from_slice(self.bytes()?);
+        let ended = match self.u8()? {
+            0 => None,
+            _ => Some(BatchEnd { at: self.time()?, ending: self.text()?.to_owned() }),
+        };
+        Some(BatchRecord {
+            id,
+            backend,
+            endpoint,
+            model,
+            offer,
+            ranges,
+            created_at,
+            version,
+            progress,
+            ended,
+        })
+    }
+
+    /// Everything was read.
+    pub(crate) fn finish(&self) -> Option<()> {
+        self.0.is_empty().then_some(())
+    }
+}
+
+/// Writes to a vector.
+pub(crate) trait Put: BufMut {
+    fn put_bytes_with_len(&mut self, bytes: &[u8]) {
+        // What is longer than 4 GiB cannot be: records are bounded before they are encoded.
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        self.put_u32_le(length);
+        self.put_slice(bytes);
+    }
+
+    fn put_text(&mut self, text: &str) {
+        self.put_bytes_with_len(text.as_bytes());
+    }
+
+    fn put_time(&mut self, time: Timestamp) {
+        self.put_u64_le(time.0);
+    }
+
+    fn put_place(&mut self, place: Place) {
+        self.put_u32_le(place.lane.0);
+        self.put_u64_le(place.seq.0);
+    }
+
+    fn put_batch(&mut self, batch: Option<BatchId>) {
+        self.put_u64_le(batch.map_or(0, |id| id.0));
+    }
+
+    fn put_lane_key(&mut self, key: &LaneKey) {
+        self.put_text(key.backend.as_str());
+        self.put_text(key.endpoint.as_str());
+        self.put_text(key.model.as_str());
+        self.put_text(key.tenant.as_str());
+        self.put_text(key.offer.as_str());
+        self.put_text(&key.name);
+        self.put_u8(key.sla_class.0);
+    }
+
+    fn put_ending(&mut self, ending: &Ending) {
+        match ending {
+            Ending::Answered { status } => {
+                self.put_u8(0);
+                self.put_u16_le(*status);
+            }
+            Ending::Failed { ran, code, message } => {
+                self.put_u8(match ran {
+                    DidItRun::NotSent => 1,
+                    DidItRun::Refused => 2,
+                    DidItRun::Unknown => 3,
+                    DidItRun::Ran => 4,
+                });
+                self.put_text(cut(code, CODE_BYTES));
+                self.put_text(cut(message, MESSAGE_BYTES));
+            }
+        }
+    }
+
+    fn put_batch_record(&mut self, batch: &BatchRecord) {
+        self.put_u64_le(batch.id.0);
+        self.put_text(batch.backend.as_str());
+        self.put_text(batch.endpoint.as_str());
+        self.put_text(batch.model.as_str());
+        self.put_text(batch.offer.as_str());
+        self.put_time(batch.created_at);
+        self.put_u32_le(u32::try_from(batch.ranges.len()).unwrap_or(u32::MAX));
+        for range in &batch.ranges {
+            self.put_u32_le(range.lane.0);
+            self.put_u64_le(range.from.0);
+            self.put_u64_le(range.to.0);
+        }
+        self.put_u32_le(batch.version);
+        self.put_bytes_with_len(&batch.progress);
+        match &batch.ended {
+            None => self.put_u8(0),
+            Some(end) => {
+                self.put_u8(1);
+                self.put_time(end.at);
+                self.put_text(&end.ending);
+            }
+        }
+    }
+}
+
+impl Put for Vec<u8> {}
+
+/// The text, or its beginning of at most so many bytes.
+fn cut(text: &str, bytes: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes)).unwrap_or(text)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(crate) fn lane_keys() -> impl Strategy<Value = LaneKey> {
+        (proptest::array::uniform5(".{0,12}"), ".{0,4}", any::<u8>()).prop_map(|(texts, name, class)| {
+            let [backend, endpoint, model, tenant, offer] = texts;
+            LaneKey {
+                backend: backend.into(),
+                endpoint: endpoint.into(),
+                model: model.into(),
+                tenant: tenant.into(),
+                offer: offer.into(),
+                sla_class: SlaClass(class),
+                name: name.into(),
+            }
+        })
+    }
+
+    pub(crate) fn endings() -> impl Strategy<Value = Ending> {
+        let ran = prop_oneof![
+            Just(DidItRun::NotSent),
+            Just(DidItRun::Refused),
+            Just(DidItRun::Unknown),
+            Just(DidItRun::Ran)
+        ];
+        prop_oneof![
+            any::<u16>().prop_map(|status| Ending::Answered { status }),
+            (ran, ".{0,20}", ".{0,40}").prop_map(|(ran, code, message)| Ending::Failed {
+                ran,
+                code,
+                message
+            }),
+        ]
+    }
+
+    pub(crate) fn batches() -> impl Strategy<Value = BatchRecord> {
+        let range = (any::<u32>(), any::<u64>(), any::<u64>()).prop_map(|(lane, from, to)| Range {
+            lane: LaneId(lane),
+            from: Seq(from),
+            to: Seq(to),
+        });
+        let ended = proptest::option::of(
+            (any::<u64>(), ".{0,9}").prop_map(|(at, ending)| BatchEnd { at: Timestamp(at), ending }),
+        );
+        let texts = proptest::array::uniform4(".{0,9}");
+        let ranges = proptest::collection::vec(range, 0..4);
+        let progress = proptest::collection::vec(any::<u8>(), 0..20);
+        (any::<u64>(), texts, any::<u64>(), ranges, any::<u32>(), progress, ended).prop_map(
+            |(id, [backend, endpoint, model, offer], created_at, ranges, version, progress, ended)| {
+                BatchRecord {
+                    id: BatchId(id),
+                    backend: backend.into(),
+                    endpoint: endpoint.into(),
+                    model: model.into(),
+                    offer: offer.into(),
+                    ranges,
+                    created_at: Timestamp(created_at),
+                    version,
+                    progress: progress.into(),
+                    ended,
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(key in lane_keys(), ending in endings(), batch in batches()) {
+            let mut bytes = Vec::new();
+            bytes.put_lane_key(&key);
+            bytes.put_ending(&ending);
+            bytes.put_batch_record(&batch);
+            let mut take = Take(&bytes);
+            prop_assert_eq!(take.lane_key(), Some(key));
+            prop_assert_eq!(take.ending(), Some(ending));
+            prop_assert_eq!(take.batch_record(), Some(batch));
+            prop_assert_eq!(take.finish(), Some(()));
+        }
+
+        #[test]
+        fn what_is_cut_off_is_refused(batch in batches(), at in 0.0..1.0_f64) {
+            let mut bytes = Vec::new();
+            bytes.put_batch_record(&batch);
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss,
+                reason = "a place in a short vector")]
+            let at = (at * bytes.len() as f64) as usize;
+            prop_assert_eq!(Take(&bytes[..at]).batch_record(), None);
+        }
+    }
+
+    #[test]
+    fn long_texts_of_an_ending_are_cut_between_characters() {
+        let long = Ending::Failed { ran: DidItRun::Ran, code: "x".into(), message: "\u{20ac}".repeat(2000) };
+        let mut bytes = Vec::new();
+        bytes.put_ending(&long);
+        let Some(Ending::Failed { message, .. }) = Take(&bytes).ending() else { panic!("no ending") };
+        assert_eq!(message.len(), 4095);
+        assert!(message.chars().all(|c| c == '\u{20ac}'));
+    }
+}

@@ -1,0 +1,415 @@
+//! The handle of a store: one function an operation.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use offpeak_core::words::{BatchId, LaneId, LaneKey, Place, Timestamp};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::oneshot;
+
+use crate::disk::{Disk, Folder};
+use crate::engine::Engine;
+use crate::error::StoreError;
+use crate::index::{View, query};
+use crate::keeper::Keeper;
+use crate::log::read::LogReader;
+use crate::log::record::RECORD_LIMIT;
+use crate::open::{self, Opened};
+use crate::ops::{Checked, Op, Reply};
+use crate::options::Options;
+use crate::shared::Shared;
+use crate::threads::{Command, Threads};
+use crate::values::{
+    Appended, BatchRecord, BodyAt, Chunk, Counts, Entry, NewBatch, NewOutcome, NewRequest, Recorded, Recovered,
+    Selection, Standing, Stats, Swept, Verdict,
+};
+
+/// Largest texts of a lane's key together, in bytes.
+const KEY_LIMIT: u64 = 16 << 10;
+/// Largest progress of a batch in bytes.
+const PROGRESS_LIMIT: u64 = 512 << 10;
+/// Most ranges of a batch.
+const RANGES_LIMIT: u64 = 16 << 10;
+/// Largest sum of the outcomes that are recorded at once, in bytes.
+const RECORD_AT_ONCE: u64 = 1 << 30;
+
+/// The store. Clones are the same store; the last one to be dropped closes it.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    lanes: RwLock<Lanes>,
+    install: u64,
+    drive: Drive,
+}
+
+/// Lanes known to exist.
+#[derive(Debug, Default)]
+struct Lanes {
+    ids: HashMap<LaneKey, LaneId>,
+    keys: HashMap<LaneId, LaneKey>,
+}
+
+/// Who does the work.
+#[derive(Debug)]
+enum Drive {
+    Threads(Threads),
+    /// The caller; `None` after the end.
+    Inline(Box<Mutex<Option<(Engine, Keeper)>>>),
+}
+
+impl Store {
+    /// Opens the store in the folder that the options name; makes it if it is not there.
+    pub fn open(options: Options, now: Timestamp) -> Result<(Self, Recovered), StoreError> {
+        let disk = Arc::new(Folder::new(&options.folder)?);
+        Self::open_on(disk, options, now)
+    }
+
+    /// Opens the store on a disk of the caller's.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        now: Timestamp,
+    ) -> Result<(Self, Recovered), StoreError> {
+        let (is_inline, every) = (options.inline, options.checkpoint_every);
+        let Opened { engine, keeper, shared, recovered, install } = open::open(disk, options, now)?;
+        let drive = if is_inline {
+            Drive::Inline(Box::new(Mutex::new(Some((engine, keeper)))))
+        } else {
+            Drive::Threads(Threads::start(engine, keeper, &shared, every)?)
+        };
+        let mut lanes = Lanes::default();
+        for lane in &recovered.lanes {
+            lanes.ids.insert(lane.key.clone(), lane.id);
+            lanes.keys.insert(lane.id, lane.key.clone());
+        }
+        Ok((Self(Arc::new(Inner { shared, lanes: RwLock::new(lanes), install, drive })), recovered))
+    }
+
+    /// The random number that names this store, for good.
+    pub fn install_id(&self) -> u64 {
+        self.0.install
+    }
+
+    /// Does what was asked before, makes all durable and gives the folder back.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let inner = self.0.clone();
+        match &self.0.drive {
+            Drive::Inline(_) => inner.stop(),
+            Drive::Threads(_) => {
+                tokio::task::spawn_blocking(move || inner.stop()).await.map_err(|_| StoreError::Closed)?
+            }
+        }
+    }
+
+    /// The number of the lane with this key; made durably the first time.
+    pub async fn lane(&self, key: &LaneKey) -> Result<LaneId, StoreError> {
+        if let Some(&id) = self.0.lanes.read().ids.get(key) {
+            return Ok(id);
+        }
+        let texts = [key.backend.as_str(), key.endpoint.as_str(), key.model.as_str(), key.tenant.as_str()];
+        let bytes = texts.map(str::len).iter().sum::<usize>() + key.offer.as_str().len() + key.name.len();
+        check_size(bytes as u64, KEY_LIMIT)?;
+        let id = self.0.ask(|reply| Op::Lane { key: key.clone(), reply }).await?;
+        let mut lanes = self.0.lanes.write();
+        lanes.ids.insert(key.clone(), id);
+        lanes.keys.insert(id, key.clone());
+        Ok(id)
+    }
+
+    /// What the requests of a lane have in common.
+    pub fn lane_key(&self, id: LaneId) -> Option<LaneKey> {
+        self.0.lanes.read().keys.get(&id).cloned()
+    }
+
+    /// Stores a request at the end of its lane; durable when it returns.
+    pub async fn append(&self, request: NewRequest) -> Result<Appended, StoreError> {
+        check_payload(&request.meta, &request.body)?;
+        let body_crc = crc32fast::hash(&request.body);
+        self.0.ask(|reply| Op::Append { request, body_crc, reply }).await
+    }
+
+    /// Makes a batch of ranges that no batch has; durable when it returns.
+    pub async fn seal(&self, batch: NewBatch) -> Result<BatchId, StoreError> {
+        check_size(batch.progress.len() as u64, PROGRESS_LIMIT)?;
+        check_size(batch.ranges.len() as u64, RANGES_LIMIT)?;
+        self.0.ask(|reply| Op::Seal { batch, reply }).await
+    }
+
+    /// Stores a new state of a batch's protocol; durable when it returns.
+    pub async fn advance(&self, id: BatchId, progress: Bytes) -> Result<(), StoreError> {
+        check_size(progress.len() as u64, PROGRESS_LIMIT)?;
+        self.0.ask(|reply| Op::Advance { id, progress, reply }).await
+    }
+
+    /// Ends a batch; durable when it returns. Entries of it that have no outcome keep their place in it: record
+    /// an outcome that requeues them.
+    pub async fn end(&self, id: BatchId, at: Timestamp, ending: &str) -> Result<(), StoreError> {
+        check_size(ending.len() as u64, PROGRESS_LIMIT)?;
+        self.0.ask(|reply| Op::End { id, at, ending: ending.to_owned(), reply }).await
+    }
+
+    /// Stores how attempts ended; durable when it returns. Answers come in the order of the outcomes.
+    pub async fn record(&self, outcomes: Vec<NewOutcome>) -> Result<Vec<Recorded>, StoreError> {
+        let mut bytes = 0;
+        for outcome in &outcomes {
+            check_payload(&outcome.meta, &outcome.body)?;
+            bytes += outcome.meta.len() as u64 + outcome.body.len() as u64 + 8192;
+        }
+        check_size(bytes, RECORD_AT_ONCE)?;
+        let outcomes = outcomes
+            .into_iter()
+            .map(|outcome| Checked { body_crc: crc32fast::hash(&outcome.body), outcome })
+            .collect();
+        self.0.caught_up().await?;
+        self.0.ask(|reply| Op::Record { outcomes, reply }).await
+    }
+
+    /// Ends a request that its caller no longer wants, wherever it stands now.
+    pub async fn cancel(&self, origin: Place, at: Timestamp) -> Result<Recorded, StoreError> {
+        // A requeue may come in between; then the request stands somewhere else.
+        loop {
+            let (current, attempts) = match self.standing(origin).await? {
+                None => return Ok(Recorded::Unknown),
+                Some(Standing::Final(_)) => return Ok(Recorded::Duplicate),
+                Some(Standing::Waiting { current, attempts }) => (current, attempts),
+            };
+            let outcome = NewOutcome {
+                place: current,
+                attempts,
+                batch: None,
+                finished_at: at,
+                ending: query::cancelled(),
+                verdict: Verdict::Final,
+                meta: Bytes::new(),
+                body: Bytes::new(),
+            };
+            match self.record(vec![outcome]).await?.pop() {
+                Some(Recorded::Duplicate) => {}
+                Some(recorded) => return Ok(recorded),
+                None => return Ok(Recorded::Unknown),
+            }
+        }
+    }
+
+    async fn standing(&self, origin: Place) -> Result<Option<Standing>, StoreError> {
+        self.0.read(move |view, log| query::standing(view, log, origin)).await
+    }
+
+    /// How a request stands. `None` if there is no such request, or not any more.
+    pub async fn outcome(&self, origin: Place) -> Result<Option<Standing>, StoreError> {
+        match self.standing(origin).await {
+            Err(StoreError::Gone) => Ok(None),
+            other => other,
+        }
+    }
+
+    /// The body of an answer.
+    pub async fn read_body(&self, at: BodyAt) -> Result<Bytes, StoreError> {
+        if at.is_empty() {
+            return Ok(Bytes::new());
+        }
+        self.0.read(move |_, log| log.read(at.0).map(|stored| stored.body)).await
+    }
+
+    /// The next requests of a selection that have no outcome: about `max_bytes` of them, at least one if there is
+    /// one.
+    pub async fn requests(
+        &self,
+        what: impl Into<Selection>,
+        max_bytes: usize,
+    ) -> Result<Chunk, StoreError> {
+        let what = what.into();
+        self.0.read(move |view, log| query::requests(view, log, what, max_bytes)).await
+    }
+
+    /// One entry, finished or not, for as long as it is kept.
+    pub async fn entry(&self, place: Place) -> Result<Option<Entry>, StoreError> {
+        self.0
+            .read(move |view, log| {
+                let Some(entry) = view.entry(place)? else { return Ok(None) };
+                Ok(query::read_entries(log, &[(place, entry)])?.pop())
+            })
+            .await
+    }
+
+    /// The identity of an unfinished request with this body among the latest of some lanes.
+    pub async fn find_by_body(
+        &self,
+        lanes: &[LaneId],
+        body_hash: u64,
+    ) -> Result<Option<Place>, StoreError> {
+        let lanes = lanes.to_vec();
+        self.0.read(move |view, _| query::find_by_body(view, &lanes, body_hash)).await
+    }
+
+    /// A batch. `None` if there is no such batch, or not any more.
+    pub async fn batch(&self, id: BatchId) -> Result<Option<BatchRecord>, StoreError> {
+        self.0.read(move |view, _| view.batch(id)).await
+    }
+
+    /// The entries of a batch that have no outcome, in order.
+    pub async fn missing(&self, id: BatchId) -> Result<Vec<Place>, StoreError> {
+        self.0
+            .read(move |view, _| {
+                let batch = view.batch(id)?.ok_or(StoreError::UnknownBatch(id))?;
+                query::missing(view, &batch.ranges)
+            })
+            .await
+    }
+
+    /// How far a batch is.
+    pub async fn counts(&self, id: BatchId) -> Result<Counts, StoreError> {
+        self.0
+            .read(move |view, _| {
+                let batch = view.batch(id)?.ok_or(StoreError::UnknownBatch(id))?;
+                query::counts(view, &batch.ranges)
+            })
+            .await
+    }
+
+    /// Removes segments in which nothing is unfinished and whose answers were kept long enough, and batches that
+    /// ended that long ago.
+    pub async fn sweep(&self, now: Timestamp) -> Result<Swept, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        match &self.0.drive {
+            Drive::Threads(threads) => threads.command(Command::Sweep { now, reply }),
+            Drive::Inline(parts) => {
+                let mut parts = parts.lock();
+                let (_, keeper) = parts.as_mut().ok_or(StoreError::Closed)?;
+                let swept = keeper.sweep(now)?;
+                self.0.shared.count_swept(&swept);
+                return Ok(swept);
+            }
+        }
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Makes the index durable now. It happens by itself; nothing is lost without it.
+    pub async fn checkpoint(&self) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        match &self.0.drive {
+            Drive::Threads(threads) => threads.command(Command::Checkpoint { reply }),
+            Drive::Inline(parts) => {
+                return parts.lock().as_mut().ok_or(StoreError::Closed)?.1.checkpoint();
+            }
+        }
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// How the store does.
+    pub fn stats(&self) -> Stats {
+        self.0.shared.stats()
+    }
+}
+
+impl Inner {
+    /// Has the log do something and waits until it is durable.
+    async fn ask<T>(&self, op: impl FnOnce(Reply<T>) -> Op) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let op = op(reply);
+        match &self.drive {
+            Drive::Threads(threads) => threads.submit(op),
+            Drive::Inline(parts) => match parts.lock().as_mut() {
+                None => return Err(StoreError::Closed),
+                Some((engine, keeper)) => run_inline(engine, keeper, &self.shared, op),
+            },
+        }
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Waits until the index has everything that is durable.
+    async fn caught_up(&self) -> Result<(), StoreError> {
+        if self.shared.is_caught_up() {
+            return Ok(());
+        }
+        match &self.drive {
+            Drive::Threads(threads) => threads.hurry(),
+            Drive::Inline(parts) => {
+                if let Some((_, keeper)) = parts.lock().as_mut() {
+                    apply_inline(keeper, &self.shared);
+                }
+            }
+        }
+        self.shared.catch_up().await
+    }
+
+    /// Looks something up in an index that has everything that is durable.
+    async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&View, &LogReader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.caught_up().await?;
+        let shared = self.shared.clone();
+        let read = move || look(&shared.index.view()?, &shared.log);
+        match &self.drive {
+            Drive::Inline(_) => read(),
+            // The disk may have to be read.
+            Drive::Threads(_) => {
+                tokio::task::spawn_blocking(read).await.map_err(|_| StoreError::Closed)?
+            }
+        }
+    }
+
+    fn stop(&self) -> Result<(), StoreError> {
+        match &self.drive {
+            Drive::Threads(threads) => threads.stop(),
+            Drive::Inline(parts) => {
+                let Some((engine, mut keeper)) = parts.lock().take() else { return Ok(()) };
+                engine.finish()?;
+                let closed = keeper.close();
+                self.shared.fail(StoreError::Closed);
+                self.shared.give_back();
+                closed
+            }
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Without threads a drop is what a crash is: a simulation ends a life this way.
+        if matches!(self.drive, Drive::Threads(_))
+            && let Err(error) = self.stop()
+        {
+            tracing::error!(%error, "the store could not be closed in good order");
+        }
+    }
+}
+
+fn run_inline(engine: &mut Engine, keeper: &mut Keeper, shared: &Shared, op: Op) {
+    if keeper.failed().is_some() {
+        apply_inline(keeper, shared);
+        if let Some(error) = keeper.failed() {
+            op.refuse(error.clone());
+            return;
+        }
+    }
+    let segment = engine.end().segment;
+    let Some(written) = engine.run(&mut std::iter::once(op), shared.applied()) else { return };
+    shared.count_segments(engine.end().segment - segment);
+    let (group, answers) = shared.announce(written);
+    keeper.add([group]);
+    apply_inline(keeper, shared);
+    answers.into_iter().for_each(|answer| answer.give(Ok(())));
+}
+
+fn apply_inline(keeper: &mut Keeper, shared: &Shared) {
+    match keeper.apply() {
+        Ok(groups) => shared.advance(groups, keeper.applied()),
+        Err(error) => shared.fail(error),
+    }
+}
+
+fn check_payload(meta: &Bytes, body: &Bytes) -> Result<(), StoreError> {
+    check_size(meta.len() as u64, u16::MAX.into())?;
+    // Leaves room for the record's own fields and those of the answer.
+    check_size(body.len() as u64, RECORD_LIMIT - (1 << 20))
+}
+
+fn check_size(bytes: u64, limit: u64) -> Result<(), StoreError> {
+    if bytes <= limit { Ok(()) } else { Err(StoreError::TooLarge { bytes, limit }) }
+}

@@ -1,0 +1,220 @@
+//! From a batch at the provider to its results.
+
+use offpeak_plugin::provider::{Event, ReadSummary};
+
+use super::{
+    Cancel, Context, End, How, Next, Notes, Phase, Ran, ResultFile, Source,
+    answer::{Outcome, poll_pause_ms, retry_pause_ms},
+    conclude,
+};
+use crate::{
+    config::DeleteFiles,
+    wire::{BatchObject, ErrorObject},
+};
+
+/// Refusals in a row to show the batch, before it is given up.
+const REFUSALS_MAX: u32 = 100;
+/// What the refusal counts that says that there is no such batch.
+const NOT_FOUND_WEIGHT: u32 = 20;
+/// Times in a row that the provider may say that it does not know a file.
+const FILE_GONE_MAX: u32 = 5;
+/// Times that reading a file may be cut off in a row without getting to its end.
+const READ_TRIES_MAX: u32 = 100;
+/// Times that the provider may be asked in vain to stop a batch.
+const CANCEL_TRIES_MAX: u32 = 8;
+/// Looks at a batch that is over and says that items are done, but shows no file with them yet.
+const LOOKOUTS_MAX: u32 = 3;
+
+// === While it runs ===
+
+/// A look's outcome. The batch exists and is paid for, so outages are waited out.
+pub(super) fn polled(
+    outcome: Outcome,
+    input: String,
+    id: String,
+    notes: &mut Notes,
+    context: Context<'_>,
+) -> Next {
+    match outcome {
+        Outcome::Done(body) => match serde_json::from_slice::<BatchObject>(&body) {
+            Ok(batch) if batch.id == id => seen(&batch, input, notes, context),
+            _ => poll_again(input, id, None, notes, context),
+        },
+        Outcome::Later(hindrance) | Outcome::Doubtful(hindrance) => {
+            notes.gone = 0;
+            poll_again(input, id, hindrance.retry_after_ms, notes, context)
+        }
+        Outcome::Refused { status, error } => {
+            notes.gone += if status == 404 { NOT_FOUND_WEIGHT } else { 1 };
+            if notes.gone >= REFUSALS_MAX {
+                let message = error.message.as_deref().unwrap_or("The provider gave no reason.");
+                let end = End::failed(Ran::Unknown, false, &error.code_or("batch_not_found"), message);
+                return Next::Act(Phase::Over { end });
+            }
+            poll_again(input, id, None, notes, context)
+        }
+    }
+}
+
+fn poll_again(
+    input: String,
+    id: String,
+    retry_after_ms: Option<u64>,
+    notes: &mut Notes,
+    context: Context<'_>,
+) -> Next {
+    notes.tries = notes.tries.saturating_add(1);
+    let pause_ms = retry_pause_ms(notes.tries, context).max(retry_after_ms.unwrap_or(0));
+    Next::Pause(Phase::Poll { input, id }, pause_ms)
+}
+
+/// The batch as the provider shows it.
+pub(super) fn seen(batch: &BatchObject, input: String, notes: &mut Notes, context: Context<'_>) -> Next {
+    notes.tries = 0;
+    notes.gone = 0;
+    notes.provider_id = Some(batch.id.clone());
+    if let Some(progress) = batch.progress() {
+        notes.completed = Some(progress.completed);
+        notes.failed = Some(progress.failed);
+    }
+    let finished = |how, missing| End::Finished { how, missing };
+    let end = match batch.status.as_str() {
+        "completed" => finished(How::Completed, Ran::Unknown),
+        "expired" => finished(How::Expired, Ran::Refused),
+        "cancelled" | "canceled" => finished(How::Cancelled, Ran::Refused),
+        "failed" => failed(batch, context),
+        _ => {
+            notes.polls = notes.polls.saturating_add(1);
+            let poll = Phase::Poll { input, id: batch.id.clone() };
+            return Next::Pause(poll, poll_pause_ms(notes.polls, context));
+        }
+    };
+    results(batch, input, end, notes, context)
+}
+
+/// Why the provider gave the batch up. Validation failures come before anything runs.
+fn failed(batch: &BatchObject, context: Context<'_>) -> End {
+    let is_temporary =
+        |error: &&ErrorObject| context.dialect.temporary_codes.contains(&error.code_or("").as_str());
+    let temporary = batch.errors().iter().find(is_temporary);
+    let error = temporary.or_else(|| batch.errors().first());
+    let ran = if batch.may_have_run() { Ran::Unknown } else { Ran::Refused };
+    let code = error.map_or_else(|| "batch_failed".to_owned(), |error| error.code_or("batch_failed"));
+    let message = error.and_then(|error| error.message.as_deref()).unwrap_or("The provider gave no reason.");
+    End::failed(ran, temporary.is_some(), &code, message)
+}
+
+/// The outcome of asking to stop the batch. Whatever the answer, a look tells what came of it.
+pub(super) fn cancelled(
+    outcome: Outcome,
+    input: String,
+    id: String,
+    notes: &mut Notes,
+    context: Context<'_>,
+) -> Next {
+    match outcome {
+        Outcome::Done(_) | Outcome::Refused { .. } => {}
+        Outcome::Later(hindrance) | Outcome::Doubtful(hindrance) => {
+            notes.tries += 1;
+            if notes.tries < CANCEL_TRIES_MAX {
+                let pause_ms =
+                    retry_pause_ms(notes.tries, context).max(hindrance.retry_after_ms.unwrap_or(0));
+                return Next::Pause(Phase::Cancel { input, id }, pause_ms);
+            }
+        }
+    }
+    notes.cancel = Cancel::Told;
+    notes.tries = 0;
+    notes.polls = 0;
+    Next::Act(Phase::Poll { input, id })
+}
+
+// === When it is over ===
+
+/// Reads all files that the batch shows, then ends.
+fn results(batch: &BatchObject, input: String, end: End, notes: &mut Notes, context: Context<'_>) -> Next {
+    let file = |source, id: &Option<String>| Some(ResultFile { source, id: id.clone()? });
+    let left: Vec<ResultFile> =
+        [file(Source::Output, &batch.output_file_id), file(Source::Errors, &batch.error_file_id)]
+            .into_iter()
+            .flatten()
+            .collect();
+    let mut end = end;
+    if is_output_late(batch, &end) {
+        notes.lookouts += 1;
+        if notes.lookouts <= LOOKOUTS_MAX {
+            return Next::Pause(Phase::Poll { input, id: batch.id.clone() }, context.config.poll_ms);
+        }
+        if let End::Finished { missing, .. } = &mut end {
+            *missing = Ran::Unknown; // something ran, and we shall not see it
+        }
+    }
+    reading(input, left, Vec::new(), end, context)
+}
+
+/// Whether the batch says that it has done something, but not where it lies.
+fn is_output_late(batch: &BatchObject, end: &End) -> bool {
+    let count =
+        |count: fn(&crate::wire::RequestCounts) -> u32| batch.request_counts.as_ref().map_or(0, count);
+    let completed = matches!(end, End::Finished { how: How::Completed, .. });
+    let no_output = batch.output_file_id.is_none() && count(|counts| counts.completed) > 0;
+    let nothing =
+        batch.output_file_id.is_none() && batch.error_file_id.is_none() && count(|counts| counts.total) > 0;
+    no_output || (completed && nothing)
+}
+
+/// The next file, or the end.
+fn reading(input: String, left: Vec<ResultFile>, read: Vec<String>, end: End, context: Context<'_>) -> Next {
+    if !left.is_empty() {
+        return Next::Act(Phase::Read { input, left, read, end });
+    }
+    let mut files = vec![input];
+    if context.config.delete_files == DeleteFiles::All {
+        files.extend(read);
+    }
+    conclude(files, end, context)
+}
+
+/// A reading's outcome.
+pub(super) fn read(
+    event: &Event,
+    input: String,
+    mut left: Vec<ResultFile>,
+    mut read: Vec<String>,
+    end: End,
+    notes: &mut Notes,
+    context: Context<'_>,
+) -> Next {
+    let status = match event {
+        Event::Read(ReadSummary { status, .. }) => *status,
+        Event::Answered(response) => response.status,
+        _ => 0,
+    };
+    if is_whole(event, left.first()) {
+        notes.tries = 0;
+        notes.gone = 0;
+        read.push(left.remove(0).id);
+        return reading(input, left, read, end, context);
+    }
+    notes.tries += 1;
+    notes.gone = if status == 404 { notes.gone + 1 } else { 0 };
+    if notes.gone >= FILE_GONE_MAX || notes.tries >= READ_TRIES_MAX {
+        let file = left.first().map(|file| file.id.as_str()).unwrap_or_default();
+        let message =
+            format!("the results in {file} could not be read to their end (last HTTP status {status})");
+        return Next::Act(Phase::Over {
+            end: End::failed(Ran::Unknown, false, "results_unreadable", &message),
+        });
+    }
+    Next::Pause(Phase::Read { input, left, read, end }, retry_pause_ms(notes.tries, context))
+}
+
+/// Whether this very file was read to its end.
+fn is_whole(event: &Event, file: Option<&ResultFile>) -> bool {
+    match (event, file) {
+        (Event::Read(summary), Some(file)) => {
+            summary.whole && (200..300).contains(&summary.status) && summary.source == file.source.name()
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,60 @@
+//! Plugins that misbehave on demand, as WebAssembly components, for tests of whoever calls plugins.
+//!
+//! The model's name says what a guest does in a call, so that one instance of it can be well-behaved before and after. The
+//! names are in [`router`] and [`provider`]; any other name gets an ordinary answer.
+
+/// What the router guest does when `route` is called for a model of this name.
+pub mod router {
+    /// The component (world `router`).
+    pub const COMPONENT: &[u8] = include_bytes!(env!("OFFPEAK_GUEST_ROUTER"));
+
+    /// Never answers.
+    pub const LOOP: &str = "loop";
+    /// Allocates until there is no more.
+    pub const ALLOCATE: &str = "allocate";
+    /// Panics, with a message of its own.
+    pub const PANIC: &str = "panic";
+    /// Calls itself without end.
+    pub const RECURSE: &str = "recurse";
+    /// Chooses a backend that nobody offered.
+    pub const UNKNOWN_BACKEND: &str = "unknown-backend";
+    /// Chooses an offer that the backend does not have.
+    pub const UNKNOWN_OFFER: &str = "unknown-offer";
+    /// Rejects with a status that is none.
+    pub const ODD_STATUS: &str = "odd-status";
+    /// Names a lane of 8 MiB.
+    pub const HUGE_ANSWER: &str = "huge-answer";
+    /// Logs a thousand lines of 64 KiB, then answers.
+    pub const LOG_FLOOD: &str = "log-flood";
+    /// Keeps 8 MiB for ever, then answers.
+    pub const LEAK: &str = "leak";
+    /// Names a lane after the number of calls that this instance has answered.
+    pub const COUNT: &str = "count";
+    /// Names a lane after the time, read at the start and at the end of much work.
+    pub const NOW: &str = "now";
+    /// Names a lane after its configuration, as JSON.
+    pub const CONFIG: &str = "config";
+    /// Names a lane after all that it was told.
+    pub const ECHO: &str = "echo";
+}
+
+/// What the provider guest does when it is called for a model of this name.
+pub mod provider {
+    /// The component (world `provider`).
+    pub const COMPONENT: &[u8] = include_bytes!(env!("OFFPEAK_GUEST_PROVIDER"));
+
+    /// Never answers.
+    pub const LOOP: &str = "loop";
+    /// Panics, with a message of its own.
+    pub const PANIC: &str = "panic";
+    /// Answers that it cannot do it.
+    pub const REFUSE: &str = "refuse";
+    /// Wants a state of 64 KiB and one byte to be kept.
+    pub const HUGE_STATE: &str = "huge-state";
+    /// Names a path that leads to another host when it is put behind a base URL.
+    pub const FOREIGN_PATH: &str = "foreign-path";
+    /// Decodes one result less than there are lines.
+    pub const FEWER_RESULTS: &str = "fewer-results";
+    /// Gives every result the same id.
+    pub const SAME_ID: &str = "same-id";
+}

@@ -1,0 +1,114 @@
+//! Provider time: real time multiplied, or advanced by hand.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+/// A point in provider time, in milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SimTime(pub u64);
+
+impl SimTime {
+    /// Whole seconds since the Unix epoch, as the API's timestamps have them.
+    pub fn secs(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// This time and `millis` milliseconds.
+    #[must_use]
+    pub fn plus_millis(self, millis: u64) -> Self {
+        Self(self.0.saturating_add(millis))
+    }
+
+    /// This time and `duration`, to the millisecond.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        self.plus_millis(millis(duration))
+    }
+
+    /// Milliseconds since `earlier`; zero when `earlier` is later.
+    pub fn millis_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// A duration in whole milliseconds, saturating.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Tells provider time.
+///
+/// With speed `n` one real second is `n` provider seconds; with speed 0 time stands still until [`Clock::advance`].
+/// Real time is tokio's, so that tests with paused time control it.
+#[derive(Debug)]
+pub struct Clock {
+    epoch: SimTime,
+    started: Instant,
+    speed: u32,
+    advanced_ms: AtomicU64,
+}
+
+impl Clock {
+    /// A clock that shows `epoch` now and runs `speed` times as fast as real time.
+    pub fn new(epoch: SimTime, speed: u32) -> Self {
+        Self { epoch, started: Instant::now(), speed, advanced_ms: AtomicU64::new(0) }
+    }
+
+    /// The provider time of this moment.
+    pub fn now(&self) -> SimTime {
+        let advanced = self.advanced_ms.load(Ordering::Relaxed);
+        let mut ran = 0;
+        if self.speed > 0 {
+            let micros = self.started.elapsed().as_micros().saturating_mul(u128::from(self.speed));
+            ran = u64::try_from(micros / 1000).unwrap_or(u64::MAX);
+        }
+        self.epoch.plus_millis(advanced).plus_millis(ran)
+    }
+
+    /// The time the clock showed when it was made.
+    pub fn epoch(&self) -> SimTime {
+        self.epoch
+    }
+
+    /// Moves provider time forward by `by`, at once.
+    pub fn advance(&self, by: Duration) {
+        self.advanced_ms.fetch_add(millis(by), Ordering::Relaxed);
+    }
+
+    /// How many provider seconds pass in a real second; 0 when time is moved by hand.
+    pub fn speed(&self) -> u32 {
+        self.speed
+    }
+
+    /// The real milliseconds that `provider_ms` of provider time take, rounded up; unchanged when moved by hand.
+    pub fn real_millis(&self, provider_ms: u64) -> u64 {
+        provider_ms.div_ceil(u64::from(self.speed.max(1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_hand_it_stands_still_until_advanced() {
+        let clock = Clock::new(SimTime(1_000), 0);
+        assert_eq!(clock.now(), SimTime(1_000));
+        clock.advance(Duration::from_secs(3));
+        assert_eq!(clock.now(), SimTime(4_000));
+        assert_eq!(clock.now().secs(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn runs_as_many_times_faster_as_told() {
+        let clock = Clock::new(SimTime(0), 3600);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(clock.now(), SimTime(7_200_000));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(clock.now(), SimTime(7_201_000));
+        assert_eq!(clock.real_millis(3_600_001), 1_001);
+    }
+}

@@ -1,0 +1,264 @@
+//! What a simulation is made from.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::clock::{Clock, SimTime};
+use crate::faults::Faults;
+use crate::prices::{LIST, Prices, price_of};
+use crate::provider::Provider;
+
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+
+/// The provider's limits. The defaults are the published ones, those of an account (`None`) are off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one uploaded file: 512 MB.
+    pub file_bytes: u64,
+    /// Bytes of one batch input file: 200 MB.
+    pub batch_file_bytes: u64,
+    /// Lines of one batch input file: 50,000.
+    pub batch_requests: usize,
+    /// Inputs in all lines of one embeddings batch: 50,000.
+    pub batch_embedding_inputs: usize,
+    /// Batches created in an hour: 2,000.
+    pub batches_per_hour: usize,
+    /// Prompt tokens of a model in batches that have not ended, over all batches.
+    pub enqueued_tokens: Option<u64>,
+    /// As `enqueued_tokens`, for single models.
+    pub enqueued_tokens_of: HashMap<String, u64>,
+    /// Calls to `/v1` in a provider minute, for each key.
+    pub requests_per_minute: Option<u32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            file_bytes: 512 << 20,
+            batch_file_bytes: 200 << 20,
+            batch_requests: 50_000,
+            batch_embedding_inputs: 50_000,
+            batches_per_hour: 2_000,
+            enqueued_tokens: None,
+            enqueued_tokens_of: HashMap::new(),
+            requests_per_minute: None,
+        }
+    }
+}
+
+/// How long deferred work takes, in provider time. Ranges are drawn from with the seed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timing {
+    /// Checking a batch's input file.
+    pub validation: Duration,
+    /// A batch from creation to `completed`, validation and writing of results included.
+    pub turnaround: RangeInclusive<Duration>,
+    /// Writing a batch's results.
+    pub finalizing: Duration,
+    /// How long one item is in flight: what started this long before a cancel still finishes.
+    pub in_flight: Duration,
+    /// A background response without a window.
+    pub background_soonest: RangeInclusive<Duration>,
+    /// A background response with the 2 h window.
+    pub background_2h: RangeInclusive<Duration>,
+    /// A background response with the 8 h window.
+    pub background_8h: RangeInclusive<Duration>,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            validation: Duration::from_secs(10),
+            turnaround: 10 * MINUTE..=40 * MINUTE,
+            finalizing: Duration::from_secs(20),
+            in_flight: Duration::from_secs(30),
+            background_soonest: Duration::from_secs(2)..=Duration::from_secs(30),
+            background_2h: 5 * MINUTE..=110 * MINUTE,
+            background_8h: 15 * MINUTE..=7 * HOUR,
+        }
+    }
+}
+
+/// The entry point of the library.
+#[derive(Debug)]
+pub struct Sim;
+
+impl Sim {
+    /// A builder with the defaults: seed 0, time by hand, every listed model, no keys asked for, no faults.
+    pub fn builder() -> Builder {
+        Builder {
+            seed: 0,
+            speed: 0,
+            epoch: SimTime(1_795_000_000_000),
+            models: LIST.iter().map(|(id, _)| (*id).to_owned()).collect(),
+            keys: HashSet::new(),
+            faults: Faults::default(),
+            limits: Limits::default(),
+            timing: Timing::default(),
+            latency: Duration::ZERO,
+            stream_gap: Duration::ZERO,
+            track_executions: false,
+            prompt_cache: false,
+            lines_for_cancelled: true,
+        }
+    }
+}
+
+/// Collects what a simulation is made from.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    pub(crate) seed: u64,
+    pub(crate) speed: u32,
+    pub(crate) epoch: SimTime,
+    pub(crate) models: Vec<String>,
+    pub(crate) keys: HashSet<String>,
+    pub(crate) faults: Faults,
+    pub(crate) limits: Limits,
+    pub(crate) timing: Timing,
+    pub(crate) latency: Duration,
+    pub(crate) stream_gap: Duration,
+    pub(crate) track_executions: bool,
+    pub(crate) prompt_cache: bool,
+    pub(crate) lines_for_cancelled: bool,
+}
+
+impl Builder {
+    /// The seed of everything drawn: turnarounds, order of results, faults, identifiers.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Provider seconds in a real second; 0 stops time, to be moved by [`Clock::advance`].
+    #[must_use]
+    pub fn speed(mut self, speed: u32) -> Self {
+        self.speed = speed;
+        self
+    }
+
+    /// The provider time at the start. The default is fixed, so that runs can be repeated.
+    #[must_use]
+    pub fn epoch(mut self, epoch: SimTime) -> Self {
+        self.epoch = epoch;
+        self
+    }
+
+    /// The models there are, instead of those on the price list.
+    #[must_use]
+    pub fn models<S: Into<String>>(mut self, models: impl IntoIterator<Item = S>) -> Self {
+        self.models = models.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Adds API keys. With at least one, every call under `/v1` must carry one of them.
+    #[must_use]
+    pub fn keys<S: Into<String>>(mut self, keys: impl IntoIterator<Item = S>) -> Self {
+        self.keys.extend(keys.into_iter().map(Into::into));
+        self
+    }
+
+    /// The fault plan to start with.
+    #[must_use]
+    pub fn faults(mut self, faults: Faults) -> Self {
+        self.faults = faults;
+        self
+    }
+
+    /// The limits.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How long deferred work takes.
+    #[must_use]
+    pub fn timing(mut self, timing: Timing) -> Self {
+        self.timing = timing;
+        self
+    }
+
+    /// Real time before each real-time answer.
+    #[must_use]
+    pub fn latency(mut self, latency: Duration) -> Self {
+        self.latency = latency;
+        self
+    }
+
+    /// Real time between two pieces of a stream.
+    #[must_use]
+    pub fn stream_gap(mut self, gap: Duration) -> Self {
+        self.stream_gap = gap;
+        self
+    }
+
+    /// Counts how often each request ran (see [`crate::execution_key`]). Costs a second parse of every body.
+    #[must_use]
+    pub fn track_executions(mut self, on: bool) -> Self {
+        self.track_executions = on;
+        self
+    }
+
+    /// Simulates prompt caching: prefixes of 1,024 tokens and more, in steps of 128, that the same model saw in the
+    /// last 10 provider minutes count as cached.
+    #[must_use]
+    pub fn prompt_cache(mut self, on: bool) -> Self {
+        self.prompt_cache = on;
+        self
+    }
+
+    /// Whether the error file of a cancelled batch names the requests that did not run (default), with code
+    /// `batch_cancelled`. Reports differ on what the real provider does.
+    #[must_use]
+    pub fn lines_for_cancelled(mut self, on: bool) -> Self {
+        self.lines_for_cancelled = on;
+        self
+    }
+
+    /// Makes the provider and starts its clock.
+    pub fn build(self) -> Provider {
+        Provider::new(self)
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        Clock::new(self.epoch, self.speed)
+    }
+}
+
+/// A model on offer.
+#[derive(Debug, Clone)]
+pub(crate) struct Model {
+    pub(crate) id: String,
+    pub(crate) prices: Prices,
+}
+
+/// The models on offer, found by name.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    models: Vec<Model>,
+    index: HashMap<String, usize>,
+}
+
+impl Catalog {
+    pub(crate) fn new(ids: impl IntoIterator<Item = String>) -> Self {
+        let models: Vec<_> = ids.into_iter().map(|id| Model { prices: price_of(&id), id }).collect();
+        let index = models.iter().enumerate().map(|(n, model)| (model.id.clone(), n)).collect();
+        Self { models, index }
+    }
+
+    pub(crate) fn models(&self) -> &[Model] {
+        &self.models
+    }
+
+    pub(crate) fn find(&self, id: &str) -> Option<usize> {
+        self.index.get(id).copied()
+    }
+
+    /// The name of a model that `find` found.
+    pub(crate) fn name(&self, model: usize) -> &str {
+        self.models.get(model).map_or("", |model| &model.id)
+    }
+}

@@ -1,0 +1,336 @@
+//! The provider: the life of a call, from request and time to response.
+//!
+//! Count it, check the key, the rate limit and the fault plan, find the endpoint, let it do its work, and spoil the
+//! answer if the fault plan says so. No sockets here, and no waiting.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use parking_lot::Mutex;
+
+use crate::batches::{self, Shelf};
+use crate::bill::{Bill, Ledger};
+use crate::clock::{Clock, SimTime};
+use crate::config::{Builder, Catalog, Limits, Timing};
+use crate::error::ApiError;
+use crate::faults::{Fault, FaultControl};
+use crate::ids::Ids;
+use crate::prompt_cache::PromptCache;
+use crate::reply::{Delivery, SimBody, SimResponse};
+use crate::responses::{self, ResponseStore};
+use crate::route::{Endpoint, Route, route};
+use crate::work::{Api, Work};
+use crate::{admin, files, realtime};
+
+const MINUTE_MS: u64 = 60_000;
+
+/// A simulated provider; clones share its state.
+#[derive(Debug, Clone)]
+pub struct Provider {
+    inner: Arc<Inner>,
+}
+
+/// What the endpoints work with.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) seed: u64,
+    pub(crate) clock: Clock,
+    pub(crate) catalog: Catalog,
+    pub(crate) limits: Limits,
+    pub(crate) timing: Timing,
+    pub(crate) lines_for_cancelled: bool,
+    pub(crate) stream_gap: Duration,
+    pub(crate) ids: Ids,
+    pub(crate) ledger: Ledger,
+    pub(crate) faults: FaultControl,
+    pub(crate) responses: ResponseStore,
+    pub(crate) shelf: Mutex<Shelf>,
+    cache: Option<PromptCache>,
+    keys: HashSet<String>,
+    latency: Duration,
+    /// For each key, the current minute and the calls in it.
+    minutes: Mutex<HashMap<String, (u64, u32)>>,
+    calls: [AtomicU64; Endpoint::ALL.len()],
+}
+
+impl Inner {
+    /// Prompt tokens of `work` that the prompt cache has; 0 when prompt caching is off.
+    pub(crate) fn cached_tokens(&self, model: usize, work: &Work<'_>, now: SimTime) -> u64 {
+        let Some(cache) = &self.cache else { return 0 };
+        cache.cached_tokens(model, &work.prefix(), now).min(work.prompt_tokens())
+    }
+
+    /// Runs and charges whatever is due at `now`.
+    pub(crate) fn settle(&self, now: SimTime) {
+        self.shelf.lock().settle_all(self, now);
+        self.responses.settle(self, now);
+    }
+}
+
+impl Provider {
+    pub(crate) fn new(builder: Builder) -> Self {
+        let catalog = Catalog::new(builder.models.iter().cloned());
+        let inner = Inner {
+            clock: builder.clock(),
+            ledger: Ledger::new(catalog.models().len(), builder.track_executions),
+            ids: Ids::new(builder.seed),
+            faults: FaultControl::new(builder.seed, builder.epoch, builder.faults),
+            cache: builder.prompt_cache.then(PromptCache::default),
+            seed: builder.seed,
+            catalog,
+            limits: builder.limits,
+            timing: builder.timing,
+            lines_for_cancelled: builder.lines_for_cancelled,
+            stream_gap: builder.stream_gap,
+            keys: builder.keys,
+            latency: builder.latency,
+            responses: ResponseStore::default(),
+            shelf: Mutex::default(),
+            minutes: Mutex::default(),
+            calls: [const { AtomicU64::new(0) }; Endpoint::ALL.len()],
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The clock, to read or to advance.
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
+    /// The fault plan, to read or to change.
+    pub fn faults(&self) -> &FaultControl {
+        &self.inner.faults
+    }
+
+    /// The bill, with everything that has run by now.
+    pub fn bill(&self) -> Bill {
+        self.inner.settle(self.inner.clock.now());
+        self.inner.ledger.bill(&self.inner.catalog)
+    }
+
+    /// How many calls `endpoint` got, refused ones included.
+    pub fn calls(&self, endpoint: Endpoint) -> u64 {
+        self.inner.calls.get(endpoint as usize).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// Answers one call at the clock's time. Never waits; the response says how it is to be delivered.
+    pub fn handle(&self, request: Request<Bytes>) -> SimResponse {
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path();
+        if let Some(rest) = path.strip_prefix("/sim/") {
+            return admin::handle(self, &parts.method, rest, &body).unwrap_or_else(SimResponse::from);
+        }
+        let call = Call { method: &parts.method, path, query: parts.uri.query(), headers: &parts.headers };
+        self.inner.handle(&call, body)
+    }
+
+    /// Whether the call may take a while (files and batches), so that a server should not run it among quick ones.
+    pub fn is_slow(method: &Method, path: &str) -> bool {
+        let realtime =
+            route(method, path).is_ok_and(|route| !route.endpoint.is_files() && !route.endpoint.is_batches());
+        !realtime
+    }
+}
+
+/// A call without its body.
+struct Call<'a> {
+    method: &'a Method,
+    path: &'a str,
+    query: Option<&'a str>,
+    headers: &'a HeaderMap,
+}
+
+impl Inner {
+    fn handle(&self, call: &Call<'_>, body: Bytes) -> SimResponse {
+        let now = self.clock.now();
+        let mut limit_headers = None;
+        let answered = self.answer(call, body, now, &mut limit_headers);
+        let mut response = answered.unwrap_or_else(SimResponse::from);
+        let headers = &mut response.headers;
+        if let Ok(id) = HeaderValue::from_str(&self.ids.text("req_")) {
+            headers.insert("x-request-id", id);
+        }
+        headers.insert("openai-version", HeaderValue::from_static("2020-10-01"));
+        headers.insert("openai-organization", HeaderValue::from_static("org-sim"));
+        headers.insert("openai-processing-ms", HeaderValue::from_static("1"));
+        if let Some(left) = limit_headers {
+            self.show_limits(headers, left, now);
+        }
+        response
+    }
+
+    fn answer(
+        &self,
+        call: &Call<'_>,
+        body: Bytes,
+        now: SimTime,
+        left: &mut Option<u32>,
+    ) -> Result<SimResponse, ApiError> {
+        let route = route(call.method, call.path)?;
+        if let Some(count) = self.calls.get(route.endpoint as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        let key = self.authorise(call.headers)?;
+        *left = self.limits.requests_per_minute.map(|_| 0);
+        *left = self.take_call(key, now)?;
+        let fault = self.faults.draw(route.endpoint, now);
+        match fault {
+            Some(Fault::Status { status, retry_after_ms }) => {
+                return Err(ApiError::of_status(valid_status(status), retry_after_ms));
+            }
+            Some(Fault::DropBeforeEffect) => {
+                let mut response = SimResponse::json(Bytes::new());
+                response.delivery.cut = Some(0);
+                return Ok(response);
+            }
+            _ => {}
+        }
+        let answered = self.dispatch(route, call, body, now);
+        let mut response = answered.unwrap_or_else(SimResponse::from);
+        if route.endpoint.is_realtime() {
+            response.delivery.after = self.latency;
+        }
+        if let Some(fault) = fault {
+            spoil(&mut response, fault);
+        }
+        Ok(response)
+    }
+
+    fn dispatch(
+        &self,
+        route: Route<'_>,
+        call: &Call<'_>,
+        body: Bytes,
+        now: SimTime,
+    ) -> Result<SimResponse, ApiError> {
+        let Route { endpoint, id } = route;
+        if endpoint.is_realtime() || endpoint == Endpoint::CreateBatch {
+            check_json(call.headers)?;
+        }
+        match endpoint {
+            Endpoint::ChatCompletions => realtime::create(self, Api::Chat, &body, now),
+            Endpoint::Completions => realtime::create(self, Api::Completions, &body, now),
+            Endpoint::Embeddings => realtime::create(self, Api::Embeddings, &body, now),
+            Endpoint::Responses => realtime::create(self, Api::Responses, &body, now),
+            Endpoint::Moderations => realtime::create(self, Api::Moderations, &body, now),
+            Endpoint::GetResponse => responses::get(self, id, now),
+            Endpoint::CancelResponse => responses::cancel(self, id, now),
+            Endpoint::DeleteResponse => responses::delete(self, id, now),
+            Endpoint::Models => self.models(id),
+            Endpoint::UploadFile => files::upload(self, call.headers, body, now),
+            Endpoint::ListFiles => files::list(self, call.query, now),
+            Endpoint::GetFile => files::get(self, id, now),
+            Endpoint::FileContent => files::content(self, id, now),
+            Endpoint::DeleteFile => files::delete(self, id, now),
+            Endpoint::CreateBatch => batches::create(self, &body, now),
+            Endpoint::ListBatches => batches::list(self, call.query, now),
+            Endpoint::GetBatch => batches::get(self, id, now),
+            Endpoint::CancelBatch => batches::cancel(self, id, now),
+        }
+    }
+
+    /// Finds the caller's key. Without configured keys, everybody may call.
+    fn authorise<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, ApiError> {
+        let value =
+            headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let key = value.strip_prefix("Bearer ").unwrap_or_default().trim();
+        if self.keys.is_empty() || self.keys.contains(key) {
+            return Ok(key);
+        }
+        let refused = |message: String| ApiError::invalid(message).status(StatusCode::UNAUTHORIZED);
+        if key.is_empty() {
+            return Err(refused(
+                "You didn't provide an API key. Provide it in an Authorization header using Bearer auth (i.e. \
+                 Authorization: Bearer YOUR_KEY)."
+                    .to_owned(),
+            ));
+        }
+        let shown: String = key.chars().take(8).collect();
+        Err(refused(format!("Incorrect API key provided: {shown}***.")).code("invalid_api_key"))
+    }
+
+    /// Takes one of the minute's calls. Returns how many are left, if they are limited.
+    fn take_call(&self, key: &str, now: SimTime) -> Result<Option<u32>, ApiError> {
+        let Some(limit) = self.limits.requests_per_minute else { return Ok(None) };
+        let minute = now.0 / MINUTE_MS;
+        let mut minutes = self.minutes.lock();
+        let entry = minutes.entry(key.to_owned()).or_insert((minute, 0));
+        if entry.0 != minute {
+            *entry = (minute, 0);
+        }
+        if entry.1 >= limit {
+            let message = format!("Rate limit reached for requests. Limit: {limit} / min.");
+            let wait = self.clock.real_millis(MINUTE_MS - now.0 % MINUTE_MS);
+            return Err(ApiError::rate_limited(message, Some(wait)));
+        }
+        entry.1 += 1;
+        Ok(Some(limit - entry.1))
+    }
+
+    fn show_limits(&self, headers: &mut HeaderMap, left: u32, now: SimTime) {
+        let Some(limit) = self.limits.requests_per_minute else { return };
+        headers.insert("x-ratelimit-limit-requests", HeaderValue::from(limit));
+        headers.insert("x-ratelimit-remaining-requests", HeaderValue::from(left));
+        let reset = format!("{}ms", self.clock.real_millis(MINUTE_MS - now.0 % MINUTE_MS));
+        if let Ok(reset) = HeaderValue::from_str(&reset) {
+            headers.insert("x-ratelimit-reset-requests", reset);
+        }
+    }
+
+    /// `GET /v1/models` and `GET /v1/models/{id}`
+    fn models(&self, id: &str) -> Result<SimResponse, ApiError> {
+        let created = self.clock.epoch().secs();
+        let view = |id: &str| serde_json::json!({ "id": id, "object": "model", "created": created, "owned_by": "sim" });
+        if id.is_empty() {
+            let data: Vec<_> = self.catalog.models().iter().map(|model| view(&model.id)).collect();
+            return Ok(SimResponse::of(&serde_json::json!({ "object": "list", "data": data })));
+        }
+        self.catalog.find(id).ok_or_else(|| ApiError::model_not_found(id))?;
+        Ok(SimResponse::of(&view(id)))
+    }
+}
+
+/// Refuses bodies that say they are not JSON.
+fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let message = format!(
+        "Unsupported content type: '{value}'. This API method only accepts 'application/json' requests."
+    );
+    Err(ApiError::invalid(message).code("unsupported_content_type"))
+}
+
+fn valid_status(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// Does to a finished answer what the fault says.
+fn spoil(response: &mut SimResponse, fault: Fault) {
+    let half = response.body.bytes().len() / 2;
+    match fault {
+        Fault::Status { .. } | Fault::DropBeforeEffect => {}
+        Fault::DropResponseAfterEffect => response.delivery.cut = Some(0),
+        Fault::StatusAfterEffect { status } => {
+            let delivery = response.delivery;
+            *response = ApiError::of_status(valid_status(status), None).into();
+            response.delivery = delivery;
+        }
+        Fault::Slow { ms } => {
+            response.delivery =
+                Delivery { after: response.delivery.after + Duration::from_millis(ms), cut: None };
+        }
+        Fault::Garbage => {
+            response.status = StatusCode::OK;
+            response.body = SimBody::Full(Bytes::from_static(b"<html><body>It works!</body></html>"));
+        }
+        Fault::TruncateBody => response.body.truncate(half),
+        Fault::CutBody => response.delivery.cut = Some(half.max(1)),
+    }
+}

@@ -1,0 +1,316 @@
+//! Calls that run a model and answer at once, and how chat completions and completions look.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::answer::{Answer, answer};
+use crate::bill::Usage;
+use crate::clock::SimTime;
+use crate::error::ApiError;
+use crate::prices::Mode;
+use crate::provider::Inner;
+use crate::reply::SimResponse;
+use crate::responses;
+use crate::sse::Events;
+use crate::work::{Api, ChatWork, CompletionWork, Job, Ran, Run, Work, tier_name};
+
+/// Runs one call: check, answer, charge.
+pub(crate) fn create(inner: &Inner, api: Api, body: &Bytes, now: SimTime) -> Result<SimResponse, ApiError> {
+    let work = Work::parse(api, body)?;
+    let model = inner.catalog.find(&work.model).ok_or_else(|| ApiError::model_not_found(&work.model))?;
+    if work.tier == Mode::Flex && inner.faults.flex_unavailable() {
+        return Err(ApiError::rate_limited("Resource Unavailable: no flex capacity right now.", None)
+            .code("resource_unavailable"));
+    }
+    let cached_tokens = inner.cached_tokens(model, &work, now);
+    let run = Run { ids: &inner.ids, now, cached_tokens };
+    let key = inner.ledger.key(api.path(), body);
+    if let Job::Responses(response) = &work.job
+        && let Some(window) = response.background
+    {
+        return Ok(responses::create_background(inner, &work, response, window, model, &run, key));
+    }
+    let (usage, response) = match (&work.stream, &work.job) {
+        (None, _) => {
+            let ran = work.run(&run)?;
+            let body = Bytes::from(ran.body);
+            if let Job::Responses(response) = &work.job {
+                inner.responses.keep(response, &body);
+            }
+            (ran.usage, SimResponse::json(body))
+        }
+        (Some(stream), Job::Chat(chat)) => {
+            let (usage, events) = chat_events(&work, chat, stream.include_usage, &run);
+            (usage, events.response(inner.stream_gap))
+        }
+        (Some(stream), Job::Completions(completion)) => {
+            let (usage, events) = completion_events(&work, completion, stream.include_usage, &run);
+            (usage, events.response(inner.stream_gap))
+        }
+        (Some(_), Job::Responses(response)) => {
+            let (ran, events) = responses::response_events(&work, response, &run);
+            inner.responses.keep(response, &Bytes::from(ran.body));
+            (ran.usage, events.response(inner.stream_gap))
+        }
+        (Some(_), _) => return Err(ApiError::invalid("This endpoint does not stream.").param("stream")),
+    };
+    inner.ledger.charge(model, work.tier, usage, key);
+    Ok(response)
+}
+
+#[derive(Serialize)]
+struct ChatReply<'a, C> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: &'a [C],
+    #[serde(skip_serializing_if = "UsageField::is_absent")]
+    usage: UsageField,
+    service_tier: &'static str,
+    system_fingerprint: &'static str,
+}
+
+const FINGERPRINT: &str = "fp_provider_sim";
+
+#[derive(Serialize, Clone, Copy)]
+struct ChatUsage {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    total_tokens: u64,
+    prompt_tokens_details: PromptDetails,
+    completion_tokens_details: CompletionDetails,
+}
+
+/// `usage` of a reply or chunk.
+#[derive(Serialize, Clone, Copy)]
+#[serde(untagged)]
+enum UsageField {
+    /// Not there at all: a stream whose caller did not ask for it.
+    Absent,
+    /// There as null: all but the last chunk of a stream whose caller asked for it.
+    Null,
+    Of(ChatUsage),
+}
+
+impl UsageField {
+    fn without(include_usage: bool) -> Self {
+        if include_usage { Self::Null } else { Self::Absent }
+    }
+
+    fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent)
+    }
+}
+
+#[derive(Serialize, Clone, Copy)]
+struct PromptDetails {
+    cached_tokens: u64,
+    audio_tokens: u64,
+}
+
+#[derive(Serialize, Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "the names are the wire's")]
+struct CompletionDetails {
+    reasoning_tokens: u64,
+    audio_tokens: u64,
+    accepted_prediction_tokens: u64,
+    rejected_prediction_tokens: u64,
+}
+
+impl From<Usage> for ChatUsage {
+    fn from(usage: Usage) -> Self {
+        Self {
+            prompt_tokens: usage.input_tokens,
+            completion_tokens: usage.output_tokens,
+            total_tokens: usage.input_tokens + usage.output_tokens,
+            prompt_tokens_details: PromptDetails { cached_tokens: usage.cached_tokens, audio_tokens: 0 },
+            completion_tokens_details: CompletionDetails {
+                reasoning_tokens: 0,
+                audio_tokens: 0,
+                accepted_prediction_tokens: 0,
+                rejected_prediction_tokens: 0,
+            },
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ChatChoice<'a> {
+    index: u32,
+    message: ChatMessage<'a>,
+    logprobs: Option<()>,
+    finish_reason: &'static str,
+}
+
+#[derive(Serialize)]
+struct ChatMessage<'a> {
+    role: &'static str,
+    content: &'a str,
+    refusal: Option<()>,
+    annotations: [(); 0],
+}
+
+#[derive(Serialize)]
+struct ChunkChoice<'a> {
+    index: u32,
+    delta: Delta<'a>,
+    logprobs: Option<()>,
+    finish_reason: Option<&'static str>,
+}
+
+#[derive(Serialize, Default)]
+struct Delta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a str>,
+}
+
+fn usage_of(work: &Work<'_>, run: &Run<'_>, output_tokens: u64) -> Usage {
+    Usage { input_tokens: work.prompt_tokens(), cached_tokens: run.cached_tokens, output_tokens }
+}
+
+/// A chat completion in one piece.
+pub(crate) fn chat_body(work: &Work<'_>, chat: &ChatWork<'_>, run: &Run<'_>) -> Ran {
+    let Answer { text, tokens, finish } = answer(&work.model, &chat.prompt(), chat.max_tokens);
+    let usage = usage_of(work, run, tokens * u64::from(chat.choices));
+    let choice = |index| ChatChoice {
+        index,
+        message: ChatMessage { role: "assistant", content: &text, refusal: None, annotations: [] },
+        logprobs: None,
+        finish_reason: finish.as_str(),
+    };
+    let choices: Vec<_> = (0..chat.choices).map(choice).collect();
+    let reply = ChatReply {
+        id: &run.ids.text("chatcmpl-"),
+        object: "chat.completion",
+        created: run.now.secs(),
+        model: &work.model,
+        choices: &choices,
+        usage: UsageField::Of(usage.into()),
+        service_tier: tier_name(work.tier),
+        system_fingerprint: FINGERPRINT,
+    };
+    Ran { usage, body: crate::reply::to_json(&reply) }
+}
+
+/// A chat completion as a stream: the role, one chunk a word, the finish reason, the usage if asked for, `[DONE]`.
+fn chat_events(work: &Work<'_>, chat: &ChatWork<'_>, include_usage: bool, run: &Run<'_>) -> (Usage, Events) {
+    let Answer { text, tokens, finish } = answer(&work.model, &chat.prompt(), chat.max_tokens);
+    let usage = usage_of(work, run, tokens * u64::from(chat.choices));
+    let id = run.ids.text("chatcmpl-");
+    let mut events = Events::with_capacity(72);
+    let none = UsageField::without(include_usage);
+    let mut send = |choices: &[ChunkChoice<'_>], usage: UsageField| {
+        events.data(&ChatReply {
+            id: &id,
+            object: "chat.completion.chunk",
+            created: run.now.secs(),
+            model: &work.model,
+            choices,
+            usage,
+            service_tier: tier_name(work.tier),
+            system_fingerprint: FINGERPRINT,
+        });
+    };
+    for index in 0..chat.choices {
+        let chunk = |delta, finish_reason| [ChunkChoice { index, delta, logprobs: None, finish_reason }];
+        send(&chunk(Delta { role: Some("assistant"), content: Some("") }, None), none);
+        for word in text.split_inclusive(' ') {
+            send(&chunk(Delta { role: None, content: Some(word) }, None), none);
+        }
+        send(&chunk(Delta::default(), Some(finish.as_str())), none);
+    }
+    if include_usage {
+        send(&[], UsageField::Of(usage.into()));
+    }
+    events.done();
+    (usage, events)
+}
+
+#[derive(Serialize)]
+struct TextReply<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: &'a [TextChoice<'a>],
+    #[serde(skip_serializing_if = "UsageField::is_absent")]
+    usage: UsageField,
+}
+
+#[derive(Serialize)]
+struct TextChoice<'a> {
+    text: &'a str,
+    index: u32,
+    logprobs: Option<()>,
+    finish_reason: Option<&'static str>,
+}
+
+/// The answers of a completion: each prompt as often as there are choices.
+fn completion_answers(work: &Work<'_>, completion: &CompletionWork<'_>) -> (Vec<Answer>, u64) {
+    // The wire's default of 16 tokens for `max_tokens` is kept, as old clients rely on it.
+    let max = completion.max_tokens.or(Some(16));
+    let of = |prompt: &crate::wire::Input<'_>| answer(&work.model, &prompt.text(), max);
+    let repeat = |answer: Answer| (0..completion.choices).map(move |_| answer.clone());
+    let answers: Vec<_> = completion.prompts.iter().map(of).flat_map(repeat).collect();
+    let tokens = answers.iter().map(|answer| answer.tokens).sum();
+    (answers, tokens)
+}
+
+/// A completion in one piece.
+pub(crate) fn completion_body(work: &Work<'_>, completion: &CompletionWork<'_>, run: &Run<'_>) -> Ran {
+    let (answers, tokens) = completion_answers(work, completion);
+    let usage = usage_of(work, run, tokens);
+    let mut choices = Vec::with_capacity(answers.len());
+    for (answer, index) in answers.iter().zip(0..) {
+        let finish_reason = Some(answer.finish.as_str());
+        choices.push(TextChoice { text: &answer.text, index, logprobs: None, finish_reason });
+    }
+    let reply = TextReply {
+        id: &run.ids.text("cmpl-"),
+        object: "text_completion",
+        created: run.now.secs(),
+        model: &work.model,
+        choices: &choices,
+        usage: UsageField::Of(usage.into()),
+    };
+    Ran { usage, body: crate::reply::to_json(&reply) }
+}
+
+/// A completion as a stream.
+fn completion_events(
+    work: &Work<'_>,
+    completion: &CompletionWork<'_>,
+    include_usage: bool,
+    run: &Run<'_>,
+) -> (Usage, Events) {
+    let (answers, tokens) = completion_answers(work, completion);
+    let usage = usage_of(work, run, tokens);
+    let id = run.ids.text("cmpl-");
+    let mut events = Events::with_capacity(24);
+    let none = UsageField::without(include_usage);
+    let mut send = |choices: &[TextChoice<'_>], usage: UsageField| {
+        events.data(&TextReply {
+            id: &id,
+            object: "text_completion",
+            created: run.now.secs(),
+            model: &work.model,
+            choices,
+            usage,
+        });
+    };
+    for (answer, index) in answers.iter().zip(0..) {
+        for text in answer.text.split_inclusive(' ') {
+            send(&[TextChoice { text, index, logprobs: None, finish_reason: None }], none);
+        }
+        let finish_reason = Some(answer.finish.as_str());
+        send(&[TextChoice { text: "", index, logprobs: None, finish_reason }], none);
+    }
+    if include_usage {
+        send(&[], UsageField::Of(usage.into()));
+    }
+    events.done();
+    (usage, events)
+}
