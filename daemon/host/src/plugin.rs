@@ -314,7 +314,7 @@ mod tests {
             memory_bytes: 1 << 20,
             table_elements: 1000,
             call: Duration::from_secs(30),
-            step: Duration::from_millis(100),
+            step: Duration::from_millis(300),
             ..Limits::router()
         };
         let plugin =
@@ -361,7 +361,7 @@ mod tests {
         assert!(matches!(start("unreachable"), PluginErrorKind::Trap { .. }));
         assert_eq!(
             start("(loop $again (br $again))"),
-            PluginErrorKind::Timeout { limit: Duration::from_millis(100) }
+            PluginErrorKind::Timeout { limit: Duration::from_millis(300) }
         );
     }
 

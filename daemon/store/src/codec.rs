@@ -95,9 +95,7 @@ impl<'a> Take<'a> {
         let created_at = self.time()?;
         let count = self.u32()?;
         let ranges = (0..count)
-            .map(|_| {
-                Some(Range { lane: LaneId(self.u32()?), from: Seq(self.u64()?), to: Seq(self.u64()?) })
-            })
+            .map(|_| Some(Range { lane: LaneId(self.u32()?), from: Seq(self.u64()?), to: Seq(self.u64()?) }))
             .collect::<Option<_>>()?;
         let version = self.u32()?;
         let progress = Bytes::copy_from_slice(self.bytes()?);

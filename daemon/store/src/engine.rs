@@ -75,11 +75,7 @@ impl Engine {
     /// told, and nothing has changed.
     ///
     /// `applied` is what the index has at least.
-    pub(crate) fn run(
-        &mut self,
-        ops: &mut impl Iterator<Item = Op>,
-        applied: Position,
-    ) -> Option<Written> {
+    pub(crate) fn run(&mut self, ops: &mut impl Iterator<Item = Op>, applied: Position) -> Option<Written> {
         self.planner.trim(applied);
         if let Err(error) = self.writer.begin() {
             ops.for_each(|op| op.refuse(error.clone()));
@@ -144,20 +140,22 @@ impl Engine {
                 answer!(reply, appended, Answer::Appended);
             }
             Op::Seal { batch, reply } => {
-                let sealed = self.planner.seal(batch).map_err(Fault::Op).and_then(|(id, change)| {
-                    self.write(change, Payload::default(), draft).map(|()| id)
-                });
+                let sealed = self
+                    .planner
+                    .seal(batch)
+                    .map_err(Fault::Op)
+                    .and_then(|(id, change)| self.write(change, Payload::default(), draft).map(|()| id));
                 answer!(reply, sealed, Answer::Sealed);
             }
             Op::Advance { id, progress, reply } => {
                 let change = self.planner.advance(id, progress).map_err(Fault::Op);
-                let done = change.and_then(|change| self.write(change, Payload::default(), draft));
-                answer!(reply, done, done);
+                let written = change.and_then(|change| self.write(change, Payload::default(), draft));
+                answer!(reply, written, Answer::Done);
             }
             Op::End { id, at, ending, reply } => {
                 let change = self.planner.end(id, BatchEnd { at, ending }).map_err(Fault::Op);
-                let done = change.and_then(|change| self.write(change, Payload::default(), draft));
-                answer!(reply, done, done);
+                let written = change.and_then(|change| self.write(change, Payload::default(), draft));
+                answer!(reply, written, Answer::Done);
             }
             Op::Record { outcomes, reply } => {
                 let recorded = self.record(&outcomes, lookup, draft);
@@ -223,8 +221,4 @@ impl Draft {
             None => self.extents.push(extent),
         }
     }
-}
-
-fn done(reply: crate::ops::Reply<()>, (): ()) -> Answer {
-    Answer::Done(reply)
 }

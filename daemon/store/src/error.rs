@@ -53,7 +53,9 @@ pub enum StoreError {
         known: u32,
     },
     /// The answer was kept for as long as configured and has been removed.
-    #[error("the answer was kept for the configured time and is gone: raise the retention to keep answers longer")]
+    #[error(
+        "the answer was kept for the configured time and is gone: raise the retention to keep answers longer"
+    )]
     Gone,
     /// The store was closed.
     #[error("the store is closed: offpeak is stopping, ask again when it is back")]
@@ -124,14 +126,7 @@ macro_rules! from_redb {
     };
 }
 
-from_redb!(
-    CommitError,
-    DatabaseError,
-    SetDurabilityError,
-    StorageError,
-    TableError,
-    TransactionError
-);
+from_redb!(CommitError, DatabaseError, SetDurabilityError, StorageError, TableError, TransactionError);
 
 #[cfg(test)]
 mod tests {

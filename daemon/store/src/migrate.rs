@@ -4,7 +4,7 @@
 //! step, each step in one durable transaction together with the version that it leads to. Segments are never
 //! rewritten: whoever changes the log's format keeps reading the old one until its segments are swept.
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableError, WriteTransaction};
+use redb::{Database, ReadableDatabase, TableError, WriteTransaction};
 
 use crate::error::StoreError;
 use crate::index::tables::{META, meta};
@@ -49,8 +49,8 @@ pub(crate) fn migrate(database: &Database, found: u32, steps: &[Step]) -> Result
 
 #[cfg(test)]
 mod tests {
-    use redb::TableDefinition;
     use redb::backends::InMemoryBackend;
+    use redb::{ReadableTable, TableDefinition};
 
     use super::*;
 

@@ -37,8 +37,7 @@ pub(crate) struct Opened {
 
 pub(crate) fn open(disk: Arc<dyn Disk>, options: Options, now: Timestamp) -> Result<Opened, StoreError> {
     options.check()?;
-    let guard: Guard =
-        disk.lock()?.ok_or_else(|| StoreError::Locked { folder: options.folder.clone() })?;
+    let guard: Guard = disk.lock()?.ok_or_else(|| StoreError::Locked { folder: options.folder.clone() })?;
     let mut segments = disk.segments()?;
     segments.sort_unstable();
     let (index, is_new) = Index::open(disk.clone(), options.index_cache_bytes)?;
@@ -138,13 +137,10 @@ fn open_writer(
     applied: Position,
     replayed: &mut Replayed,
 ) -> Result<LogWriter, StoreError> {
-    let create =
-        |segment| LogWriter::create(disk.clone(), install, segment, options.segment_bytes);
+    let create = |segment| LogWriter::create(disk.clone(), install, segment, options.segment_bytes);
     let is_lost = segments.last().is_none_or(|&last| last < applied.segment);
     match replayed.end {
-        Some(end) if !is_lost => {
-            LogWriter::resume(disk.clone(), install, end, options.segment_bytes)
-        }
+        Some(end) if !is_lost => LogWriter::resume(disk.clone(), install, end, options.segment_bytes),
         // The crash came while the last segment was made.
         None if !is_lost && segments.last().is_some_and(|&last| applied <= start_of(last)) => {
             create(segments.last().copied().unwrap_or(1))

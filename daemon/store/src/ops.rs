@@ -46,7 +46,7 @@ pub(crate) enum Answer {
     Lane(Reply<LaneId>, LaneId),
     Appended(Reply<Appended>, Appended),
     Sealed(Reply<BatchId>, BatchId),
-    Done(Reply<()>),
+    Done(Reply<()>, ()),
     Recorded(Reply<Vec<Recorded>>, Vec<Recorded>),
 }
 
@@ -57,7 +57,7 @@ impl Answer {
             Self::Lane(reply, id) => tell(reply, with(result, id)),
             Self::Appended(reply, appended) => tell(reply, with(result, appended)),
             Self::Sealed(reply, id) => tell(reply, with(result, id)),
-            Self::Done(reply) => tell(reply, with(result, ())),
+            Self::Done(reply, ()) => tell(reply, with(result, ())),
             Self::Recorded(reply, recorded) => tell(reply, with(result, recorded)),
         }
     }

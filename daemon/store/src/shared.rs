@@ -148,8 +148,7 @@ impl Shared {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let unapplied =
-            self.durable.load(Ordering::Acquire).saturating_sub(self.progress.borrow().applied);
+        let unapplied = self.durable.load(Ordering::Acquire).saturating_sub(self.progress.borrow().applied);
         Stats { unapplied, index_bytes: self.index.bytes(), ..*self.stats.lock() }
     }
 

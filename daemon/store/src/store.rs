@@ -21,8 +21,8 @@ use crate::options::Options;
 use crate::shared::Shared;
 use crate::threads::{Command, Threads};
 use crate::values::{
-    Appended, BatchRecord, BodyAt, Chunk, Counts, Entry, NewBatch, NewOutcome, NewRequest, Recorded, Recovered,
-    Selection, Standing, Stats, Swept, Verdict,
+    Appended, BatchRecord, BodyAt, Chunk, Counts, Entry, NewBatch, NewOutcome, NewRequest, Recorded,
+    Recovered, Selection, Standing, Stats, Swept, Verdict,
 };
 
 /// Largest texts of a lane's key together, in bytes.
@@ -217,11 +217,7 @@ impl Store {
 
     /// The next requests of a selection that have no outcome: about `max_bytes` of them, at least one if there is
     /// one.
-    pub async fn requests(
-        &self,
-        what: impl Into<Selection>,
-        max_bytes: usize,
-    ) -> Result<Chunk, StoreError> {
+    pub async fn requests(&self, what: impl Into<Selection>, max_bytes: usize) -> Result<Chunk, StoreError> {
         let what = what.into();
         self.0.read(move |view, log| query::requests(view, log, what, max_bytes)).await
     }
@@ -237,11 +233,7 @@ impl Store {
     }
 
     /// The identity of an unfinished request with this body among the latest of some lanes.
-    pub async fn find_by_body(
-        &self,
-        lanes: &[LaneId],
-        body_hash: u64,
-    ) -> Result<Option<Place>, StoreError> {
+    pub async fn find_by_body(&self, lanes: &[LaneId], body_hash: u64) -> Result<Option<Place>, StoreError> {
         let lanes = lanes.to_vec();
         self.0.read(move |view, _| query::find_by_body(view, &lanes, body_hash)).await
     }
@@ -249,6 +241,11 @@ impl Store {
     /// A batch. `None` if there is no such batch, or not any more.
     pub async fn batch(&self, id: BatchId) -> Result<Option<BatchRecord>, StoreError> {
         self.0.read(move |view, _| view.batch(id)).await
+    }
+
+    /// The batches that have not ended, oldest first.
+    pub async fn open_batches(&self) -> Result<Vec<BatchRecord>, StoreError> {
+        self.0.read(|view, _| view.open_batches()).await
     }
 
     /// The entries of a batch that have no outcome, in order.
@@ -300,6 +297,12 @@ impl Store {
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
+    /// The index as it is now.
+    #[cfg(test)]
+    pub(crate) fn index_view(&self) -> View {
+        self.0.shared.index.view().unwrap()
+    }
+
     /// How the store does.
     pub fn stats(&self) -> Stats {
         self.0.shared.stats()
@@ -348,9 +351,7 @@ impl Inner {
         match &self.drive {
             Drive::Inline(_) => read(),
             // The disk may have to be read.
-            Drive::Threads(_) => {
-                tokio::task::spawn_blocking(read).await.map_err(|_| StoreError::Closed)?
-            }
+            Drive::Threads(_) => tokio::task::spawn_blocking(read).await.map_err(|_| StoreError::Closed)?,
         }
     }
 

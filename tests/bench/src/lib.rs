@@ -1,1 +1,27 @@
-//! Under construction.
+//! The benchmarks: what offpeak costs in the path, at the disk and in memory, beside what it is measured against.
+//!
+//! Each benchmark is one file with a `run` that returns its figures; figures are written as Markdown and as JSON by
+//! `report`. Nothing here is a test: what is measured is reported, whatever it is.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `overhead` | offpeak in the path beside nginx and the straight way, plain and streaming |
+//! | `plugin` | what warm calls of plugins cost |
+//! | `ingest` | durable acceptance beside the bare disk |
+//! | `memory` | resident memory with much waiting: queued requests, held calls |
+//! | `targets` | the daemon and nginx as processes, with their configurations |
+//! | `upstream` | the fast provider that stands behind all of them, a process of its own |
+//! | `load` | the load generator |
+//! | `process`, `machine` | what the operating system tells of processes and of the machine |
+
+pub mod error;
+pub mod load;
+pub mod machine;
+pub mod memory;
+pub mod overhead;
+pub mod plugin;
+pub mod process;
+pub mod report;
+pub mod talk;
+pub mod targets;
+pub mod upstream;

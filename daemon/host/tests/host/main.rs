@@ -1,5 +1,7 @@
 //! The plugin host against real components: bundled ones, misbehaving ones, and some that are none.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what goes wrong")]
+
 mod cache;
 mod calls;
 mod loading;
@@ -45,8 +47,10 @@ const OFFERS: [Offer<'static>; 3] = [
 const HEADERS: [Header<'static>; 1] = [Header { name: "x-mood", value: "fine" }];
 
 /// Time limits that no busy test machine exceeds by itself.
-fn unhurried(limits: Limits) -> Limits {
-    Limits { call: Duration::from_secs(30), step: Duration::from_secs(30), ..limits }
+fn unhurried(mut limits: Limits) -> Limits {
+    limits.call = Duration::from_secs(30);
+    limits.step = Duration::from_secs(30);
+    limits
 }
 
 fn router_with(config: &str, limits: Limits) -> RouterPlugin {

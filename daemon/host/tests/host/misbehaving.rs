@@ -30,7 +30,7 @@ fn kind(router: &RouterPlugin, model: &str) -> PluginErrorKind {
 
 #[test]
 fn a_loop_ends_at_its_time_limit() {
-    let limit = Duration::from_millis(100);
+    let limit = Duration::from_millis(300);
     let router = router_with("{}", Limits { call: limit, ..Limits::router() });
     let start = Instant::now();
     assert_eq!(kind(&router, r::LOOP), PluginErrorKind::Timeout { limit });
@@ -161,7 +161,7 @@ fn a_chunk_that_does_not_fit_into_the_guest_is_an_error() {
 
 #[test]
 fn a_looping_step_ends_at_the_limit_of_steps() {
-    let limit = Duration::from_millis(100);
+    let limit = Duration::from_millis(300);
     let provider = provider_with(Limits { step: limit, ..unhurried(Limits::provider()) });
     let error = provider.decode_results(&batch(p::LOOP), "output", &[], NOW_MS).unwrap_err();
     assert_eq!(error.kind, PluginErrorKind::Timeout { limit });

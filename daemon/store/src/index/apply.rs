@@ -152,11 +152,8 @@ impl<'t> Changes<'t> {
         }
         self.sum(at.segment)?.unfinished += 1;
         if let Some(idempotency) = &request.idempotency {
-            let row = KeyRow {
-                body_hash: request.body_hash,
-                place: request.place,
-                expires: idempotency.expires.0,
-            };
+            let row =
+                KeyRow { body_hash: request.body_hash, place: request.place, expires: idempotency.expires.0 };
             self.keys.insert(&idempotency.key, row.to_row())?;
             self.key_of.insert(key(request.place), &idempotency.key)?;
         }
@@ -217,11 +214,7 @@ impl<'t> Changes<'t> {
         self.raise(meta::NEXT_BATCH, batch.id.0 + 1)
     }
 
-    fn change_batch(
-        &mut self,
-        id: BatchId,
-        change: impl FnOnce(&mut BatchRecord),
-    ) -> Result<(), StoreError> {
+    fn change_batch(&mut self, id: BatchId, change: impl FnOnce(&mut BatchRecord)) -> Result<(), StoreError> {
         let found = self.batches.get(id.0)?.map(|row| decode_batch(row.value())).transpose()?;
         let Some(mut batch) = found else {
             tracing::error!(%id, "a change of a batch that is lost was dropped");

@@ -261,7 +261,7 @@ mod tests {
             let row = fill(first, &entries);
             let row = Row::decode((3, first), &row.encode()).unwrap();
             for (seq, entry) in (first..).zip(&entries) {
-                prop_assert_eq!(row.get(seq).as_ref(), Some(entry));
+                prop_assert_eq!(row.get(seq), Some(*entry));
             }
             prop_assert_eq!(row.get(row.end()), None);
             prop_assert_eq!(first.checked_sub(1).and_then(|before| row.get(before)), None);

@@ -65,9 +65,7 @@ impl Rows {
         place: Place,
     ) -> Result<Option<Indexed>, StoreError> {
         let has = |row: &Row| {
-            row.extent.lane == place.lane
-                && row.extent.first <= place.seq
-                && place.seq.0 < row.end()
+            row.extent.lane == place.lane && row.extent.first <= place.seq && place.seq.0 < row.end()
         };
         if !self.0.as_ref().is_some_and(has) {
             self.0 = row_before(table, place)?.filter(has);
@@ -165,9 +163,8 @@ impl View {
 
     /// Everything before this is in the index.
     pub(crate) fn applied(&self) -> Result<Position, StoreError> {
-        let number = |name| {
-            u32::try_from(self.number(name)?).map_err(|_| StoreError::IndexDamaged("position"))
-        };
+        let number =
+            |name| u32::try_from(self.number(name)?).map_err(|_| StoreError::IndexDamaged("position"));
         Ok(Position { segment: number(meta::SEGMENT)?, offset: number(meta::OFFSET)? })
     }
 

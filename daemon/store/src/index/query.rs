@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use offpeak_core::extent::{Extent, Range};
 use offpeak_core::outcome::Ending;
 use offpeak_core::words::{LaneId, Place, Seq, Timestamp};
-use redb::ReadableTable;
 
 use super::extents::{Indexed, Row, summary};
 use super::lanes::LaneRow;
@@ -166,9 +165,7 @@ fn walk(
     Ok(())
 }
 
-fn next_seq(
-    rows: &mut redb::Range<'_, (u32, u64), &'static [u8]>,
-) -> Result<Option<u64>, StoreError> {
+fn next_seq(rows: &mut redb::Range<'_, (u32, u64), &'static [u8]>) -> Result<Option<u64>, StoreError> {
     Ok(rows.next().transpose()?.map(|(key, _)| key.value().1))
 }
 
@@ -243,16 +240,12 @@ pub(crate) fn unsealed(view: &View, lane: LaneId, row: &LaneRow) -> Result<Vec<E
 }
 
 /// How a request stands.
-pub(crate) fn standing(
-    view: &View,
-    log: &LogReader,
-    origin: Place,
-) -> Result<Option<Standing>, StoreError> {
+pub(crate) fn standing(view: &View, log: &LogReader, origin: Place) -> Result<Option<Standing>, StoreError> {
     let (place, row) = view.latest(origin)?;
     Ok(match row {
-        None => view
-            .entry(place)?
-            .map(|entry| Standing::Waiting { current: place, attempts: entry.attempts() }),
+        None => {
+            view.entry(place)?.map(|entry| Standing::Waiting { current: place, attempts: entry.attempts() })
+        }
         Some(OutcomeRow::Final { at, attempts, batch, finished_at, ending }) => {
             let (meta, body) = (log.read_meta(at)?, BodyAt(at));
             Some(Standing::Final(Outcome { place, ending, attempts, batch, finished_at, meta, body }))

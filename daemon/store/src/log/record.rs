@@ -455,7 +455,7 @@ pub(crate) mod tests {
             let mut bytes = Vec::new();
             encode(&mut bytes, seed, 64, 64, &change, payload);
             let at = at.index(bytes.len());
-            bytes[at] ^= 1 << bit;
+            bytes[at] ^= 1_u8 << bit;
             prop_assert!(parse(&bytes, seed, 64).is_none());
         }
 

@@ -90,8 +90,7 @@ impl LogWriter {
     pub(crate) fn push(&mut self, change: &Change, payload: Payload<'_>) -> Result<Location, StoreError> {
         let too_large = |bytes: u64| StoreError::TooLarge { bytes, limit: RECORD_LIMIT };
         let payload_bytes = payload.meta.len() as u64 + payload.body.len() as u64;
-        let meta =
-            u16::try_from(payload.meta.len()).map_err(|_| too_large(RECORD_LIMIT + payload_bytes))?;
+        let meta = u16::try_from(payload.meta.len()).map_err(|_| too_large(RECORD_LIMIT + payload_bytes))?;
         let start = self.buffer.len();
         // The log's offsets are 32 bits wide; a group may not reach past them.
         let offset = u64::from(self.end.offset) + start as u64;
@@ -100,8 +99,7 @@ impl LogWriter {
         }
         let offset = u32::try_from(offset).map_err(|_| too_large(offset))?;
         let body = u32::try_from(payload.body.len()).map_err(|_| too_large(payload_bytes))?;
-        let head =
-            record::encode(&mut self.buffer, self.seed, self.end.offset, offset, change, payload);
+        let head = record::encode(&mut self.buffer, self.seed, self.end.offset, offset, change, payload);
         let total = (self.buffer.len() - start) as u64;
         if total > RECORD_LIMIT || head > 1 << 20 {
             self.buffer.truncate(start);

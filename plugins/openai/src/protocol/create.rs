@@ -16,7 +16,7 @@ const LIST_TRIES_MAX: u32 = 100;
 /// The same when the provider refuses to list.
 const LIST_REFUSALS_MAX: u32 = 3;
 /// How often the listing of batches is searched to its end before it is believed that there is none.
-const LOOKS: u32 = 1;
+const LOOKS: u32 = 2;
 /// How much older than the batch a listed item may be by the provider's clock. Older ones end the search.
 const CLOCKS_DIFFER_MS: u64 = 3_600_000;
 

@@ -1,0 +1,174 @@
+//! A disk that changes what was written.
+
+use super::*;
+use crate::StoreError;
+use crate::disk::Disk;
+
+const LANE: LaneId = LaneId(0);
+
+/// A lane with so many requests, each a group of its own; returns where each record begins.
+fn lane_with(disk: &Arc<MemoryDisk>, requests: u64) -> Vec<u64> {
+    let (store, _) = open(disk);
+    now(store.lane(&lane_key("a"))).unwrap();
+    (0..requests)
+        .map(|number| {
+            let begin = disk.open(1).unwrap().len().unwrap();
+            append(&store, LANE, &format!("body number {number}"));
+            begin
+        })
+        .collect()
+}
+
+fn places(store: &Store) -> Vec<u64> {
+    let chunk = now(store.requests(range(LANE, 0, 100), usize::MAX)).unwrap();
+    chunk.entries.iter().map(|entry| entry.place.seq.0).collect()
+}
+
+#[test]
+fn a_damaged_record_is_reported_kept_aside_and_stepped_over() {
+    for (at, part) in [(0, "magic"), (5, "checksum"), (13, "length"), (40, "head"), (120, "body")] {
+        let disk = MemoryDisk::new();
+        let begins = lane_with(&disk, 5);
+        disk.remove_index();
+        let place = usize::try_from(begins[2]).unwrap() + at;
+        disk.damage(1, |bytes| bytes[place] ^= 0x40);
+        let (store, recovered) = open(&disk);
+        assert_eq!(places(&store), [0, 1, 3, 4], "{part}");
+        let length = begins[3] - begins[2];
+        let damaged = recovered.quarantined.first().copied().unwrap();
+        assert_eq!((u64::from(damaged.offset), damaged.bytes), (begins[2], length), "{part}");
+        assert_eq!(disk.quarantined().values().map(Vec::len).collect::<Vec<_>>(), [length as usize]);
+        // The lane goes on behind its last entry.
+        assert_eq!(append(&store, LANE, "next").seq, Seq(5));
+        assert_eq!(recovered.lanes[0].extents.iter().map(|extent| extent.count).sum::<u32>(), 4);
+    }
+}
+
+#[test]
+fn damage_in_the_last_group_is_a_torn_tail() {
+    let disk = MemoryDisk::new();
+    let begins = lane_with(&disk, 3);
+    disk.remove_index();
+    let place = usize::try_from(begins[2]).unwrap() + 50;
+    disk.damage(1, |bytes| bytes[place] ^= 1);
+    let (store, recovered) = open(&disk);
+    assert_eq!((places(&store), recovered.quarantined.len()), (vec![0, 1], 0));
+    assert!(recovered.cut_off_bytes > 50);
+    assert_eq!(append(&store, LANE, "next").seq, Seq(2));
+}
+
+#[test]
+fn damage_at_the_end_of_an_older_segment_is_no_torn_tail() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let lane = now(store.lane(&lane_key("a"))).unwrap();
+    let mut last = 0;
+    while disk.segments().unwrap() == [1] {
+        last = disk.open(1).unwrap().len().unwrap();
+        append(&store, lane, &"x".repeat(300));
+    }
+    drop(store);
+    let before = last - 350;
+    disk.remove_index();
+    disk.damage(1, |bytes| {
+        let from = usize::try_from(before).unwrap();
+        bytes[from..].iter_mut().for_each(|byte| *byte ^= 0x55);
+    });
+    let (_, recovered) = open(&disk);
+    assert_eq!(recovered.cut_off_bytes, 0);
+    assert_eq!(recovered.quarantined.len(), 1);
+}
+
+#[test]
+fn damage_found_later_is_an_error_and_others_are_not_touched() {
+    let disk = MemoryDisk::new();
+    let begins = lane_with(&disk, 3);
+    let (store, _) = open(&disk);
+    let place = usize::try_from(begins[1]).unwrap() + 110;
+    disk.damage(1, |bytes| bytes[place] ^= 1);
+    let at = |seq| Place { lane: LANE, seq: Seq(seq) };
+    assert!(now(store.entry(at(0))).unwrap().is_some());
+    let found = now(store.entry(at(1)));
+    assert!(matches!(found, Err(StoreError::Corrupt { segment: 1, .. })), "{found:?}");
+    assert!(now(store.entry(at(2))).unwrap().is_some());
+}
+
+#[test]
+fn a_body_cannot_pass_for_a_record() {
+    let disk = MemoryDisk::new();
+    let begins = lane_with(&disk, 2);
+    // A client that knows the format sends a copy of a record as a body.
+    let mut forged = vec![0; 150];
+    disk.open(1).unwrap().read_at(begins[1], &mut forged).unwrap();
+    let (store, _) = open(&disk);
+    let begin = disk.open(1).unwrap().len().unwrap();
+    let body = Bytes::from(forged);
+    now(store.append(NewRequest { body, ..request(LANE, "") })).unwrap();
+    append(&store, LANE, "after");
+    drop(store);
+    disk.remove_index();
+    disk.damage(1, |bytes| bytes[usize::try_from(begin).unwrap()] ^= 1);
+    let (store, recovered) = open(&disk);
+    assert_eq!(places(&store), [0, 1, 3]);
+    assert_eq!(recovered.quarantined.len(), 1);
+}
+
+#[test]
+fn a_lost_segment_is_reported() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let lane = now(store.lane(&lane_key("a"))).unwrap();
+    while disk.segments().unwrap().len() < 3 {
+        append(&store, lane, &"x".repeat(300));
+    }
+    drop(store);
+    disk.remove_index();
+    disk.remove(2).unwrap();
+    let (store, recovered) = open(&disk);
+    assert_eq!(recovered.quarantined, [crate::Quarantined { segment: 2, offset: 0, bytes: 0 }]);
+    assert!(places(&store).len() > 5);
+}
+
+#[test]
+fn a_lost_last_segment_is_reported_and_the_log_goes_on_in_a_new_one() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let lane = now(store.lane(&lane_key("a"))).unwrap();
+    append(&store, lane, "one");
+    now(store.close()).unwrap();
+    disk.remove(1).unwrap();
+    let (store, recovered) = open(&disk);
+    assert_eq!(recovered.quarantined.len(), 1);
+    let place = append(&store, lane, "two");
+    assert_eq!(place.seq, Seq(1));
+    drop(store);
+    let (store, recovered) = open(&disk);
+    assert_eq!(recovered.quarantined, []);
+    assert_eq!(now(store.entry(place)).unwrap().unwrap().body, "two");
+}
+
+#[test]
+fn segments_without_an_index_are_refused_when_the_first_are_gone() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let lane = now(store.lane(&lane_key("a"))).unwrap();
+    while disk.segments().unwrap().len() < 2 {
+        append(&store, lane, &"x".repeat(300));
+    }
+    drop(store);
+    disk.remove_index();
+    disk.remove(1).unwrap();
+    let opened = Store::open_on(disk, options(), Timestamp(0));
+    assert!(matches!(opened, Err(StoreError::IndexMissing)));
+}
+
+#[test]
+fn a_folder_of_a_later_version_is_refused() {
+    let disk = MemoryDisk::new();
+    lane_with(&disk, 1);
+    disk.remove_index();
+    let header = crate::log::segment::Header { schema: 99, segment: 1, install: 0x5eed };
+    disk.damage(1, |bytes| bytes[..64].copy_from_slice(&header.encode()));
+    let opened = Store::open_on(disk, options(), Timestamp(0));
+    assert!(matches!(opened, Err(StoreError::SchemaTooNew { found: 99, .. })));
+}

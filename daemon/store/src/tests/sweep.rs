@@ -1,0 +1,133 @@
+//! What is removed, and what stays.
+
+use super::*;
+use crate::{Idempotency, Recorded, StoreError, Swept};
+
+fn key(number: u8) -> Option<Idempotency> {
+    Some(Idempotency { key: [number; 16], expires: Timestamp(u64::MAX) })
+}
+
+/// Fills segments until there is one more.
+fn next_segment(store: &Store, lane: LaneId) -> Vec<Place> {
+    let before = store.stats().segments;
+    let mut places = Vec::new();
+    while store.stats().segments == before {
+        places.push(append(store, lane, &"f".repeat(700)));
+    }
+    places
+}
+
+fn rows(store: &Store) -> [u64; 6] {
+    store.index_view().row_counts().unwrap()
+}
+
+#[test]
+fn nothing_is_left_of_what_is_finished_and_old() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let (a, b) = (now(store.lane(&lane_key("a"))).unwrap(), now(store.lane(&lane_key("b"))).unwrap());
+    let mut places = Vec::new();
+    for number in 0..30 {
+        let request = NewRequest { idempotency: key(number), ..request(a, &"x".repeat(400)) };
+        let Appended::New(place) = now(store.append(request)).unwrap() else { panic!("not new") };
+        places.push(place);
+    }
+    let id = now(store.seal(batch(vec![range(a, 0, 30)]))).unwrap();
+    for place in places {
+        let Some(Recorded::New { requeued: Some(to), .. }) =
+            now(store.record(vec![requeued(place, b)])).unwrap().pop()
+        else {
+            panic!("not requeued")
+        };
+        now(store.record(vec![answered(to, &"y".repeat(300))])).unwrap();
+    }
+    now(store.end(id, Timestamp(2000), "done")).unwrap();
+    // What is active stays: move on to fresh segments, whose requests then are all that is left.
+    let mut fresh = next_segment(&store, b);
+    fresh.extend(next_segment(&store, b));
+    assert_eq!(now(store.sweep(Timestamp(2999))).unwrap(), Swept::default());
+    let swept = now(store.sweep(Timestamp(3000))).unwrap();
+    assert!(swept.segments >= 5 && swept.batches == 1, "{swept:?}");
+    let [_, outcomes, segments, _, keys, key_of] = rows(&store);
+    assert_eq!((outcomes, keys, key_of), (0, 0, 0));
+    assert_eq!(u64::from(store.stats().segments), segments);
+    let left = now(store.requests(range(b, 0, 1000), usize::MAX)).unwrap();
+    assert_eq!(left.entries.iter().map(|entry| entry.place).collect::<Vec<_>>(), fresh);
+    // The rest goes too.
+    for place in fresh {
+        now(store.record(vec![answered(place, "")])).unwrap();
+    }
+    let last = next_segment(&store, a);
+    now(store.sweep(LATER)).unwrap();
+    let [extents, outcomes, ..] = rows(&store);
+    assert_eq!(outcomes, 0);
+    assert!(extents <= last.len() as u64);
+    drop(store);
+    let (store, recovered) = open(&disk);
+    assert_eq!(recovered.lanes.len(), 2);
+    assert_eq!(append(&store, a, "on").seq.0, recovered.lanes[0].next.0);
+}
+
+#[test]
+fn an_answer_may_go_before_its_request_and_does_not_come_back_to_life() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let lane = now(store.lane(&lane_key("a"))).unwrap();
+    // Both requests are in the first segment, and one of them stays unfinished.
+    let (done, open_one) = (append(&store, lane, "done"), append(&store, lane, "open"));
+    let filled = next_segment(&store, lane);
+    now(store.record(vec![answered(done, "answer")])).unwrap();
+    let finish: Vec<NewOutcome> = filled.iter().map(|&place| answered(place, "")).collect();
+    now(store.record(finish)).unwrap();
+    let filled = next_segment(&store, lane);
+    let finish: Vec<NewOutcome> = filled.iter().map(|&place| answered(place, "")).collect();
+    now(store.record(finish)).unwrap();
+    next_segment(&store, lane);
+    let outcome = now(store.outcome(done)).unwrap();
+    let Some(Standing::Final(outcome)) = outcome else { panic!("{outcome:?}") };
+    let swept = now(store.sweep(LATER)).unwrap();
+    assert!(swept.segments >= 1);
+    assert!(disk_has(&disk, 1), "the first segment has an unfinished request");
+    assert_eq!(now(store.outcome(done)).unwrap(), None);
+    assert!(matches!(now(store.read_body(outcome.body)), Err(StoreError::Gone)));
+    assert_eq!(now(store.record(vec![answered(done, "again")])).unwrap(), [Recorded::Duplicate]);
+    let left = now(store.requests(vec![done, open_one], 0)).unwrap();
+    assert_eq!(left.entries.iter().map(|entry| entry.place).collect::<Vec<_>>(), [open_one]);
+    assert_eq!(now(store.entry(open_one)).unwrap().unwrap().body, "open");
+    // And when the first segment goes, so does the rest of what was known.
+    now(store.record(vec![answered(open_one, "")])).unwrap();
+    next_segment(&store, lane);
+    now(store.sweep(LATER)).unwrap();
+    assert!(!disk_has(&disk, 1));
+    assert_eq!(now(store.record(vec![answered(done, "again")])).unwrap(), [Recorded::Unknown]);
+}
+
+fn disk_has(disk: &MemoryDisk, segment: u32) -> bool {
+    crate::disk::Disk::segments(disk).unwrap().contains(&segment)
+}
+
+#[test]
+fn a_key_given_to_another_request_outlives_the_first() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let lane = now(store.lane(&lane_key("a"))).unwrap();
+    let with_key = |arrived, expires, body: &str| NewRequest {
+        arrived: Timestamp(arrived),
+        idempotency: Some(Idempotency { key: [1; 16], expires: Timestamp(expires) }),
+        ..request(lane, body)
+    };
+    let Appended::New(first) = now(store.append(with_key(0, 50, "one"))).unwrap() else { panic!() };
+    assert_eq!(now(store.append(with_key(49, 99, "two"))).unwrap(), Appended::Conflict);
+    assert_eq!(now(store.append(with_key(49, 99, "one"))).unwrap(), Appended::Same(first));
+    now(store.record(vec![answered(first, "1")])).unwrap();
+    let filled = next_segment(&store, lane);
+    let finish: Vec<NewOutcome> = filled.iter().map(|&place| answered(place, "")).collect();
+    now(store.record(finish)).unwrap();
+    let Appended::New(second) = now(store.append(with_key(50, u64::MAX, "two"))).unwrap() else { panic!() };
+    let swept = now(store.sweep(LATER)).unwrap();
+    assert_eq!(swept.segments, 1);
+    assert_eq!(now(store.append(with_key(60, 99, "two"))).unwrap(), Appended::Same(second));
+    drop(store);
+    let (store, _) = open(&disk);
+    assert_eq!(now(store.append(with_key(70, 99, "two"))).unwrap(), Appended::Same(second));
+}

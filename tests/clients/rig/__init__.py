@@ -1,0 +1,7 @@
+"""Starts and ends the programs under test, and says what they did."""
+
+from rig.daemon import KEYS, Daemon, Settings
+from rig.provider import MODEL, PROVIDER_KEY, Provider
+from rig.programs import eventually, program_path
+
+__all__ = ["KEYS", "MODEL", "PROVIDER_KEY", "Daemon", "Provider", "Settings", "eventually", "program_path"]
