@@ -193,7 +193,7 @@ fn plugins(gateway: &Gateway) -> List<PluginRow> {
         out_of_use: health.out_of_use,
     };
     let router = &gateway.router;
-    let routers = std::iter::once(&router.configured).chain(&router.fallback);
+    let routers = std::iter::once(&router.configured).chain(&router.bundled);
     let mut data: Vec<PluginRow> =
         routers.map(|plugin| row(plugin.name(), "router", None, plugin.sha256(), plugin.health())).collect();
     data.extend(gateway.backends.iter().map(|backend| {
@@ -201,6 +201,12 @@ fn plugins(gateway: &Gateway) -> List<PluginRow> {
         row(plugin.name(), "provider", Some(backend.id.to_string()), plugin.sha256(), plugin.health())
     }));
     List { data }
+}
+
+#[derive(Serialize)]
+struct Flushed {
+    id: u32,
+    flushed_requests: u64,
 }
 
 async fn flush(gateway: &Gateway, lane: &str) -> Result<Response<ReplyBody>, Refusal> {
@@ -211,11 +217,5 @@ async fn flush(gateway: &Gateway, lane: &str) -> Result<Response<ReplyBody>, Ref
         return Err(Refusal::not_found("lane_not_found", message));
     };
     gateway.lanes.tell(Event::Flush(found.lane));
-
-    #[derive(Serialize)]
-    struct Flushed {
-        id: u32,
-        flushed_requests: u64,
-    }
     Ok(json_of(StatusCode::OK, &Flushed { id: found.lane.0, flushed_requests: found.sums.count }))
 }

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::backends::{Backend, Backends};
 use crate::clock::{Clock, RequestIds, random_u64};
-use crate::config::{self, Config, OnRouterFailure, PluginLimits, PluginSource};
+use crate::config::{self, Config, PluginLimits, PluginSource};
 use crate::delivery::held::Held;
 use crate::gateway::{Gateway, Router};
 use crate::ingress::tenant::Tenants;
@@ -29,7 +29,7 @@ use crate::{admin, ingress, listen};
 const ADMIN_CONNECTIONS: usize = 256;
 
 /// How often results whose retention is over are dropped.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
 /// The daemon could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +49,10 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// An address.
-    #[error("{what} cannot listen on {address}: {source}. Is another offpeak running? Choose another address with \
-             server.{what}")]
+    #[error(
+        "{what} cannot listen on {address}: {source}. Is another offpeak running? Choose another address with \
+             server.{what}"
+    )]
     Listen {
         /// `listen` or `admin`.
         what: &'static str,
@@ -101,7 +103,10 @@ impl App {
         let gateway = Gateway {
             clock,
             ids: RequestIds::new(),
-            tenants: Tenants::new(&config.access, (u128::from(random_u64()) << 64) | u128::from(random_u64())),
+            tenants: Tenants::new(
+                &config.access,
+                (u128::from(random_u64()) << 64) | u128::from(random_u64()),
+            ),
             backends,
             router,
             store,
@@ -148,9 +153,10 @@ impl App {
             ingress::handle(serving.clone(), request)
         });
         let administered = gateway.clone();
-        let admin = listen::serve(admin, ADMIN_CONNECTIONS, Duration::from_secs(1), stop.clone(), move |request| {
-            admin::handle(administered.clone(), request)
-        });
+        let admin =
+            listen::serve(admin, ADMIN_CONNECTIONS, Duration::from_secs(1), stop.clone(), move |request| {
+                admin::handle(administered.clone(), request)
+            });
         let told = gateway.clone();
         let stopper = tokio::spawn(async move {
             stop.cancelled().await;
@@ -173,8 +179,11 @@ fn report(recovered: &Recovered) {
     let waiting: u64 =
         recovered.lanes.iter().flat_map(|lane| &lane.extents).map(|extent| u64::from(extent.count)).sum();
     tracing::info!(
-        lanes = recovered.lanes.len(), waiting, open_batches = recovered.open_batches.len(),
-        replayed = recovered.replayed, "the store is open"
+        lanes = recovered.lanes.len(),
+        waiting,
+        open_batches = recovered.open_batches.len(),
+        replayed = recovered.replayed,
+        "the store is open"
     );
     if recovered.cut_off_bytes > 0 {
         tracing::warn!(
@@ -184,7 +193,9 @@ fn report(recovered: &Recovered) {
     }
     for part in &recovered.quarantined {
         tracing::error!(
-            segment = part.segment, offset = part.offset, bytes = part.bytes,
+            segment = part.segment,
+            offset = part.offset,
+            bytes = part.bytes,
             "a part of a segment is damaged; it was copied to the quarantine folder and skipped"
         );
     }
@@ -221,7 +232,7 @@ fn open_store(config: &Config, lanes: &Lanes, clock: Clock) -> Result<(Store, Re
 
 fn open_router(config: &Config, engine: &Engine, clock: Clock) -> Result<Router, StartError> {
     let router = &config.plugins.router;
-    let limits = limits(Limits::router(), &router.limits);
+    let limits = limits(&Limits::router(), &router.limits);
     let bundled = || {
         let source = Source::Bytes(offpeak_bundled::SLA_ROUTER);
         RouterPlugin::load(engine, "sla-router", source, "{}".to_owned(), Limits::router(), clock.now().0)
@@ -231,15 +242,13 @@ fn open_router(config: &Config, engine: &Engine, clock: Clock) -> Result<Router,
         PluginSource::File(path) => ("router", Source::File(path)),
     };
     let configured = RouterPlugin::load(engine, name, source, router.config.clone(), limits, clock.now().0)?;
-    let fallback = match (&router.source, router.on_failure) {
-        (PluginSource::File(_), OnRouterFailure::Bundled) => Some(bundled()?),
-        _ => None,
-    };
-    Ok(Router { configured, fallback, on_failure: router.on_failure })
+    let bundled = matches!(router.source, PluginSource::File(_)).then(bundled).transpose()?;
+    Ok(Router { configured, bundled, on_failure: router.on_failure })
 }
 
 fn open_backends(config: &Config, engine: &Engine, clock: Clock) -> Result<Backends, StartError> {
-    let backends = config.backends.iter().map(|backend| open_backend(config, backend, engine, clock).map(Arc::new));
+    let backends =
+        config.backends.iter().map(|backend| open_backend(config, backend, engine, clock).map(Arc::new));
     Ok(Backends::new(backends.collect::<Result<_, _>>()?))
 }
 
@@ -249,8 +258,7 @@ fn open_backend(
     engine: &Engine,
     clock: Clock,
 ) -> Result<Backend, StartError> {
-    let unusable =
-        |problem: String| StartError::Backend { backend: backend.id.to_string(), problem };
+    let unusable = |problem: String| StartError::Backend { backend: backend.id.to_string(), problem };
     let chosen = config
         .plugins
         .provider(&backend.provider)
@@ -259,7 +267,7 @@ fn open_backend(
         PluginSource::Bundled => Source::Bytes(offpeak_bundled::OPENAI),
         PluginSource::File(path) => Source::File(path),
     };
-    let limits = limits(Limits::provider(), &chosen.limits);
+    let limits = limits(&Limits::provider(), &chosen.limits);
     let provider =
         ProviderPlugin::load(engine, &chosen.name, source, backend.config.clone(), limits, clock.now().0)?;
     let place = match &provider.description().credential {
@@ -288,8 +296,8 @@ fn open_backend(
     })
 }
 
-fn limits(defaults: Limits, configured: &PluginLimits) -> Limits {
-    Limits { memory_bytes: configured.memory, call: configured.time_limit, ..defaults }
+fn limits(defaults: &Limits, configured: &PluginLimits) -> Limits {
+    Limits { memory_bytes: configured.memory, call: configured.time_limit, ..defaults.clone() }
 }
 
 fn millis(duration: Duration) -> Millis {

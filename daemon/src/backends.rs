@@ -157,7 +157,8 @@ impl Backends {
         match sellers.is_empty() {
             false => Ok(Menu { endpoint: endpoint.into(), model: model.into(), sellers }),
             true if failed => {
-                let message = "The plugin of the backend that serves this model failed. Its log line says why.";
+                let message =
+                    "The plugin of the backend that serves this model failed. Its log line says why.";
                 Err(Refusal::unavailable("plugin_failed", message, 5))
             }
             true => Err(model_not_found(endpoint, model)),
@@ -261,7 +262,12 @@ impl Offer {
     }
 
     /// How a call is sent under this offer: asked of the plugin once.
-    pub fn call(&self, menu: &Menu, backend: &Backend, now: Timestamp) -> Result<Arc<PreparedCall>, PrepareError> {
+    pub fn call(
+        &self,
+        menu: &Menu,
+        backend: &Backend,
+        now: Timestamp,
+    ) -> Result<Arc<PreparedCall>, PrepareError> {
         if let Some(call) = self.call.get() {
             return Ok(call.clone());
         }

@@ -188,7 +188,11 @@ impl Driver {
                     })
                     .collect();
                 let status = response.status().as_u16();
-                step(&Event::Answered(provider::Response { status, headers: &headers, body: response.body() }))
+                step(&Event::Answered(provider::Response {
+                    status,
+                    headers: &headers,
+                    body: response.body(),
+                }))
             }
         }
     }
@@ -210,8 +214,8 @@ impl Driver {
                 Effect::Upload(_) => Step::Uploading,
                 Effect::Read(_) => Step::Reading,
                 Effect::Wait(millis) => Step::Waiting(now.after(Millis(*millis))),
-                Effect::Finished(finish) => Step::Finished(finished(finish)),
-                Effect::Failed(failure) => Step::Finished(failed(failure, now)),
+                Effect::Finished(finish) => Step::Finished(finished(*finish)),
+                Effect::Failed(failure) => Step::Finished(failed(failure, now, self.gateway.retry.cap)),
             },
             provider_id,
             tally: tally.or_else(|| before.and_then(|before| before.tally)),
@@ -270,7 +274,8 @@ impl Driver {
         path: &str,
         set: &[provider::Header],
     ) -> Result<(Method, Url, HeaderMap), StepError> {
-        let method = Method::try_from(method).map_err(|_| StepError::BadCall(format!("the method {method:?}")))?;
+        let method =
+            Method::try_from(method).map_err(|_| StepError::BadCall(format!("the method {method:?}")))?;
         Ok((method, self.backend.upstream.url(path)?, headers(set)?.into_iter().collect()))
     }
 
@@ -294,7 +299,7 @@ impl Driver {
                     code: code.clone(),
                     message: finish.message.clone(),
                 },
-                tries: 1,
+                tries: finish.attempts(),
                 retry_after: None,
                 request_id: None,
                 body: Bytes::new(),
@@ -338,11 +343,17 @@ const fn did_it_run(ran: provider::DidItRun) -> DidItRun {
     }
 }
 
-fn finished(finish: &provider::Finish) -> Finish {
+fn finished(finish: provider::Finish) -> Finish {
     let (code, message) = match finish.ending {
-        provider::Ending::Completed => ("completed", "the provider finished the batch without a result for this request"),
-        provider::Ending::Expired => ("expired", "the provider's window for the batch passed before this request was run"),
-        provider::Ending::Cancelled => ("cancelled_batch", "the batch was cancelled before this request was run"),
+        provider::Ending::Completed => {
+            ("completed", "the provider finished the batch without a result for this request")
+        }
+        provider::Ending::Expired => {
+            ("expired", "the provider's window for the batch passed before this request was run")
+        }
+        provider::Ending::Cancelled => {
+            ("cancelled_batch", "the batch was cancelled before this request was run")
+        }
     };
     Finish {
         code: code.into(),
@@ -353,13 +364,15 @@ fn finished(finish: &provider::Finish) -> Finish {
     }
 }
 
-fn failed(failure: &provider::Failure, now: Timestamp) -> Finish {
-    let hold = failure.retry_after_s.map(|seconds| now.after(Millis::from_secs(seconds.into())));
+/// A backend that takes no batches for now is left alone for as long as it asks, or for `pause`: each try costs it, and
+/// us, an upload of all items.
+fn failed(failure: &provider::Failure, now: Timestamp, pause: Millis) -> Finish {
+    let pause = failure.retry_after_s.map_or(pause, |seconds| Millis::from_secs(seconds.into()));
     Finish {
         code: failure.code.clone(),
         message: failure.message.clone(),
         missing: did_it_run(failure.ran),
         permanent: !failure.temporary,
-        hold_until: hold.filter(|_| failure.temporary),
+        hold_until: failure.temporary.then(|| now.after(pause)),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName};
 use http::{Response, StatusCode};
-use offpeak_core::words::{LaneId, Place, Timestamp};
+use offpeak_core::words::{LaneId, Millis, Place, Timestamp};
 use offpeak_store::{Appended, Idempotency, NewRequest, Standing, StoreError, body_hash};
 use sha2::{Digest, Sha256};
 
@@ -17,6 +17,7 @@ use crate::ingress::envelope::Envelope;
 use crate::ingress::reply::Refusal;
 use crate::ingress::route::Deferral;
 use crate::ingress::tenant::{Account, Admitted};
+use crate::lanes::LaneError;
 use crate::members::{self, Edit};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -24,6 +25,9 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// By this header the official SDKs count their own tries of one call: 0 for the first, then 1, 2.
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
+
+/// An answer that came while its call was cut off is still there for the SDK's retry, which follows within seconds.
+const RETRIES_COME_WITHIN: Millis = Millis::from_mins(10);
 
 /// Keeps a request and answers as the caller asked: by holding the call, or with a ticket.
 pub async fn accept(
@@ -46,7 +50,9 @@ pub async fn accept(
         Delivery::Ticket => {
             let mut ticket = delivery::ticket(origin, 0, Some(deadline), gateway.public_url.as_deref());
             if asked_delivery(headers).is_some() {
-                ticket.headers_mut().insert("preference-applied", http::HeaderValue::from_static("respond-async"));
+                ticket
+                    .headers_mut()
+                    .insert("preference-applied", http::HeaderValue::from_static("respond-async"));
             }
             gateway.metrics.answered("deferred", ticket.status().as_u16());
             Ok(ticket)
@@ -88,7 +94,9 @@ async fn attach(
     }
     let lanes: Vec<LaneId> = gateway.lanes.of_tenant(&account.id);
     let hash = body_hash(&deferred_body(envelope)?);
-    let found = gateway.store.find_by_body(&lanes, hash).await.map_err(|error| store_failed(&error))?;
+    let since = gateway.clock.now().before(RETRIES_COME_WITHIN);
+    let found =
+        gateway.store.find_by_body(&lanes, hash, since).await.map_err(|error| store_failed(&error))?;
     if found.is_some() {
         gateway.metrics.attached();
     }
@@ -104,7 +112,7 @@ async fn append(
     arrived: Timestamp,
 ) -> Result<Place, Refusal> {
     let body = deferred_body(&envelope)?;
-    let lane = gateway.lanes.lane(gateway, deferral.key).await.map_err(|error| store_failed(&error))?;
+    let lane = gateway.lanes.lane(gateway, deferral.key).await.map_err(|error| no_lane(&error))?;
     let idempotency = headers.get(IDEMPOTENCY_KEY).map(|key| Idempotency {
         key: idempotency_key(account, key.as_bytes()),
         expires: deferral.deadline.after(gateway.keep_results),
@@ -139,15 +147,18 @@ fn deferred_body(envelope: &Envelope) -> Result<Bytes, Refusal> {
         return Ok(envelope.body.clone());
     }
     let edits = ["stream", "stream_options", "service_tier", "background"].map(Edit::remove);
-    members::edit(&envelope.body, &edits)
-        .map(Bytes::from)
-        .map_err(|error| Refusal::bad_request("invalid_json", format!("The body is not a JSON object: {error}")))
+    members::edit(&envelope.body, &edits).map(Bytes::from).map_err(|error| {
+        Refusal::bad_request("invalid_json", format!("The body is not a JSON object: {error}"))
+    })
 }
 
 /// A key belongs to its tenant: the same key of two tenants is two keys.
 fn idempotency_key(account: &Account, key: &[u8]) -> [u8; 16] {
     let tenant = account.id.as_str().as_bytes();
-    let hash = Sha256::new().chain_update((tenant.len() as u64).to_le_bytes()).chain_update(tenant).chain_update(key);
+    let hash = Sha256::new()
+        .chain_update((tenant.len() as u64).to_le_bytes())
+        .chain_update(tenant)
+        .chain_update(key);
     let mut short = [0; 16];
     for (to, from) in short.iter_mut().zip(hash.finalize()) {
         *to = from;
@@ -174,11 +185,24 @@ fn check_room(gateway: &Gateway, account: &Account, delivery: Delivery, bytes: u
     }
     let waiting = gateway.lanes.waiting_of(&account.id);
     if waiting.count >= account.max_queued || waiting.bytes + bytes as u64 > account.max_queued_bytes {
-        let message = "The tenant has as many deferred requests waiting as it may. Try again when some have left.";
+        let message =
+            "The tenant has as many deferred requests waiting as it may. Try again when some have left.";
         let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message);
         return Err(Refusal { retry_after_s: Some(30), ..refusal });
     }
     Ok(())
+}
+
+fn no_lane(error: &LaneError) -> Refusal {
+    match error {
+        LaneError::Store(error) => store_failed(error),
+        LaneError::NotSold => {
+            tracing::error!(%error, "a deferred request was not accepted");
+            let message = "The router chose an offer that cannot be deferred to. Its plugin or the backend's is at fault; \
+                           send x-offpeak-sla: realtime meanwhile.";
+            Refusal::unavailable("offer_not_deferrable", message, 5)
+        }
+    }
 }
 
 /// What a failing store means for the caller.
@@ -187,11 +211,6 @@ pub fn store_failed(error: &StoreError) -> Refusal {
     let message = "offpeak cannot keep deferred requests at the moment, so this one was not accepted. Try again, or send \
                    x-offpeak-sla: realtime.";
     Refusal::unavailable("store_unavailable", message, 5)
-}
-
-/// Whoever waits for a cancelled request is told.
-pub fn tell_lanes_cancelled(gateway: &Gateway, origin: Place) {
-    gateway.held.tell([origin]);
 }
 
 fn too_many_held() -> Refusal {

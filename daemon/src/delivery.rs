@@ -22,7 +22,11 @@ pub fn request_id(origin: Place) -> String {
 }
 
 /// The answer that the provider gave, or the error that stands in its place.
-pub async fn final_answer(store: &Store, origin: Place, outcome: &Outcome) -> Result<Response<ReplyBody>, StoreError> {
+pub async fn final_answer(
+    store: &Store,
+    origin: Place,
+    outcome: &Outcome,
+) -> Result<Response<ReplyBody>, StoreError> {
     let mut response = match &outcome.ending {
         Ending::Answered { status } => {
             let body = store.read_body(outcome.body).await?;
@@ -30,6 +34,10 @@ pub async fn final_answer(store: &Store, origin: Place, outcome: &Outcome) -> Re
         }
         Ending::Failed { code, message, .. } => failed(code, message),
     };
+    if !response.status().is_success() {
+        // The answer is final: offpeak has tried as often as it may, and an SDK's own retry would begin anew.
+        response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
+    }
     stamp(&mut response, &request_id(origin), "deferred");
     response.headers_mut().insert(ATTEMPTS, HeaderValue::from(outcome.attempts));
     if let Ok(id) = HeaderValue::from_maybe_shared(outcome.meta.clone())
@@ -47,10 +55,7 @@ fn failed(code: &str, message: &str) -> Response<ReplyBody> {
     };
     let code = code.strip_prefix(PERMANENT).unwrap_or(code);
     let body = reply::error_body(message, "server_error", None, code);
-    let mut response = reply::json(status, Bytes::from(body));
-    // The answer is final: the same request under the same name will not end otherwise.
-    response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
-    response
+    reply::json(status, Bytes::from(body))
 }
 
 #[derive(Serialize)]

@@ -1,11 +1,11 @@
 //! Now: the call goes to the backend, the answer streams back as it arrives.
 
+use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, Response, StatusCode};
-use bytes::Bytes;
 use offpeak_core::outcome::DidItRun;
 
 use crate::backends::PreparedCall;
@@ -51,8 +51,9 @@ pub async fn run(
     for name in FOR_OFFPEAK {
         headers.remove(name);
     }
-    let body = dress(&call.call, &mut headers, body)
-        .map_err(|error| Refusal::bad_request("invalid_json", format!("The request's body cannot be edited: {error}")))?;
+    let body = dress(&call.call, &mut headers, body).map_err(|error| {
+        Refusal::bad_request("invalid_json", format!("The request's body cannot be edited: {error}"))
+    })?;
     let upstream = &call.backend.upstream;
     match upstream.send(Method::POST, call.call.url.clone(), headers, body.into()).await {
         Ok(response) => {
@@ -102,8 +103,12 @@ fn no_answer(error: &SendError, backend: &str) -> Refusal {
         (_, false) => (StatusCode::BAD_GATEWAY, "backend_broke_off"),
     };
     let message = match error.ran {
-        DidItRun::NotSent => format!("The backend '{backend}' cannot be reached; the request was not sent. Try again."),
-        _ => format!("The backend '{backend}' gave no answer; it may have run the request. Try again if that is harmless."),
+        DidItRun::NotSent => {
+            format!("The backend '{backend}' cannot be reached; the request was not sent. Try again.")
+        }
+        _ => format!(
+            "The backend '{backend}' gave no answer; it may have run the request. Try again if that is harmless."
+        ),
     };
     // What never left may be sent again by the SDK at once.
     let retry_after_s = (error.ran == DidItRun::NotSent).then_some(1);

@@ -53,8 +53,8 @@ pub struct Gateway {
 pub struct Router {
     /// The configured one.
     pub configured: RouterPlugin,
-    /// The bundled one, if the configured one is another and its failures are to be covered.
-    pub fallback: Option<RouterPlugin>,
+    /// The bundled one, if the configured one is another: it decides where that one passes.
+    pub bundled: Option<RouterPlugin>,
     /// What happens when the configured one fails.
     pub on_failure: OnRouterFailure,
 }

@@ -136,7 +136,8 @@ async fn read_body(headers: &HeaderMap, mut body: Incoming, max: usize) -> Resul
 }
 
 fn too_large(max: usize) -> Refusal {
-    let message = format!("The request's body is larger than {max} bytes. Send less, or raise server.max_body.");
+    let message =
+        format!("The request's body is larger than {max} bytes. Send less, or raise server.max_body.");
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
 }
 

@@ -30,6 +30,17 @@ pub struct Lanes {
     waiting: RwLock<HashMap<TenantId, Sums>>,
 }
 
+/// There is no lane for a request.
+#[derive(Debug, thiserror::Error)]
+pub enum LaneError {
+    /// It could not be made.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Nobody would take what waits in it.
+    #[error("the backend does not sell this offer as something that can be deferred")]
+    NotSold,
+}
+
 /// What the task is told.
 pub enum Command {
     /// For the scheduler.
@@ -60,14 +71,13 @@ impl Lanes {
     }
 
     /// The lane of this key; it is made if there is none.
-    pub async fn lane(&self, gateway: &Gateway, key: LaneKey) -> Result<LaneId, StoreError> {
+    pub async fn lane(&self, gateway: &Gateway, key: LaneKey) -> Result<LaneId, LaneError> {
         if let Some(lane) = self.book.read().get(&key) {
             return Ok(*lane);
         }
         let lane = gateway.store.lane(&key).await?;
         // The scheduler hears of a lane before of anything in it: this is sent before the caller can append.
-        self.open(gateway, lane, key);
-        Ok(lane)
+        if self.open(gateway, lane, key) { Ok(lane) } else { Err(LaneError::NotSold) }
     }
 
     /// The lanes of a tenant.
@@ -92,11 +102,12 @@ impl Lanes {
         view.await.unwrap_or_default()
     }
 
-    /// Makes the lane known to the scheduler, if its backend is configured.
+    /// Makes the lane known to the scheduler, if its backend is configured and sells this.
     fn open(&self, gateway: &Gateway, lane: LaneId, key: LaneKey) -> bool {
-        let known = match gateway.backends.terms(&key, gateway.clock.now()) {
+        match gateway.backends.terms(&key, gateway.clock.now()) {
             Ok(Some((terms, gate))) => {
                 self.tell(Event::Opened { lane, key: key.clone(), terms, gate });
+                self.book.write().insert(key, lane);
                 true
             }
             Ok(None) => {
@@ -112,9 +123,7 @@ impl Lanes {
                 gateway.metrics.plugin_failed(&error.plugin);
                 false
             }
-        };
-        self.book.write().insert(key, lane);
-        known
+        }
     }
 
     /// Makes known what was in the store when the daemon started.
@@ -146,7 +155,8 @@ pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
     let mut wake_at = Timestamp::NEVER;
     let mut waiting_commands = Vec::new();
     loop {
-        let pause: Duration = wake_at.since(gateway.clock.now()).min(offpeak_core::words::Millis::from_hours(1)).into();
+        let pause: Duration =
+            wake_at.since(gateway.clock.now()).min(offpeak_core::words::Millis::from_hours(1)).into();
         tokio::select! {
             () = gateway.stopping.cancelled() => return,
             taken = commands.recv_many(&mut waiting_commands, COMMANDS_AT_ONCE) => {

@@ -64,7 +64,9 @@ pub async fn serve<H, F>(
     }
     drop(listener);
     if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
-        tracing::warn!("requests were still under way when the drain time was over; deferred work is safe on disk");
+        tracing::warn!(
+            "requests were still under way when the drain time was over; deferred work is safe on disk"
+        );
     }
 }
 

@@ -9,7 +9,7 @@ use offpeak::config::{self, Config, ProcessEnv};
 use offpeak::{demo, telemetry};
 use tokio_util::sync::CancellationToken;
 
-/// Exit code for what the user has to mend: the configuration, an address in use (EX_USAGE of sysexits.h).
+/// Exit code for what the user has to mend: the configuration, an address in use (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
 
 #[global_allocator]
@@ -18,8 +18,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// A batch gateway for LLM traffic: what must be answered now passes straight through, what can wait is answered before
 /// its deadline in the cheapest way.
 #[derive(Parser)]
-#[command(version, after_help = "Begin with `offpeak demo`, which needs nothing; then write an offpeak.toml and run \
-                                 `offpeak check`.")]
+#[command(
+    version,
+    after_help = "Begin with `offpeak demo`, which needs nothing; then write an offpeak.toml and run \
+                                 `offpeak check`."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -61,14 +64,14 @@ enum Command {
 
 #[derive(Args)]
 struct ConfigArgs {
-    /// The configuration file. Without it: $OFFPEAK_CONFIG, ./offpeak.toml, /etc/offpeak/offpeak.toml.
+    /// The configuration file. Without it: the one that `OFFPEAK_CONFIG` names, ./offpeak.toml, /etc/offpeak/offpeak.toml.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(args) => with_config(&args, serve),
+        Command::Serve(args) => with_config(&args, |config| serve(&config)),
         Command::Check { config, json } => with_config(&config, |config| check(&config, json)),
         Command::Demo { realtime, deferrable, seed, keep, json } => {
             run_demo(demo::Options { realtime, deferrable, seed, keep, json })
@@ -103,6 +106,7 @@ fn check(config: &Config, json: bool) -> ExitCode {
 
 #[tokio::main]
 async fn run_demo(options: demo::Options) -> ExitCode {
+    raise_file_limit();
     match demo::run(options).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -114,12 +118,13 @@ async fn run_demo(options: demo::Options) -> ExitCode {
 }
 
 #[tokio::main]
-async fn serve(config: Config) -> ExitCode {
+async fn serve(config: &Config) -> ExitCode {
     telemetry::init_logging(&config.log);
+    raise_file_limit();
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let app = match App::open(&config).await {
+    let app = match App::open(config).await {
         Ok(app) => app,
         Err(error) => {
             eprintln!("offpeak cannot start: {error}");
@@ -137,6 +142,17 @@ async fn serve(config: Config) -> ExitCode {
             eprintln!("offpeak stopped, but the store could not be closed cleanly: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Each held call needs a file handle; the usual soft limit of 1,024 is a relic, and the hard limit is the system's word.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files could not be raised; it bounds the calls that can be held");
     }
 }
 

@@ -38,7 +38,11 @@ pub struct Source {
 }
 
 /// Judges attempts, records them in one commit, and tells whoever waits.
-pub async fn record(gateway: &Arc<Gateway>, source: &Source, attempts: Vec<Attempt>) -> Result<(), StoreError> {
+pub async fn record(
+    gateway: &Arc<Gateway>,
+    source: &Source,
+    attempts: Vec<Attempt>,
+) -> Result<(), StoreError> {
     let now = gateway.clock.now();
     let mut outcomes = Vec::with_capacity(attempts.len());
     let mut unknown = 0;

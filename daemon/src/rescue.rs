@@ -77,7 +77,11 @@ async fn prepare(gateway: &Gateway, backend: &Backend, record: &BatchRecord) -> 
     }
 }
 
-fn fastest_call(gateway: &Gateway, backend: &Backend, record: &BatchRecord) -> Result<PreparedCall, PrepareError> {
+fn fastest_call(
+    gateway: &Gateway,
+    backend: &Backend,
+    record: &BatchRecord,
+) -> Result<PreparedCall, PrepareError> {
     let (endpoint, model) = (record.endpoint.as_str(), record.model.as_str());
     let now = gateway.clock.now();
     let menu = gateway.backends.menu(endpoint, model, now).ok();
@@ -96,7 +100,13 @@ async fn run_one(gateway: &Gateway, backend: &Backend, call: &PreparedCall, entr
         tries = tries.saturating_add(1);
         let ended = Attempt { tries, ..send(backend, call, &entry).await };
         let now = gateway.clock.now();
-        match gateway.retry.judge(&ended.ending, entry.attempts.saturating_add(tries), ended.retry_after, random_permille(), now) {
+        match gateway.retry.judge(
+            &ended.ending,
+            entry.attempts.saturating_add(tries),
+            ended.retry_after,
+            random_permille(),
+            now,
+        ) {
             Verdict::Deliver => return ended,
             Verdict::Again(not_before) => {
                 tracing::debug!(place = %entry.place, ?not_before, "a rescued request is tried again");
@@ -108,14 +118,20 @@ async fn run_one(gateway: &Gateway, backend: &Backend, call: &PreparedCall, entr
 
 async fn send(backend: &Backend, call: &PreparedCall, entry: &Entry) -> Attempt {
     let mut headers = json_headers();
-    let ended = |ending, retry_after, request_id, body| {
-        Attempt { place: entry.place, ending, tries: 1, retry_after, request_id, body }
+    let ended = |ending, retry_after, request_id, body| Attempt {
+        place: entry.place,
+        ending,
+        tries: 1,
+        retry_after,
+        request_id,
+        body,
     };
     let body = match dress(call, &mut headers, entry.body.clone()) {
         Ok(body) => body,
         Err(error) => {
             let message = format!("the request's body is not a JSON object: {error}");
-            let ending = Ending::Failed { ran: DidItRun::NotSent, code: "permanent:invalid_json".into(), message };
+            let ending =
+                Ending::Failed { ran: DidItRun::NotSent, code: "permanent:invalid_json".into(), message };
             return ended(ending, None, None, Bytes::new());
         }
     };

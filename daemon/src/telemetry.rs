@@ -134,7 +134,11 @@ impl Metrics {
         r.register("batch_requests_sealed", "Requests in batches that left", metrics.sealed_requests.clone());
         r.register("batches_ended", "Batches that ended, by how", metrics.ended.clone());
         r.register("result_lines", "Lines of results, by what they were", metrics.lines.clone());
-        r.register("requests_retried", "Deferred requests put back for another attempt", metrics.retried.clone());
+        r.register(
+            "requests_retried",
+            "Deferred requests put back for another attempt",
+            metrics.retried.clone(),
+        );
         r.register("deferred_finished", "Deferred requests with their outcome", metrics.delivered.clone());
         r.register("plugin_errors", "Calls of plugins that failed", metrics.plugin_errors.clone());
         r.register("waiting_requests", "Deferred requests waiting in lanes", metrics.waiting.clone());

@@ -43,12 +43,16 @@ pub struct SendError {
 
 /// The client could not be built.
 #[derive(Debug, thiserror::Error)]
-#[error("the HTTP client could not be set up: {0}. Check that the system's TLS root certificates are installed")]
+#[error(
+    "the HTTP client could not be set up: {0}. Check that the system's TLS root certificates are installed"
+)]
 pub struct ClientError(#[from] reqwest::Error);
 
 /// A plugin asked for a path outside the backend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the plugin named the path {0:?}, which does not lie below the backend's base URL; paths begin with / and stay there")]
+#[error(
+    "the plugin named the path {0:?}, which does not lie below the backend's base URL; paths begin with / and stay there"
+)]
 pub struct BadPath(String);
 
 impl Upstream {
@@ -58,7 +62,7 @@ impl Upstream {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(address.connect_timeout.into())
             .read_timeout(address.answer_timeout.into())
-            .pool_idle_timeout(std::time::Duration::from_secs(60))
+            .pool_idle_timeout(std::time::Duration::from_mins(1))
             .build()?;
         Ok(Self { client, base: address.base, credential: address.credential })
     }
@@ -178,7 +182,9 @@ mod tests {
         let upstream = upstream("https://api.example.com/openai");
         let url = upstream.url("/v1/files?purpose=batch").unwrap();
         assert_eq!(url.as_str(), "https://api.example.com/openai/v1/files?purpose=batch");
-        for path in ["v1", "//evil.example/v1", "/../v1", "/v1/../../x", "https://evil.example/", "", "/..\\x"] {
+        for path in
+            ["v1", "//evil.example/v1", "/../v1", "/v1/../../x", "https://evil.example/", "", "/..\\x"]
+        {
             assert!(upstream.url(path).is_err(), "{path}");
         }
     }

@@ -84,6 +84,18 @@ pub enum Resume {
     Settle(Finish),
 }
 
+impl Finish {
+    /// How many attempts this ending was, for requests that have no result: none where they did not get to run, so that
+    /// a provider's full queue uses up nobody's attempts. Their deadline still bounds how long they go round.
+    #[must_use]
+    pub const fn attempts(&self) -> u16 {
+        match self.missing {
+            DidItRun::NotSent | DidItRun::Refused => self.permanent as u16,
+            DidItRun::Unknown | DidItRun::Ran => 1,
+        }
+    }
+}
+
 impl Progress {
     /// How to go on after the daemon was stopped at this point. No progress means that the batch was sealed and no more.
     #[must_use]

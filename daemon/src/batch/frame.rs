@@ -108,31 +108,34 @@ enum At {
 /// The body, piece by piece. An error breaks the upload off; the plugin is told that its outcome is unknown.
 pub fn stream(items: Items, wrapping: Wrapping) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let everything = Selection::from(items.record.ranges.clone());
-    stream::try_unfold((items, wrapping, At::Before, Some(everything)), |(items, wrapping, at, selection)| async {
-        match at {
-            At::Before => {
-                let piece = wrapping.before.clone();
-                let next = At::Items { rest: selection, is_first: true };
-                Ok(Some((piece, (items, wrapping, next, None))))
+    stream::try_unfold(
+        (items, wrapping, At::Before, Some(everything)),
+        |(items, wrapping, at, selection)| async {
+            match at {
+                At::Before => {
+                    let piece = wrapping.before.clone();
+                    let next = At::Items { rest: selection, is_first: true };
+                    Ok(Some((piece, (items, wrapping, next, None))))
+                }
+                At::Items { rest: None, .. } => {
+                    let piece = wrapping.after.clone();
+                    Ok(Some((piece, (items, wrapping, At::End, None))))
+                }
+                At::Items { rest: Some(selection), is_first } => {
+                    let (encoded, rest) = items.encode(selection).await?;
+                    let is_empty = encoded.is_empty();
+                    let piece = if is_first || is_empty || wrapping.between.is_empty() {
+                        Bytes::from(encoded)
+                    } else {
+                        [&wrapping.between[..], &encoded[..]].concat().into()
+                    };
+                    let next = At::Items { rest, is_first: is_first && is_empty };
+                    Ok(Some((piece, (items, wrapping, next, None))))
+                }
+                At::End => Ok(None),
             }
-            At::Items { rest: None, .. } => {
-                let piece = wrapping.after.clone();
-                Ok(Some((piece, (items, wrapping, At::End, None))))
-            }
-            At::Items { rest: Some(selection), is_first } => {
-                let (encoded, rest) = items.encode(selection).await?;
-                let is_empty = encoded.is_empty();
-                let piece = if is_first || is_empty || wrapping.between.is_empty() {
-                    Bytes::from(encoded)
-                } else {
-                    [&wrapping.between[..], &encoded[..]].concat().into()
-                };
-                let next = At::Items { rest, is_first: is_first && is_empty };
-                Ok(Some((piece, (items, wrapping, next, None))))
-            }
-            At::End => Ok(None),
-        }
-    })
+        },
+    )
 }
 
 impl Items {

@@ -35,7 +35,12 @@ pub struct Summary {
 impl Summary {
     /// As the plugin is told.
     pub fn as_event(&self) -> provider::ReadSummary<'_> {
-        provider::ReadSummary { source: &self.source, status: self.status, lines: self.lines, whole: self.whole }
+        provider::ReadSummary {
+            source: &self.source,
+            status: self.status,
+            lines: self.lines,
+            whole: self.whole,
+        }
     }
 }
 
@@ -120,19 +125,10 @@ impl Reader<'_> {
         let mut attempts = Vec::with_capacity(decoded.len());
         let (mut garbage, mut unknown) = (0, 0);
         for line in decoded {
-            match line {
-                Decoded::Garbage(why) => {
-                    tracing::warn!(batch = %self.record.id, why, "a line of results is none");
-                    garbage += 1;
-                }
-                Decoded::Result(result) => match self.place(&result.id) {
-                    Some(place) => attempts.push(attempt(place, result)),
-                    None => {
-                        let id: String = result.id.chars().take(80).collect();
-                        tracing::warn!(batch = %self.record.id, id, "a result belongs to no request of this batch");
-                        unknown += 1;
-                    }
-                },
+            match self.understood(line) {
+                Understood::Attempt(attempt) => attempts.push(attempt),
+                Understood::Unknown => unknown += 1,
+                Understood::Garbage => garbage += 1,
             }
         }
         let backend = self.record.backend.as_str();
@@ -143,11 +139,34 @@ impl Reader<'_> {
         Ok(u32::try_from(lines.len()).unwrap_or(u32::MAX))
     }
 
+    /// What a line means for this batch.
+    fn understood(&self, line: Decoded) -> Understood {
+        let result = match line {
+            Decoded::Result(result) => result,
+            Decoded::Garbage(why) => {
+                tracing::warn!(batch = %self.record.id, why, "a line of results is none");
+                return Understood::Garbage;
+            }
+        };
+        let Some(place) = self.place(&result.id) else {
+            let id: String = result.id.chars().take(80).collect();
+            tracing::warn!(batch = %self.record.id, id, "a result belongs to no request of this batch");
+            return Understood::Unknown;
+        };
+        Understood::Attempt(attempt(place, result))
+    }
+
     /// The request that a result is for, if it is one of this batch.
     fn place(&self, id: &str) -> Option<Place> {
         let place: Place = id.parse().ok()?;
         self.record.ranges.iter().any(|range| range.contains(place)).then_some(place)
     }
+}
+
+enum Understood {
+    Attempt(Attempt),
+    Unknown,
+    Garbage,
 }
 
 fn attempt(place: Place, result: ItemResult) -> Attempt {

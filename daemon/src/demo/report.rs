@@ -63,7 +63,10 @@ impl Report {
             deferred_seconds: seen.deferred_took.as_secs_f64(),
             bill: bill.total().into(),
             bill_of_deferrable: bill.cost(Mode::Batch).into(),
-            deferrable_at_realtime_price: batch_lines().map(|line| line.realtime_cost).sum::<PicoDollars>().into(),
+            deferrable_at_realtime_price: batch_lines()
+                .map(|line| line.realtime_cost)
+                .sum::<PicoDollars>()
+                .into(),
             bill_all_in_realtime: bill.all_realtime().into(),
         }
     }
@@ -86,13 +89,20 @@ impl Report {
 
 fn tally(sent: usize, came: &[Came]) -> Tally {
     let count = |what| came.iter().filter(|came| **came == what).count();
-    Tally { sent, right: count(Came::Right), wrong: count(Came::Wrong), missing: sent - count(Came::Right) - count(Came::Wrong) }
+    Tally {
+        sent,
+        right: count(Came::Right),
+        wrong: count(Came::Wrong),
+        missing: sent - count(Came::Right) - count(Came::Wrong),
+    }
 }
 
 fn quantiles(durations: &[Duration]) -> Quantiles {
     let mut sorted: Vec<u128> = durations.iter().map(Duration::as_micros).collect();
     sorted.sort_unstable();
-    let at = |permille: usize| sorted.get(sorted.len() * permille / 1000).or(sorted.last()).copied().unwrap_or(0);
+    let at = |permille: usize| {
+        sorted.get(sorted.len() * permille / 1000).or_else(|| sorted.last()).copied().unwrap_or(0)
+    };
     Quantiles { p50_us: at(500), p99_us: at(990) }
 }
 

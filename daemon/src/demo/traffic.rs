@@ -25,10 +25,10 @@ const HAND_IN_AT_ONCE: usize = 64;
 const HELD_ONE_IN: usize = 20;
 
 /// Between two looks at a ticket.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// After this long an answer counts as missing.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// One request of the mix.
 #[derive(Debug, Clone)]
@@ -61,9 +61,11 @@ impl Plan {
 }
 
 fn planned(kind: &str, number: usize, random: &mut StdRng) -> Planned {
-    const WORDS: [&str; 8] = ["invoice", "meeting", "refund", "contract", "delivery", "question", "thanks", "urgent"];
+    const WORDS: [&str; 8] =
+        ["invoice", "meeting", "refund", "contract", "delivery", "question", "thanks", "urgent"];
     // Most prompts are short, some are long, as in life.
-    let words = if random.random_ratio(1, 10) { random.random_range(200..600) } else { random.random_range(5..60) };
+    let words =
+        if random.random_ratio(1, 10) { random.random_range(200..600) } else { random.random_range(5..60) };
     let mut prompt = format!("{kind} {number}:");
     for _ in 0..words {
         prompt.push(' ');
@@ -229,9 +231,11 @@ impl Traffic {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
             match client.get(ticket).send().await {
-                Ok(response) if response.status() == StatusCode::ACCEPTED => tokio::time::sleep(LOOK_AGAIN).await,
-                Ok(response) => return came(planned, response).await,
-                Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+                Ok(response) if response.status() != StatusCode::ACCEPTED => {
+                    return came(planned, response).await;
+                }
+                // Not done, or the connection broke: look again.
+                Ok(_) | Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
             }
         }
         Came::Missing

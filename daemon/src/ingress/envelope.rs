@@ -78,13 +78,18 @@ pub struct SlaDefaults {
 
 /// Reads head and body.
 pub fn read(headers: &HeaderMap, body: Bytes, defaults: SlaDefaults) -> Result<Envelope, Refusal> {
+    // Serde would take an array for a struct's members in their order.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(not_json(&"it does not begin with {"));
+    }
     let peek: Peek<'_> = serde_json::from_slice(&body).map_err(|error| not_json(&error))?;
     let model: Option<Cow<'_, str>> = value(peek.model);
     let model = model.filter(|model| !model.is_empty()).ok_or_else(no_model)?.into_owned();
     let tagged = metadata_tag(peek.metadata);
     let (sla, tag) = sla(headers, tagged.as_deref(), &peek, defaults)?;
-    let max_output_tokens =
-        [peek.max_completion_tokens, peek.max_tokens, peek.max_output_tokens].into_iter().find_map(value::<u64>);
+    let max_output_tokens = [peek.max_completion_tokens, peek.max_tokens, peek.max_output_tokens]
+        .into_iter()
+        .find_map(value::<u64>);
     let stream = value(peek.stream).unwrap_or(false);
     let input_tokens = (body.len() / 4) as u64;
     let has_delivery_members =
@@ -139,7 +144,7 @@ fn metadata_tag(metadata: Option<&RawValue>) -> Option<String> {
         #[serde(borrow)]
         offpeak_sla: Option<Cow<'a, str>>,
     }
-    let metadata: Metadata<'_> = value(metadata)?;
+    let metadata: Metadata<'_> = value(metadata.filter(|metadata| metadata.get().starts_with('{')))?;
     metadata.offpeak_sla.map(Cow::into_owned)
 }
 
@@ -155,10 +160,12 @@ fn without_tag(body: &[u8], metadata: &RawValue) -> Result<Bytes, Refusal> {
     members::edit(body, &[edit]).map(Bytes::from).map_err(|error| not_json(&error))
 }
 
-fn not_json(error: &serde_json::Error) -> Refusal {
+fn not_json(error: &dyn std::fmt::Display) -> Refusal {
     Refusal::bad_request(
         "invalid_json",
-        format!("The request's body is not a JSON object with a \"model\": {error}. Send the body as your SDK makes it."),
+        format!(
+            "The request's body is not a JSON object with a \"model\": {error}. Send the body as your SDK makes it."
+        ),
     )
 }
 
@@ -177,8 +184,7 @@ mod tests {
 
     use super::*;
 
-    const DEFAULTS: SlaDefaults =
-        SlaDefaults { default: Sla::Realtime, deferrable: Millis::from_hours(24) };
+    const DEFAULTS: SlaDefaults = SlaDefaults { default: Sla::Realtime, deferrable: Millis::from_hours(24) };
 
     fn envelope(header: Option<&str>, body: &str) -> Result<Envelope, Refusal> {
         let mut headers = HeaderMap::new();

@@ -6,7 +6,7 @@ use offpeak_store::Standing;
 use serde::Serialize;
 
 use crate::body::ReplyBody;
-use crate::defer::{store_failed, tell_lanes_cancelled};
+use crate::defer::store_failed;
 use crate::delivery;
 use crate::gateway::Gateway;
 use crate::ingress::reply::{self, Refusal};
@@ -29,15 +29,16 @@ pub async fn answer(
     let standing = gateway.store.outcome(origin).await.map_err(|error| store_failed(&error))?;
     let standing = standing.ok_or_else(|| unknown(id))?;
     match (method, standing) {
-        (&Method::GET, Standing::Final(outcome)) => {
-            delivery::final_answer(&gateway.store, origin, &outcome).await.map_err(|error| store_failed(&error))
-        }
+        (&Method::GET, Standing::Final(outcome)) => delivery::final_answer(&gateway.store, origin, &outcome)
+            .await
+            .map_err(|error| store_failed(&error)),
         (&Method::GET, Standing::Waiting { attempts, .. }) => {
             Ok(delivery::ticket(origin, attempts, None, gateway.public_url.as_deref()))
         }
         (&Method::DELETE, Standing::Waiting { .. }) => cancel(gateway, origin).await,
         (&Method::DELETE, Standing::Final(_)) => {
-            let message = "The request has its answer already; GET it here. It is kept until its retention is over.";
+            let message =
+                "The request has its answer already; GET it here. It is kept until its retention is over.";
             Err(Refusal::new(StatusCode::CONFLICT, "already_finished", message))
         }
         _ => {
@@ -48,7 +49,8 @@ pub async fn answer(
 }
 
 fn find(gateway: &Gateway, account: &Account, id: &str) -> Result<Place, Refusal> {
-    let place: Place = id.strip_prefix(ID_PREFIX).and_then(|id| id.parse().ok()).ok_or_else(|| unknown(id))?;
+    let place: Place =
+        id.strip_prefix(ID_PREFIX).and_then(|id| id.parse().ok()).ok_or_else(|| unknown(id))?;
     let key = gateway.store.lane_key(place.lane).ok_or_else(|| unknown(id))?;
     if key.tenant == account.id { Ok(place) } else { Err(unknown(id)) }
 }
@@ -63,7 +65,7 @@ fn unknown(id: &str) -> Refusal {
 }
 
 #[derive(Serialize)]
-struct Cancelled<'a> {
+struct Farewell<'a> {
     id: &'a str,
     object: &'static str,
     cancelled: bool,
@@ -72,8 +74,8 @@ struct Cancelled<'a> {
 async fn cancel(gateway: &Gateway, origin: Place) -> Result<Response<ReplyBody>, Refusal> {
     let now = gateway.clock.now();
     gateway.store.cancel(origin, now).await.map_err(|error| store_failed(&error))?;
-    tell_lanes_cancelled(gateway, origin);
+    gateway.held.tell([origin]);
     let id = delivery::request_id(origin);
-    let cancelled = Cancelled { id: &id, object: "deferred", cancelled: true };
-    Ok(reply::json_of(StatusCode::OK, &cancelled))
+    let farewell = Farewell { id: &id, object: "deferred", cancelled: true };
+    Ok(reply::json_of(StatusCode::OK, &farewell))
 }

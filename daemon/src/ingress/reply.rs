@@ -71,7 +71,9 @@ impl Refusal {
         let mut response = json(self.status, body);
         let headers = response.headers_mut();
         // SDKs try again on 409 and on every 5xx by themselves; where that cannot help, they are told so.
-        if self.retry_after_s.is_none() && (self.status == StatusCode::CONFLICT || self.status.is_server_error()) {
+        if self.retry_after_s.is_none()
+            && (self.status == StatusCode::CONFLICT || self.status.is_server_error())
+        {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         if let Some(seconds) = self.retry_after_s {
@@ -129,6 +131,9 @@ mod tests {
     #[test]
     fn all_four_members_are_there() {
         let body: serde_json::Value = serde_json::from_slice(&error_body("m", "t", None, "c")).unwrap();
-        assert_eq!(body, serde_json::json!({"error": {"message": "m", "type": "t", "param": null, "code": "c"}}));
+        assert_eq!(
+            body,
+            serde_json::json!({"error": {"message": "m", "type": "t", "param": null, "code": "c"}})
+        );
     }
 }

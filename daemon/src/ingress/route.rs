@@ -58,8 +58,9 @@ pub fn route(
     let menu = gateway.backends.menu(endpoint, &envelope.model, now)?;
     let question = Question { caller, endpoint, headers, envelope, menu: &menu, now };
     match question.ask(gateway)? {
-        Answer::Reject(rejection) => Err(rejection),
         Answer::Choice { choice, from_plugin } => question.follow(&choice, &from_plugin),
+        Answer::Reject(rejection) => Err(rejection),
+        Answer::Pass => Err(router_failed()),
     }
 }
 
@@ -75,26 +76,35 @@ struct Question<'a> {
 enum Answer {
     Choice { choice: router::Choice, from_plugin: String },
     Reject(Refusal),
+    Pass,
 }
 
 impl Question<'_> {
-    /// The configured router first; if it fails, what the configuration says for that case.
+    /// The configured router first; where it passes, and if the configuration says so where it fails, the bundled one.
     fn ask(&self, gateway: &Gateway) -> Result<Answer, Refusal> {
         let router = &gateway.router;
-        match self.ask_one(&router.configured) {
-            Ok(answer) => return Ok(answer),
-            Err(error) => {
-                gateway.metrics.plugin_failed(router.configured.name());
-                tracing::error!(plugin = router.configured.name(), %error, "the router failed");
+        match (self.ask_one(&router.configured), &router.bundled) {
+            (Ok(Answer::Pass), Some(bundled)) => self.ask_last(gateway, bundled),
+            (Ok(Answer::Pass), None) => Err(router_failed()),
+            (Ok(answer), _) => Ok(answer),
+            (Err(error), bundled) => {
+                failed(gateway, &router.configured, &error);
+                match (bundled, router.on_failure) {
+                    (Some(bundled), OnRouterFailure::Bundled) => self.ask_last(gateway, bundled),
+                    _ => Err(router_failed()),
+                }
             }
         }
-        match (&router.fallback, router.on_failure) {
-            (Some(fallback), OnRouterFailure::Bundled) => self.ask_one(fallback).map_err(|error| {
-                gateway.metrics.plugin_failed(fallback.name());
-                tracing::error!(plugin = fallback.name(), %error, "the bundled router failed as well");
-                router_failed()
-            }),
-            _ => Err(router_failed()),
+    }
+
+    fn ask_last(&self, gateway: &Gateway, bundled: &RouterPlugin) -> Result<Answer, Refusal> {
+        match self.ask_one(bundled) {
+            Ok(Answer::Pass) => Err(router_failed()),
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                failed(gateway, bundled, &error);
+                Err(router_failed())
+            }
         }
     }
 
@@ -123,8 +133,8 @@ impl Question<'_> {
                 Err(RouterError::NotOnTheMenu { backend: choice.backend, offer: choice.offer })
             }
             Decision::Choose(choice) => Ok(Answer::Choice { choice, from_plugin: plugin.name().to_owned() }),
-            Decision::Reject(rejection) => rejected(rejection),
-            Decision::Pass => Err(RouterError::Passed),
+            Decision::Reject(rejection) => rejected(&rejection),
+            Decision::Pass => Ok(Answer::Pass),
         }
     }
 
@@ -141,7 +151,11 @@ impl Question<'_> {
             .collect()
     }
 
-    fn envelope<'b>(&'b self, plugin: &RouterPlugin, headers: &'b [router::Header<'b>]) -> router::Envelope<'b> {
+    fn envelope<'b>(
+        &'b self,
+        plugin: &RouterPlugin,
+        headers: &'b [router::Header<'b>],
+    ) -> router::Envelope<'b> {
         let body = &self.envelope.body;
         router::Envelope {
             tenant: self.caller.account().id.as_str(),
@@ -172,8 +186,7 @@ impl Question<'_> {
 
     /// Turns a choice from the menu into what the daemon does.
     fn follow(&self, choice: &router::Choice, plugin: &str) -> Result<Routed, Refusal> {
-        let (seller, offer) =
-            self.menu.pick(&choice.backend, &choice.offer).ok_or_else(router_failed)?;
+        let (seller, offer) = self.menu.pick(&choice.backend, &choice.offer).ok_or_else(router_failed)?;
         if offer.mode() == Mode::Realtime {
             let call = offer
                 .call(self.menu, &seller.backend, self.now)
@@ -213,11 +226,9 @@ enum RouterError {
     NotOnTheMenu { backend: String, offer: String },
     #[error("it rejected a request with the status {0}; rejections have a status from 400 to 599")]
     BadStatus(u16),
-    #[error("it had no opinion, and no other router is configured")]
-    Passed,
 }
 
-fn rejected(rejection: router::Rejection) -> Result<Answer, RouterError> {
+fn rejected(rejection: &router::Rejection) -> Result<Answer, RouterError> {
     let status = StatusCode::from_u16(rejection.status)
         .ok()
         .filter(|status| status.is_client_error() || status.is_server_error())
@@ -227,15 +238,23 @@ fn rejected(rejection: router::Rejection) -> Result<Answer, RouterError> {
     Ok(Answer::Reject(Refusal { retry_after_s: rejection.retry_after_s.map(u64::from), ..refusal }))
 }
 
+fn failed(gateway: &Gateway, plugin: &RouterPlugin, error: &RouterError) {
+    gateway.metrics.plugin_failed(plugin.name());
+    tracing::error!(plugin = plugin.name(), %error, "a router failed");
+}
+
 fn router_failed() -> Refusal {
-    let message = "The routing plugin failed, so that this request was not run. Its log line says why; try again.";
+    let message =
+        "The routing plugin failed, so that this request was not run. Its log line says why; try again.";
     Refusal::unavailable("router_failed", message, 1)
 }
 
 fn not_prepared(error: &PrepareError, seller: &Seller) -> Refusal {
     tracing::warn!(backend = %seller.backend.id, %error, "a call could not be prepared");
     match error {
-        PrepareError::Refused { message, .. } => Refusal::bad_request("refused_by_provider_plugin", message.clone()),
+        PrepareError::Refused { message, .. } => {
+            Refusal::bad_request("refused_by_provider_plugin", message.clone())
+        }
         _ => Refusal::unavailable(
             "plugin_failed",
             "The backend's provider plugin failed, so that this request was not run. Its log line says why.",

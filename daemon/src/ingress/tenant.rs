@@ -180,7 +180,10 @@ mod tests {
         for wrong in ["Bearer sk-c", "Bearer", "Basic sk-a", "Bearer ", "sk-a"] {
             assert_eq!(identified(&tenants, "authorization", wrong), None, "{wrong}");
         }
-        assert_eq!(tenants.identify(&HeaderMap::new()).err().map(|refusal| refusal.code), Some("missing_api_key"));
+        assert_eq!(
+            tenants.identify(&HeaderMap::new()).err().map(|refusal| refusal.code),
+            Some("missing_api_key")
+        );
     }
 
     #[test]
@@ -188,7 +191,7 @@ mod tests {
         let tenants = tenants("requests_per_minute = 2");
         let mut headers = HeaderMap::new();
         headers.insert("x-api-key", HeaderValue::from_static("sk-a"));
-        let mut admit = || tenants.identify(&headers).unwrap().admit();
+        let admit = || tenants.identify(&headers).unwrap().admit();
         assert!(admit().is_ok() && admit().is_ok());
         let refusal = admit().err().unwrap();
         assert_eq!(refusal.status, StatusCode::TOO_MANY_REQUESTS);

@@ -56,14 +56,6 @@ impl<'a> Take<'a> {
         Some(Place { lane: LaneId(self.u32()?), seq: Seq(self.u64()?) })
     }
 
-    pub(crate) fn batch(&mut self) -> Option<Option<BatchId>> {
-        // Batch numbers begin at 1.
-        Some(match self.u64()? {
-            0 => None,
-            id => Some(BatchId(id)),
-        })
-    }
-
     pub(crate) fn lane_key(&mut self) -> Option<LaneKey> {
         Some(LaneKey {
             backend: self.text()?.into(),
@@ -121,6 +113,11 @@ impl<'a> Take<'a> {
     pub(crate) fn finish(&self) -> Option<()> {
         self.0.is_empty().then_some(())
     }
+}
+
+/// A batch's number, of which 0 stands for none: they begin at 1.
+pub(crate) const fn some_batch(id: u64) -> Option<BatchId> {
+    if id == 0 { None } else { Some(BatchId(id)) }
 }
 
 /// Writes to a vector.

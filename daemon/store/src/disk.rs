@@ -26,6 +26,8 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn quarantine(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
     /// Opens the index, or makes an empty one.
     fn open_index(&self, builder: &redb::Builder) -> Result<redb::Database, redb::DatabaseError>;
+    /// Removes the index, which is closed; it is no error if it is not there.
+    fn remove_index(&self) -> io::Result<()>;
     /// How many bytes the index has.
     fn index_bytes(&self) -> u64;
 }

@@ -35,7 +35,7 @@ pub enum StoreError {
     /// The index holds a row that this version cannot read.
     #[error("the index of the data folder is damaged ({0}): restore the folder from a copy")]
     IndexDamaged(&'static str),
-    /// There are segments but no index, and the first segments are gone, so that it cannot be made again.
+    /// There are segments but no index, and not all segments are there, so that it cannot be made again.
     #[error("the folder has segments but no index: restore index.redb from a copy, or empty the folder")]
     IndexMissing,
     /// Another process works in the folder.

@@ -40,7 +40,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, options: Options, now: Timestamp) -> Res
     let guard: Guard = disk.lock()?.ok_or_else(|| StoreError::Locked { folder: options.folder.clone() })?;
     let mut segments = disk.segments()?;
     segments.sort_unstable();
-    let (index, is_new) = Index::open(disk.clone(), options.index_cache_bytes)?;
+    let (index, is_new) = open_index(&disk, options.index_cache_bytes, &segments)?;
     if is_new {
         let install = first_install(disk.as_ref(), &segments, options.install_id_if_new)?;
         index.create(install, Position { segment: 1, offset: HEADER })?;
@@ -77,14 +77,44 @@ pub(crate) fn open(disk: Arc<dyn Disk>, options: Options, now: Timestamp) -> Res
     Ok(Opened { engine, keeper, shared, recovered, install })
 }
 
+/// Opens the index. One that is not whole, because a crash came while it was made or for another reason, is made again
+/// if the log has everything that belongs in it.
+fn open_index(
+    disk: &Arc<dyn Disk>,
+    cache_bytes: usize,
+    segments: &[u32],
+) -> Result<(Index, bool), StoreError> {
+    match Index::open(disk.clone(), cache_bytes) {
+        Err(error) if is_damaged(&error) && has_all(segments) => {
+            tracing::warn!(%error, "the index is not whole; it is made again from the log");
+            disk.remove_index()?;
+            Index::open(disk.clone(), cache_bytes)
+        }
+        other => other,
+    }
+}
+
+fn is_damaged(error: &StoreError) -> bool {
+    match error {
+        StoreError::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        StoreError::Index(error) => matches!(**error, redb::Error::Corrupted(_)),
+        StoreError::IndexDamaged(_) => true,
+        _ => false,
+    }
+}
+
+/// Nothing was swept yet: every segment from the first on is there. Otherwise outcomes may be in the index alone, and
+/// without them requests would be sent, and paid, again.
+fn has_all(segments: &[u32]) -> bool {
+    (1..).zip(segments).all(|(expected, &segment)| segment == expected)
+}
+
 /// The number that names the store, for an index that has to be made.
 fn first_install(disk: &dyn Disk, segments: &[u32], install_if_new: u64) -> Result<u64, StoreError> {
-    match segments.first() {
-        None => Ok(install_if_new),
-        // Nothing was swept yet, so the whole index can be made from the log.
-        Some(1) => Ok(recover::install_id(disk, segments)?.unwrap_or(install_if_new)),
-        Some(_) => Err(StoreError::IndexMissing),
+    if !has_all(segments) {
+        return Err(StoreError::IndexMissing);
     }
+    Ok(recover::install_id(disk, segments)?.unwrap_or(install_if_new))
 }
 
 /// Removes files whose rows a sweep has removed before a crash came.
@@ -161,7 +191,7 @@ const fn start_of(segment: u32) -> Position {
 }
 
 fn warn_of_clock(view: &View, now: Timestamp) -> Result<(), StoreError> {
-    let latest = view.segment_rows()?.into_iter().map(|(_, row)| row.2).max().unwrap_or(0);
+    let latest = view.segment_rows()?.into_iter().map(|(_, row)| row.latest_finish).max().unwrap_or(0);
     if now.0.saturating_add(CLOCK_SLACK) < latest {
         tracing::warn!(
             behind_ms = latest - now.0,
@@ -190,7 +220,7 @@ fn recovered(view: &View, replayed: Replayed) -> Result<Recovered, StoreError> {
 fn first_stats(view: &View) -> Result<Stats, StoreError> {
     let segments = view.segment_rows()?;
     Ok(Stats {
-        log_bytes: segments.iter().map(|(_, row)| row.0).sum(),
+        log_bytes: segments.iter().map(|(_, row)| row.bytes).sum(),
         segments: u32::try_from(segments.len()).unwrap_or(u32::MAX),
         ..Stats::default()
     })

@@ -232,10 +232,16 @@ impl Store {
             .await
     }
 
-    /// The identity of an unfinished request with this body among the latest of some lanes.
-    pub async fn find_by_body(&self, lanes: &[LaneId], body_hash: u64) -> Result<Option<Place>, StoreError> {
+    /// The identity of a request with this body among the latest of some lanes: one that is not finished, or that was
+    /// finished at `finished_since` or later ([`Timestamp::NEVER`] for none of these).
+    pub async fn find_by_body(
+        &self,
+        lanes: &[LaneId],
+        body_hash: u64,
+        finished_since: Timestamp,
+    ) -> Result<Option<Place>, StoreError> {
         let lanes = lanes.to_vec();
-        self.0.read(move |view, _| query::find_by_body(view, &lanes, body_hash)).await
+        self.0.read(move |view, _| query::find_by_body(view, &lanes, body_hash, finished_since)).await
     }
 
     /// A batch. `None` if there is no such batch, or not any more.
@@ -395,7 +401,9 @@ fn run_inline(engine: &mut Engine, keeper: &mut Keeper, shared: &Shared, op: Op)
     let (group, answers) = shared.announce(written);
     keeper.add([group]);
     apply_inline(keeper, shared);
-    answers.into_iter().for_each(|answer| answer.give(Ok(())));
+    for answer in answers {
+        answer.give(Ok(()));
+    }
 }
 
 fn apply_inline(keeper: &mut Keeper, shared: &Shared) {

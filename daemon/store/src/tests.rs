@@ -95,7 +95,7 @@ fn answered(place: Place, body: &str) -> NewOutcome {
 fn requeued(place: Place, lane: LaneId) -> NewOutcome {
     let verdict = Verdict::Requeue { lane, deadline: Timestamp(9000), not_before: Timestamp(2500) };
     let ending = Ending::Answered { status: 429 };
-    NewOutcome { verdict, ending, ..answered(place, "") }
+    NewOutcome { ending, verdict, ..answered(place, "") }
 }
 
 fn batch(ranges: Vec<Range>) -> NewBatch {
@@ -112,6 +112,12 @@ fn batch(ranges: Vec<Range>) -> NewBatch {
 
 fn range(lane: LaneId, from: u64, to: u64) -> Range {
     Range { lane, from: Seq(from), to: Seq(to) }
+}
+
+/// Nothing in the index points to what is not there.
+fn check_index(store: &Store, disk: &MemoryDisk) {
+    let segments = crate::disk::Disk::segments(disk).unwrap().into_iter().collect();
+    crate::index::check::check(&store.index_view(), &segments);
 }
 
 /// Everything that a caller can see, in one comparable piece.

@@ -40,7 +40,13 @@ pub(crate) enum Command {
 pub(crate) struct Threads {
     ops: Arc<OpQueue>,
     groups: Arc<GroupQueue>,
-    handles: Mutex<Option<(JoinHandle<()>, JoinHandle<Result<(), StoreError>>)>>,
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    log: JoinHandle<()>,
+    index: JoinHandle<Result<(), StoreError>>,
 }
 
 impl Threads {
@@ -51,24 +57,24 @@ impl Threads {
         checkpoint_every: Millis,
     ) -> io::Result<Self> {
         let (ops, groups) = (Arc::new(OpQueue::default()), Arc::new(GroupQueue::default()));
-        let index_thread = {
+        let index = {
             let (groups, shared) = (groups.clone(), shared.clone());
             let every = checkpoint_every.into();
             thread::Builder::new()
                 .name("store-index".to_owned())
                 .spawn(move || IndexThread { keeper, groups, shared, every }.run())?
         };
-        let log_thread = {
+        let log = {
             let (ops, groups, shared) = (ops.clone(), groups.clone(), shared.clone());
             thread::Builder::new()
                 .name("store-log".to_owned())
                 .spawn(move || run_log(engine, &ops, &groups, &shared))?
         };
-        Ok(Self { ops, groups, handles: Mutex::new(Some((log_thread, index_thread))) })
+        Ok(Self { ops, groups, running: Mutex::new(Some(Running { log, index })) })
     }
 
     pub(crate) fn submit(&self, op: Op) {
-        if let Err(op) = self.ops.push(op) {
+        if let Some(op) = self.ops.push(op) {
             op.refuse(StoreError::Closed);
         }
     }
@@ -85,7 +91,7 @@ impl Threads {
     /// Does what was asked, saves all, and ends both threads.
     pub(crate) fn stop(&self) -> Result<(), StoreError> {
         self.ops.close();
-        let Some((log, index)) = self.handles.lock().take() else { return Ok(()) };
+        let Some(Running { log, index }) = self.running.lock().take() else { return Ok(()) };
         let log = log.join();
         // If the log's thread panicked it could not say that nothing more comes.
         self.groups.close();
@@ -111,7 +117,9 @@ fn run_log(mut engine: Engine, ops: &OpQueue, groups: &GroupQueue, shared: &Shar
                 shared.count_segments(engine.end().segment - segment);
                 let (group, answers) = shared.announce(written);
                 groups.push(group);
-                answers.into_iter().for_each(|answer| answer.give(Ok(())));
+                for answer in answers {
+                    answer.give(Ok(()));
+                }
             }
         }
     }
@@ -129,10 +137,11 @@ struct OpQueue {
 }
 
 impl OpQueue {
-    fn push(&self, op: Op) -> Result<(), Op> {
+    /// Gives the operation back if the queue is closed.
+    fn push(&self, op: Op) -> Option<Op> {
         let mut state = self.state.lock();
         if state.1 {
-            return Err(op);
+            return Some(op);
         }
         state.0.push(op);
         let was_empty = state.0.len() == 1;
@@ -140,7 +149,7 @@ impl OpQueue {
         if was_empty {
             self.ready.notify_one();
         }
-        Ok(())
+        None
     }
 
     /// Waits for operations and exchanges the empty vector for them. False after the end.
@@ -174,7 +183,7 @@ struct GroupQueue {
 
 #[derive(Debug, Default)]
 struct Groups {
-    groups: VecDeque<Group>,
+    waiting: VecDeque<Group>,
     records: usize,
     /// Records taken and not applied yet.
     in_hand: usize,
@@ -188,8 +197,8 @@ impl GroupQueue {
         let mut state = self.state.lock();
         let before = state.records;
         state.records += group.records.len();
-        state.groups.push_back(group);
-        if state.groups.len() == 1 || (before < ENOUGH && state.records >= ENOUGH) {
+        state.waiting.push_back(group);
+        if state.waiting.len() == 1 || (before < ENOUGH && state.records >= ENOUGH) {
             self.ready.notify_one();
         }
     }
@@ -276,7 +285,7 @@ impl IndexThread {
         if has_failed {
             self.groups.ready.wait_for(&mut state, RETRY);
         }
-        while !has_failed && state.groups.is_empty() && state.commands.is_empty() && !state.is_closed {
+        while !has_failed && state.waiting.is_empty() && state.commands.is_empty() && !state.is_closed {
             if !self.keeper.has_unsaved() {
                 self.groups.ready.wait(&mut state);
             } else if self.groups.ready.wait_until(&mut state, saved + self.every).timed_out() {
@@ -284,7 +293,7 @@ impl IndexThread {
             }
         }
         let deadline = Instant::now() + GATHER;
-        while !state.groups.is_empty()
+        while !state.waiting.is_empty()
             && state.records < ENOUGH
             && state.commands.is_empty()
             && !state.is_urgent
@@ -297,7 +306,7 @@ impl IndexThread {
         state.is_urgent = false;
         state.in_hand += state.records;
         state.records = 0;
-        self.keeper.add(state.groups.drain(..));
+        self.keeper.add(state.waiting.drain(..));
         (std::mem::take(&mut state.commands), state.is_closed)
     }
 

@@ -12,6 +12,57 @@ pub use crate::bindings::provider::exports::offpeak::plugin::providing::{
 #[macro_export]
 macro_rules! export_provider {
     ($provider:ident) => {
-        $crate::bindings::provider::export!($provider with_types_in $crate::bindings::provider);
+        const _: () = {
+            use $crate::Offer;
+            use $crate::provider::{
+                Batch, BatchLimits, Call, Decoded, Description, Event, Item, Prepared, Provider, Refusal,
+                Step,
+            };
+
+            struct Exported;
+
+            impl Provider for Exported {
+                fn describe() -> Description {
+                    $crate::log_panics();
+                    <$provider as Provider>::describe()
+                }
+
+                fn offers(endpoint: String, model: String) -> Vec<Offer> {
+                    $crate::log_panics();
+                    <$provider as Provider>::offers(endpoint, model)
+                }
+
+                fn limits(endpoint: String, model: String, offer: String) -> Option<BatchLimits> {
+                    $crate::log_panics();
+                    <$provider as Provider>::limits(endpoint, model, offer)
+                }
+
+                fn prepare(call: Call) -> Result<Prepared, Refusal> {
+                    $crate::log_panics();
+                    <$provider as Provider>::prepare(call)
+                }
+
+                fn batch_step(batch: Batch, state: Vec<u8>, event: Event) -> Result<Step, String> {
+                    $crate::log_panics();
+                    <$provider as Provider>::batch_step(batch, state, event)
+                }
+
+                fn encode_items(batch: Batch, items: Vec<Item>) -> Result<Vec<u8>, String> {
+                    $crate::log_panics();
+                    <$provider as Provider>::encode_items(batch, items)
+                }
+
+                fn decode_results(
+                    batch: Batch,
+                    source: String,
+                    lines: Vec<Vec<u8>>,
+                ) -> Result<Vec<Decoded>, String> {
+                    $crate::log_panics();
+                    <$provider as Provider>::decode_results(batch, source, lines)
+                }
+            }
+
+            $crate::bindings::provider::export!(Exported with_types_in $crate::bindings::provider);
+        };
     };
 }

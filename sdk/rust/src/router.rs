@@ -21,6 +21,7 @@ macro_rules! export_router {
                 }
 
                 fn route(envelope: Envelope, candidates: Vec<Candidate>) -> Decision {
+                    $crate::log_panics();
                     <$router as Router>::route(envelope, candidates)
                 }
             }

@@ -40,7 +40,10 @@ impl Machine {
             idle_before = idle_share()?;
         }
         if idle_before < QUIET {
-            eprintln!("warning: the machine is only {:.0}% idle; the figures will be noisy", idle_before * 100.0);
+            eprintln!(
+                "warning: the machine is only {:.0}% idle; the figures will be noisy",
+                idle_before * 100.0
+            );
         }
         Ok(Self {
             cores: cores(),
@@ -55,7 +58,9 @@ impl Machine {
     pub fn describe(&self) -> String {
         let Self { cores, processor, memory_gib, kernel, idle_before } = self;
         let idle = idle_before * 100.0;
-        format!("{cores} cores ({processor}), {memory_gib} GiB memory, Linux {kernel}, {idle:.0}% idle before")
+        format!(
+            "{cores} cores ({processor}), {memory_gib} GiB memory, Linux {kernel}, {idle:.0}% idle before"
+        )
     }
 }
 
@@ -88,8 +93,14 @@ struct Times {
 /// The first line of `/proc/stat`: `cpu user nice system idle iowait irq softirq steal ..`, in ticks since the start.
 fn processor_times() -> Result<Times, Error> {
     let stat = read("/proc/stat")?;
-    let times: Vec<u64> =
-        stat.lines().next().unwrap_or_default().split_ascii_whitespace().skip(1).flat_map(str::parse).collect();
+    let times: Vec<u64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_ascii_whitespace()
+        .skip(1)
+        .flat_map(str::parse)
+        .collect();
     let at = |index: usize| times.get(index).copied().unwrap_or_default();
     Ok(Times { idle: at(3) + at(4), total: times.iter().take(8).sum() })
 }

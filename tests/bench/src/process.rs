@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::error::{Context, Error};
 
-/// The unit of times in `/proc/<pid>/stat`: USER_HZ, which Linux fixes at 100 for all programs.
+/// The unit of times in `/proc/<pid>/stat`: `USER_HZ`, which Linux fixes at 100 for all programs.
 const TICK: Duration = Duration::from_millis(10);
 
 /// How long a process gets to end by itself.
@@ -45,7 +45,9 @@ pub struct Memory {
 impl Process {
     /// Starts a program. What it writes goes to `log`, at whose end it begins.
     pub fn start(name: &'static str, command: &mut Command, log: &Path) -> Result<Self, Error> {
-        let open = || File::options().create(true).append(true).open(log).context(format!("opening {}", log.display()));
+        let open = || {
+            File::options().create(true).append(true).open(log).context(format!("opening {}", log.display()))
+        };
         let child = command
             .stdin(Stdio::null())
             .stdout(open()?)
@@ -137,13 +139,14 @@ struct Stat {
 }
 
 impl Stat {
-    /// Fields 4, 14 and 15 of proc_pid_stat(5). Field 2 is the program's name in brackets and may hold anything.
+    /// Fields 4, 14 and 15 of `proc_pid_stat(5)`. Field 2 is the program's name in brackets and may hold anything.
     fn of(pid: u32) -> Result<Self, Error> {
         let path = format!("/proc/{pid}/stat");
         let stat = fs::read_to_string(&path).context(format!("reading {path}"))?;
         let fields: Vec<&str> =
             stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace().collect();
-        let field = |number: usize| fields.get(number - 3).and_then(|field| field.parse().ok()).unwrap_or_default();
+        let field =
+            |number: usize| fields.get(number - 3).and_then(|field| field.parse().ok()).unwrap_or_default();
         Ok(Self { parent: field(4), time: TICK * (field(14) + field(15)) })
     }
 }

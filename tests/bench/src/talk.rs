@@ -52,7 +52,8 @@ impl Call {
     /// A chat completion whose body has about `bytes` bytes.
     pub fn chat(bytes: usize, stream: bool) -> Self {
         let mut headers = HeaderMap::new();
-        let sdk = SDK_HEADERS.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let sdk =
+            SDK_HEADERS.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
         headers.extend(sdk);
         headers.insert(HOST, HeaderValue::from_static("localhost"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -81,7 +82,8 @@ impl Call {
 
 /// The body of a chat completion, of about `bytes` bytes.
 pub fn chat_body(model: &str, bytes: usize, stream: bool) -> String {
-    const TEXT: &str = "The ship's log says that the wind turned at four, and the \"night watch\" wrote it down.\\n";
+    const TEXT: &str =
+        "The ship's log says that the wind turned at four, and the \"night watch\" wrote it down.\\n";
     let options = if stream { r#","stream":true,"stream_options":{"include_usage":true}"# } else { "" };
     let head = format!(
         r#"{{"model":"{model}"{options},"temperature":0.2,"max_completion_tokens":256,"messages":[{{"role":"system","content":"Answer in one short sentence."}},{{"role":"user","content":""#
@@ -119,7 +121,12 @@ pub async fn metric(admin: SocketAddr, name: &str) -> Result<u64, Error> {
 }
 
 /// Waits until a metric has a value.
-pub async fn wait_for_metric(admin: SocketAddr, name: &str, wanted: u64, limit: Duration) -> Result<(), Error> {
+pub async fn wait_for_metric(
+    admin: SocketAddr,
+    name: &str,
+    wanted: u64,
+    limit: Duration,
+) -> Result<(), Error> {
     let until = Instant::now() + limit;
     loop {
         let value = metric(admin, name).await?;
@@ -133,16 +140,9 @@ pub async fn wait_for_metric(admin: SocketAddr, name: &str, wanted: u64, limit: 
     }
 }
 
-/// Waits until a page answers with 200.
-pub async fn is_up_within(at: SocketAddr, path: &str, limit: Duration) -> bool {
-    let until = Instant::now() + limit;
-    while Instant::now() < until {
-        if matches!(get(at, path).await, Ok((StatusCode::OK, _))) {
-            return true;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    false
+/// Whether a page answers with 200.
+pub async fn is_up(at: SocketAddr, path: &str) -> bool {
+    matches!(get(at, path).await, Ok((StatusCode::OK, _)))
 }
 
 /// A port of the loopback interface that is free now.

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error};
 use crate::process::Process;
-use crate::talk::{KEY, free_port, is_up_within};
+use crate::talk::{KEY, free_port, is_up};
 
 /// How long a process gets to become ready.
-pub const READY_LIMIT: Duration = Duration::from_secs(60);
+pub const READY_LIMIT: Duration = Duration::from_mins(1);
 
 /// The variable from which the daemon's configuration takes the tenant's key.
 const KEY_VARIABLE: &str = "BENCH_KEY";
@@ -76,7 +76,8 @@ impl Upstream {
             BufReader::new(out).read_line(&mut line).context("reading the upstream's address")?;
         }
         let address = line.trim().parse();
-        let address = address.map_err(|_| Error::WrongAnswer(format!("the upstream said {line:?}, not its address")))?;
+        let address = address
+            .map_err(|_| Error::WrongAnswer(format!("the upstream said {line:?}, not its address")))?;
         Ok(Self { child, address })
     }
 }
@@ -90,12 +91,18 @@ impl Drop for Upstream {
 
 impl Nginx {
     /// Starts nginx in a folder of its own.
-    pub async fn start(program: &Path, folder: &Path, upstream: SocketAddr, workers: usize) -> Result<Self, Error> {
+    pub async fn start(
+        program: &Path,
+        folder: &Path,
+        upstream: SocketAddr,
+        workers: usize,
+    ) -> Result<Self, Error> {
         let folder = folder.join(format!("nginx-{workers}"));
         fs::create_dir_all(&folder).context("making a folder for nginx")?;
         let (plain, streaming) = (free_port()?, free_port()?);
         let file = folder.join("nginx.conf");
-        fs::write(&file, nginx_config(&folder, upstream, workers, plain, streaming)).context("writing nginx.conf")?;
+        fs::write(&file, nginx_config(&folder, upstream, workers, plain, streaming))
+            .context("writing nginx.conf")?;
         let log = folder.join("log");
         let mut command = Command::new(program);
         command.arg("-p").arg(&folder).arg("-c").arg(&file);
@@ -121,10 +128,9 @@ fn nginx_config(
     streaming: SocketAddr,
 ) -> String {
     let folder = folder.display();
-    let temporary: String = ["client_body", "proxy", "fastcgi", "scgi", "uwsgi"]
-        .iter()
+    let temporary = ["client_body", "proxy", "fastcgi", "scgi", "uwsgi"]
         .map(|kind| format!("  {kind}_temp_path {folder}/{kind};\n"))
-        .collect();
+        .concat();
     let server = |listen: SocketAddr, more: &str| {
         format!(
             "  server {{\n    listen {listen} backlog=4096;\n    location / {{\n      proxy_pass http://upstream;\n      \
@@ -168,26 +174,30 @@ impl Setup<'_> {
         command.arg("serve").arg("--config").arg(&file);
         command.env(KEY_VARIABLE, KEY).env(CREDENTIAL_VARIABLE, "sk-upstream-0123456789abcdef");
         let began = Instant::now();
-        let process = Process::start("offpeak", &mut command, &log)?;
-        if is_up_within(admin, "/readyz", READY_LIMIT).await {
-            return Ok(Daemon { process, data, admin, ready_after: began.elapsed() });
+        let mut process = Process::start("offpeak", &mut command, &log)?;
+        while !is_up(admin, "/readyz").await {
+            if began.elapsed() > READY_LIMIT || !process.is_running() {
+                return Err(process.not_ready(READY_LIMIT));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        Err(process.not_ready(READY_LIMIT))
+        Ok(Daemon { process, data, admin, ready_after: began.elapsed() })
     }
 
     /// As in production: keys are checked, the quota counts, the router plugin decides. Nothing departs: a lane's first
     /// request would have to wait for a day.
     fn config(&self, data: SocketAddr, admin: SocketAddr) -> String {
-        let Self { store, plugin_cache, upstream, .. } = self;
+        let (store, plugin_cache, upstream) =
+            (self.store.display(), self.plugin_cache.display(), self.upstream);
         format!(
             "[server]\nlisten = \"{data}\"\nadmin = \"{admin}\"\ndrain = \"1s\"\n\
-             [store]\nfolder = {store:?}\n\
+             [store]\nfolder = \"{store}\"\n\
              [tenants.bench]\nkeys = [{{ env = \"{KEY_VARIABLE}\" }}]\nrequests_per_minute = 4000000000\n\
              max_queued = 10000000\nmax_queued_bytes = \"1TB\"\n\
              [backends.openai]\nbase_url = \"http://{upstream}\"\nmodels = [\"gpt-*\"]\n\
              api_key = {{ env = \"{CREDENTIAL_VARIABLE}\" }}\n\
              [lanes]\nlinger = \"24h\"\n\
-             [plugins]\ncache = {plugin_cache:?}\n\
+             [plugins]\ncache = \"{plugin_cache}\"\n\
              [log]\nlevel = \"info\"\n"
         )
     }

@@ -90,7 +90,8 @@ struct Answers {
 
 impl Answers {
     fn new() -> Self {
-        let headers = HEADERS.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let headers =
+            HEADERS.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
         Self { headers: headers.into_iter().collect(), completion: completion().into() }
     }
 

@@ -51,6 +51,13 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600);
@@ -92,10 +99,8 @@ impl Disk for Folder {
     }
 
     fn remove(&self, segment: u32) -> io::Result<()> {
-        match fs::remove_file(self.segment_path(segment)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => sync_folder(&self.path.join("log")),
-        }
+        remove_file(&self.segment_path(segment))?;
+        sync_folder(&self.path.join("log"))
     }
 
     fn quarantine(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -114,6 +119,11 @@ impl Disk for Folder {
             sync_folder(&self.path)?;
         }
         builder.create_with_backend(redb::backends::FileBackend::new(file)?)
+    }
+
+    fn remove_index(&self) -> io::Result<()> {
+        remove_file(&self.index_path())?;
+        sync_folder(&self.path)
     }
 
     fn index_bytes(&self) -> u64 {

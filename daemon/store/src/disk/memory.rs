@@ -84,16 +84,20 @@ impl MemoryDisk {
 
     /// Changes a segment's bytes as a failing disk does.
     pub fn damage(&self, segment: u32, change: impl FnOnce(&mut Vec<u8>)) {
-        if let Some(image) = self.0.lock().files.get_mut(&Name::Segment(segment)) {
+        self.damage_file(Name::Segment(segment), change);
+    }
+
+    /// Changes the index's bytes as a failing disk does.
+    pub fn damage_index(&self, change: impl FnOnce(&mut Vec<u8>)) {
+        self.damage_file(Name::Index, change);
+    }
+
+    fn damage_file(&self, name: Name, change: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(image) = self.0.lock().files.get_mut(&name) {
             change(&mut image.current);
             image.pending.clear();
             image.durable.clone_from(&image.current);
         }
-    }
-
-    /// Removes the index, as somebody might who tidies up.
-    pub fn remove_index(&self) {
-        self.0.lock().files.remove(&Name::Index);
     }
 
     /// The disk as it is found after the power failed: what was synced, and those parts of what was not for which
@@ -274,6 +278,13 @@ impl Disk for MemoryDisk {
     fn open_index(&self, builder: &redb::Builder) -> Result<redb::Database, redb::DatabaseError> {
         self.0.lock().files.entry(Name::Index).or_default();
         builder.create_with_backend(Open { state: self.0.clone(), name: Name::Index })
+    }
+
+    fn remove_index(&self) -> io::Result<()> {
+        let mut state = self.0.lock();
+        state.step()?;
+        state.files.remove(&Name::Index);
+        Ok(())
     }
 
     fn index_bytes(&self) -> u64 {

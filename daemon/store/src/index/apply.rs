@@ -11,8 +11,8 @@ use super::lanes::LaneRow;
 use super::lookup::{KeyRow, Rows, decode_batch, row_before};
 use super::outcomes::OutcomeRow;
 use super::tables::{
-    BATCHES, EXTENTS, KEY_OF, KEYS, LANE_STATES, LANES, META, OUTCOMES, PlaceKey, SEGMENTS, TOUCHED, key,
-    meta,
+    BATCHES, EXTENTS, KEY_OF, KEYS, LANE_STATES, LANES, META, OUTCOMES, PlaceKey, SEGMENTS, SegmentRow,
+    TOUCHED, key, meta,
 };
 use crate::codec::Put;
 use crate::error::StoreError;
@@ -51,14 +51,6 @@ pub(crate) fn apply<'a>(
     Ok(applied)
 }
 
-/// A row of the segments table.
-#[derive(Debug, Clone, Copy, Default)]
-struct Sum {
-    bytes: u64,
-    unfinished: u64,
-    latest_finish: u64,
-}
-
 /// A row of the touched table: first and last position, of entries and of outcomes.
 #[derive(Debug, Clone, Copy)]
 struct Touched {
@@ -87,7 +79,7 @@ struct Changes<'t> {
     states: BTreeMap<LaneId, LaneRow>,
     /// The last row of each lane that gets entries.
     growing: BTreeMap<LaneId, Row>,
-    sums: BTreeMap<u32, Sum>,
+    sums: BTreeMap<u32, SegmentRow>,
     marks: BTreeMap<(u32, u32), Touched>,
     rows: Rows,
 }
@@ -286,14 +278,13 @@ impl<'t> Changes<'t> {
         Ok(self.states.get_mut(&lane))
     }
 
-    fn sum(&mut self, segment: u32) -> Result<&mut Sum, StoreError> {
+    fn sum(&mut self, segment: u32) -> Result<&mut SegmentRow, StoreError> {
         use std::collections::btree_map::Entry;
         Ok(match self.sums.entry(segment) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
-                let row = self.segments.get(segment)?.map(|row| row.value()).unwrap_or_default();
-                let (bytes, unfinished, latest_finish) = row;
-                entry.insert(Sum { bytes, unfinished, latest_finish })
+                let row = self.segments.get(segment)?.map(|row| SegmentRow::from_row(row.value()));
+                entry.insert(row.unwrap_or_default())
             }
         })
     }
@@ -317,7 +308,7 @@ impl<'t> Changes<'t> {
             self.lane_states.insert(lane.0, state.encode().as_slice())?;
         }
         for (&segment, sum) in &self.sums {
-            self.segments.insert(segment, (sum.bytes, sum.unfinished, sum.latest_finish))?;
+            self.segments.insert(segment, sum.to_row())?;
         }
         for (&key, new) in &self.marks {
             let before = self.touched.get(key)?.map(|row| row.value());

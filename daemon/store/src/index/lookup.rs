@@ -10,7 +10,7 @@ use super::extents::{Indexed, Row};
 use super::lanes::LaneRow;
 use super::outcomes::OutcomeRow;
 use super::tables::{
-    BATCHES, EXTENTS, KEYS, LANE_STATES, LANES, META, OUTCOMES, PlaceKey, SEGMENTS, key, meta,
+    BATCHES, EXTENTS, KEYS, LANE_STATES, LANES, META, OUTCOMES, PlaceKey, SEGMENTS, SegmentRow, key, meta,
 };
 use crate::codec::Take;
 use crate::error::StoreError;
@@ -168,31 +168,23 @@ impl View {
         Ok(Position { segment: number(meta::SEGMENT)?, offset: number(meta::OFFSET)? })
     }
 
-    /// All segments: number, and bytes, unfinished requests, time of the last finish.
-    pub(crate) fn segment_rows(&self) -> Result<Vec<(u32, (u64, u64, u64))>, StoreError> {
+    /// All segments.
+    pub(crate) fn segment_rows(&self) -> Result<Vec<(u32, SegmentRow)>, StoreError> {
         let mut segments = Vec::new();
         for row in self.transaction.open_table(SEGMENTS)?.iter()? {
             let (number, row) = row?;
-            segments.push((number.value(), row.value()));
+            segments.push((number.value(), SegmentRow::from_row(row.value())));
         }
         Ok(segments)
     }
 
-    /// How many rows each table has whose rows are to go with their segment.
+    /// Any table.
     #[cfg(test)]
-    pub(crate) fn row_counts(&self) -> Result<[u64; 6], StoreError> {
-        use redb::ReadableTableMetadata;
-
-        use super::tables::{KEY_OF, TOUCHED};
-        let transaction = &self.transaction;
-        Ok([
-            self.extents.len()?,
-            self.outcomes.len()?,
-            transaction.open_table(SEGMENTS)?.len()?,
-            transaction.open_table(TOUCHED)?.len()?,
-            transaction.open_table(KEYS)?.len()?,
-            transaction.open_table(KEY_OF)?.len()?,
-        ])
+    pub(crate) fn open<K: redb::Key + 'static, V: redb::Value + 'static>(
+        &self,
+        table: redb::TableDefinition<'_, K, V>,
+    ) -> Result<ReadOnlyTable<K, V>, StoreError> {
+        Ok(self.transaction.open_table(table)?)
     }
 }
 

@@ -4,7 +4,7 @@ use bytes::BufMut;
 use offpeak_core::outcome::Ending;
 use offpeak_core::words::{BatchId, Place, Timestamp};
 
-use crate::codec::{Put, Take};
+use crate::codec::{Put, Take, some_batch};
 use crate::error::StoreError;
 use crate::log::Location;
 
@@ -75,13 +75,13 @@ impl OutcomeRow {
                     body: take.u32()?,
                 },
                 attempts: take.u16()?,
-                batch: take.batch()?,
+                batch: some_batch(take.u64()?),
                 finished_at: take.time()?,
                 ending: take.ending()?,
             },
             1 => Self::Requeued {
                 to: take.place()?,
-                batch: take.batch()?,
+                batch: some_batch(take.u64()?),
                 finished_at: take.time()?,
                 reason: take.ending()?,
             },

@@ -190,11 +190,12 @@ pub(crate) fn counts(view: &View, ranges: &[Range]) -> Result<Counts, StoreError
     Ok(Counts { total, finished: total - missing })
 }
 
-/// The identity of a request with this body that is not finished, the latest first.
+/// The identity of a request with this body that is not finished, or was finished since; the latest first.
 pub(crate) fn find_by_body(
     view: &View,
     lanes: &[LaneId],
     body_hash: u64,
+    finished_since: Timestamp,
 ) -> Result<Option<Place>, StoreError> {
     for lane in lanes {
         for row in view.extents.range((lane.0, 0)..=(lane.0, u64::MAX))?.rev().take(ROWS_SEARCHED) {
@@ -203,7 +204,14 @@ pub(crate) fn find_by_body(
             let alike: Vec<Found> =
                 row.entries(0, u64::MAX).filter(|(_, entry)| entry.body_hash == body_hash).collect();
             for (place, entry) in alike.iter().rev() {
-                if view.outcomes.get(key(*place))?.is_none() {
+                let is_wanted = match view.outcomes.get(key(*place))? {
+                    None => true,
+                    Some(row) => match OutcomeRow::decode(row.value())? {
+                        OutcomeRow::Final { finished_at, .. } => finished_at >= finished_since,
+                        OutcomeRow::Requeued { .. } | OutcomeRow::Swept => false,
+                    },
+                };
+                if is_wanted {
                     return Ok(Some(entry.origin(*place)));
                 }
             }

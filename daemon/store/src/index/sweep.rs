@@ -63,9 +63,9 @@ fn removable(
     is_over: impl Fn(u64) -> bool,
 ) -> Result<Vec<(u32, u64)>, StoreError> {
     let mut segments = Vec::new();
-    for (segment, (bytes, unfinished, latest_finish)) in view.segment_rows()? {
-        if segment < active && unfinished == 0 && is_over(latest_finish) {
-            segments.push((segment, bytes));
+    for (segment, row) in view.segment_rows()? {
+        if segment < active && row.unfinished == 0 && is_over(row.latest_finish) {
+            segments.push((segment, row.bytes));
         }
     }
     Ok(segments)

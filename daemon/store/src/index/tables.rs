@@ -31,6 +31,24 @@ pub(crate) const KEYS: TableDefinition<'_, &[u8; 16], (u64, u32, u64, u64)> = Ta
 /// The idempotency key of a request that has one.
 pub(crate) const KEY_OF: TableDefinition<'_, PlaceKey, &[u8; 16]> = TableDefinition::new("key_of");
 
+/// A row of [`SEGMENTS`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct SegmentRow {
+    pub(crate) bytes: u64,
+    pub(crate) unfinished: u64,
+    pub(crate) latest_finish: u64,
+}
+
+impl SegmentRow {
+    pub(crate) const fn from_row((bytes, unfinished, latest_finish): (u64, u64, u64)) -> Self {
+        Self { bytes, unfinished, latest_finish }
+    }
+
+    pub(crate) const fn to_row(self) -> (u64, u64, u64) {
+        (self.bytes, self.unfinished, self.latest_finish)
+    }
+}
+
 /// Names of rows in [`META`].
 pub(crate) mod meta {
     /// The schema's version.

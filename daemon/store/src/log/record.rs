@@ -23,7 +23,7 @@ use offpeak_core::outcome::Ending;
 use offpeak_core::words::{BatchId, LaneId, LaneKey, Place, Timestamp};
 
 use super::segment::Seed;
-use crate::codec::{Put, Take};
+use crate::codec::{Put, Take, some_batch};
 use crate::values::{BatchRecord, Idempotency};
 
 /// Bytes before the head.
@@ -217,7 +217,7 @@ impl Requeued {
             deadline: take.time()?,
             not_before: take.time()?,
             attempts: take.u16()?,
-            batch: take.batch()?,
+            batch: some_batch(take.u64()?),
             finished_at: take.time()?,
             reason: take.ending()?,
         })
@@ -237,7 +237,7 @@ impl Ended {
         Some(Self {
             place: take.place()?,
             attempts: take.u16()?,
-            batch: take.batch()?,
+            batch: some_batch(take.u64()?),
             finished_at: take.time()?,
             ending: take.ending()?,
         })
@@ -383,7 +383,7 @@ pub(crate) mod tests {
         any::<u64>().prop_map(Timestamp)
     }
 
-    fn some_batch() -> impl Strategy<Value = Option<BatchId>> {
+    fn batch_ids() -> impl Strategy<Value = Option<BatchId>> {
         proptest::option::of((1..u64::MAX).prop_map(BatchId))
     }
 
@@ -396,13 +396,13 @@ pub(crate) mod tests {
                 Change::Request(Request { place, arrived, deadline, tokens, body_hash, flags, idempotency })
             },
         );
-        let requeued = (places(), places(), times(), times(), any::<u16>(), some_batch(), times(), endings())
+        let requeued = (places(), places(), times(), times(), any::<u16>(), batch_ids(), times(), endings())
             .prop_map(|(from, to, deadline, not_before, attempts, batch, finished_at, reason)| {
                 let requeued =
                     Requeued { from, to, deadline, not_before, attempts, batch, finished_at, reason };
                 Change::Requeued(requeued)
             });
-        let ended = (places(), any::<u16>(), some_batch(), times(), endings()).prop_map(
+        let ended = (places(), any::<u16>(), batch_ids(), times(), endings()).prop_map(
             |(place, attempts, batch, finished_at, ending)| {
                 Change::Ended(Ended { place, attempts, batch, finished_at, ending })
             },

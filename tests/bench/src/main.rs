@@ -1,0 +1,341 @@
+//! The benchmarks as a program: `cargo run --release -p offpeak-bench -- all`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command as Program, ExitCode};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use offpeak_bench::error::{Context, Error};
+use offpeak_bench::machine::{self, Machine};
+use offpeak_bench::overhead::{self, Kind};
+use offpeak_bench::report::Target;
+use offpeak_bench::targets::{Programs, Setup};
+use offpeak_bench::{memory, plugin, upstream};
+use serde::Serialize;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::{Builder, Runtime};
+
+/// The benchmarks of offpeak: against nginx in the path, against the bare disk, and in memory.
+///
+/// The daemon is built for release first, then runs as a process of its own beside nginx and a fast upstream, all on the
+/// same cores. Figures go to standard output as Markdown (or JSON), progress goes to standard error.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo run --release -p offpeak-bench -- all
+  cargo run --release -p offpeak-bench -- overhead --rounds 9 --seconds 6
+  cargo run --release -p offpeak-bench -- queued --count 100000 --folder /mnt/disk
+  cargo run --release -p offpeak-bench -- all --json > bench.json
+
+Read ratios rather than absolute figures: they move with the machine, ratios hardly do. Run it where nothing else runs.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Everything, one after the other: about ten minutes.
+    All(Common),
+    /// Plain answers: straight, through nginx, through offpeak, in turns.
+    Overhead(Common),
+    /// Streamed answers, the same way.
+    Stream(Common),
+    /// Warm calls of the bundled plugins.
+    Plugin(Common),
+    /// Memory with queued requests, and the time until the daemon is ready again after a SIGKILL.
+    Queued(Common),
+    /// Memory with held calls.
+    Held(Common),
+    /// The upstream that stands behind nginx and offpeak; writes its address and serves.
+    #[command(hide = true)]
+    Upstream {
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+    },
+    /// Fills a store, writes a line and waits to be killed.
+    #[command(hide = true)]
+    Fill { folder: PathBuf, count: u64 },
+}
+
+#[derive(Args, Clone)]
+struct Common {
+    /// Print one JSON object with every sample instead of Markdown.
+    #[arg(long)]
+    json: bool,
+    /// Rounds of which the median counts (overhead, stream).
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Measured seconds of each load on each target in a round (overhead, stream).
+    #[arg(long, default_value_t = 4)]
+    seconds: u64,
+    /// Connections of the loads that go as fast as they can (overhead).
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Streams that are open at once (stream).
+    #[arg(long, default_value_t = 128)]
+    streams: usize,
+    /// Requests a second of the load that shows latencies (overhead).
+    #[arg(long, default_value_t = 500)]
+    rate: u32,
+    /// Queued requests (queued).
+    #[arg(long, default_value_t = 1_000_000)]
+    count: u64,
+    /// Held calls (held).
+    #[arg(long, default_value_t = 10_000)]
+    calls: u64,
+    /// Threads of the load generator and of the upstream. By default half as many as there are cores.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Where data is written. By default a temporary folder; name one on the disk that is to be measured.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// The daemon's program. By default it is built by `cargo build --release --bin offpeak`.
+    #[arg(long)]
+    offpeak: Option<PathBuf>,
+    /// nginx. By default the one on the PATH.
+    #[arg(long)]
+    nginx: Option<PathBuf>,
+    /// Seconds to wait for a quiet machine.
+    #[arg(long, default_value_t = 60)]
+    wait: u64,
+}
+
+fn main() -> ExitCode {
+    let ended = match Cli::parse().command {
+        Command::Upstream { listen, threads } => {
+            runtime(threads).and_then(|it| it.block_on(upstream::serve(listen)))
+        }
+        Command::Fill { folder, count } => {
+            runtime(machine::cores()).and_then(|it| it.block_on(memory::fill(&folder, count)))
+        }
+        Command::All(common) => Bench::new(common).and_then(|bench| bench.run(&Part::ALL)),
+        Command::Overhead(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Overhead])),
+        Command::Stream(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Stream])),
+        Command::Plugin(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Plugin])),
+        Command::Queued(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Queued])),
+        Command::Held(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Held])),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime(threads: usize) -> Result<Runtime, Error> {
+    let mut builder = if threads > 1 { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    builder.worker_threads(threads.max(1)).enable_all().build().context("starting the runtime")
+}
+
+/// One benchmark of several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Overhead,
+    Stream,
+    Plugin,
+    Queued,
+    Held,
+}
+
+impl Part {
+    const ALL: [Self; 5] = [Self::Overhead, Self::Stream, Self::Plugin, Self::Queued, Self::Held];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Overhead => "overhead",
+            Self::Stream => "stream",
+            Self::Plugin => "plugin",
+            Self::Queued => "queued",
+            Self::Held => "held",
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Overhead => "In the path: plain answers",
+            Self::Stream => "In the path: streamed answers",
+            Self::Plugin => "Plugins",
+            Self::Queued => "Queued requests",
+            Self::Held => "Held calls",
+        }
+    }
+}
+
+/// What a benchmark found.
+struct Found {
+    markdown: String,
+    targets: Vec<Target>,
+    figures: Value,
+}
+
+struct Bench {
+    options: Common,
+    threads: usize,
+    runtime: Runtime,
+    folder: TempDir,
+}
+
+impl Bench {
+    fn new(options: Common) -> Result<Self, Error> {
+        let threads = options.threads.unwrap_or_else(|| machine::cores() / 2).max(1);
+        let folder = match &options.folder {
+            Some(folder) => tempfile::tempdir_in(folder),
+            None => tempfile::tempdir(),
+        };
+        let folder = folder.context("making a folder for the data")?;
+        Ok(Self { options, threads, runtime: runtime(threads)?, folder })
+    }
+
+    fn run(&self, parts: &[Part]) -> Result<(), Error> {
+        let open_files = machine::raise_open_files()?;
+        if parts.contains(&Part::Held) && open_files <= self.options.calls + 100 {
+            let (calls, what) = (self.options.calls, "only so many files may be open");
+            return Err(Error::WrongAnswer(format!(
+                "{what}: {open_files}; {calls} calls need more (ulimit -Hn)"
+            )));
+        }
+        let programs = self.programs(parts)?;
+        let machine = Machine::wait_until_quiet(Duration::from_secs(self.options.wait))?;
+        let mut found = Vec::new();
+        for part in parts {
+            eprintln!("== {}", part.name());
+            found.push((*part, self.run_one(*part, &programs)?));
+        }
+        if self.options.json {
+            print_json(&machine, &found);
+        } else {
+            print_markdown(&machine, &found);
+        }
+        Ok(())
+    }
+
+    fn run_one(&self, part: Part, programs: &Programs) -> Result<Found, Error> {
+        let folder = self.folder.path().join(part.name());
+        std::fs::create_dir_all(&folder).context("making a folder")?;
+        let (options, on) = (&self.options, &self.runtime);
+        match part {
+            Part::Overhead | Part::Stream => {
+                let (kind, connections) = match part {
+                    Part::Stream => (Kind::Stream, options.streams),
+                    _ => (Kind::Plain, options.connections),
+                };
+                let options = overhead::Options {
+                    rounds: options.rounds.max(1),
+                    measure: Duration::from_secs(options.seconds.max(1)),
+                    connections,
+                    per_second: options.rate,
+                    threads: self.threads,
+                };
+                let report = on.block_on(overhead::run(kind, options, programs, &folder))?;
+                Ok(Found::new(report.markdown(), report.targets(), &report))
+            }
+            Part::Plugin => {
+                let report = plugin::run()?;
+                Ok(Found::new(report.markdown(), report.targets(), &report))
+            }
+            Part::Queued => {
+                let report = self.with_setup(programs, &folder, async |setup| {
+                    memory::queued(options.count, setup).await
+                })?;
+                Ok(Found::new(report.markdown(), report.targets(), &report))
+            }
+            Part::Held => {
+                let report = self
+                    .with_setup(programs, &folder, async |setup| memory::held(options.calls, setup).await)?;
+                Ok(Found::new(report.markdown(), report.targets(), &report))
+            }
+        }
+    }
+
+    /// Runs with a daemon whose plugins are compiled already, as after its first start.
+    fn with_setup<T>(
+        &self,
+        programs: &Programs,
+        folder: &Path,
+        run: impl AsyncFnOnce(&Setup<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let (store, plugin_cache) = (folder.join("data"), folder.join("plugins"));
+        // Nothing departs here, so that nobody is called.
+        let upstream = SocketAddr::from(([127, 0, 0, 1], 9));
+        let setup = Setup {
+            program: &programs.offpeak,
+            folder,
+            store: &store,
+            plugin_cache: &plugin_cache,
+            upstream,
+        };
+        self.runtime.block_on(async {
+            drop(setup.start().await?);
+            run(&setup).await
+        })
+    }
+
+    fn programs(&self, parts: &[Part]) -> Result<Programs, Error> {
+        let needs_nginx = parts.iter().any(|part| matches!(part, Part::Overhead | Part::Stream));
+        let nginx = match &self.options.nginx {
+            Some(nginx) => nginx.clone(),
+            None if needs_nginx => find_nginx()?,
+            None => PathBuf::new(),
+        };
+        let offpeak = match &self.options.offpeak {
+            Some(offpeak) => offpeak.clone(),
+            None if parts.iter().all(|part| *part == Part::Plugin) => PathBuf::new(),
+            None => build_offpeak()?,
+        };
+        Ok(Programs { offpeak, nginx })
+    }
+}
+
+impl Found {
+    fn new(markdown: String, targets: Vec<Target>, figures: &impl Serialize) -> Self {
+        Self { markdown, targets, figures: serde_json::to_value(figures).unwrap_or_default() }
+    }
+}
+
+fn find_nginx() -> Result<PathBuf, Error> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Where distributions put it is not on everybody's PATH.
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
+    folders.map(|folder| folder.join("nginx")).find(|file| file.is_file()).ok_or(Error::Missing {
+        program: "nginx",
+        remedy: "on Debian: apt-get install nginx-light",
+        option: "--nginx",
+    })
+}
+
+/// Beside this program, where Cargo puts all of them.
+fn build_offpeak() -> Result<PathBuf, Error> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = ["build", "--release", "--package", "offpeak", "--bin", "offpeak"];
+    let status = Program::new(cargo).args(arguments).status().context("starting cargo")?;
+    if !status.success() {
+        return Err(Error::Build(format!("cargo {}", arguments.join(" "))));
+    }
+    let this = std::env::current_exe().context("looking for this program's own file")?;
+    Ok(this.with_file_name("offpeak"))
+}
+
+fn print_markdown(machine: &Machine, found: &[(Part, Found)]) {
+    println!("{}", machine.describe());
+    for (part, found) in found {
+        println!("\n### {}\n\n{}", part.title(), found.markdown);
+    }
+    let targets: Vec<Target> = found.iter().flat_map(|(_, found)| found.targets.clone()).collect();
+    println!("{}", Target::table(&targets));
+}
+
+fn print_json(machine: &Machine, found: &[(Part, Found)]) {
+    let targets: Vec<&Target> = found.iter().flat_map(|(_, found)| &found.targets).collect();
+    let parts: serde_json::Map<String, Value> =
+        found.iter().map(|(part, found)| (part.name().to_owned(), found.figures.clone())).collect();
+    println!("{:#}", serde_json::json!({ "machine": machine, "parts": parts, "targets": targets }));
+}

@@ -1,0 +1,128 @@
+//! What is over a limit, or not allowed, is refused at the door: an error in OpenAI's form, and nothing is stored.
+
+use http::StatusCode;
+use provider_sim::Endpoint;
+use serde_json::json;
+
+use crate::rig::{Answer, BY_HAND, CHAT, Daemon, MODEL, Rig, chat, eventually, send, sim};
+
+/// All four members are there, and the message says something.
+fn is_openai_shaped(answer: &Answer) -> bool {
+    let error = &answer.body["error"];
+    let has_all = ["message", "type", "param", "code"].iter().all(|name| error.get(name).is_some());
+    has_all && error["message"].as_str().is_some_and(|message| message.len() > 20)
+}
+
+async fn nothing_was_stored(daemon: &Daemon) -> bool {
+    daemon.metric("offpeak_deferred_accepted_total", "").await == 0 && daemon.waiting().await == 0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_has_only_so_many_requests_waiting() {
+    let rig = Rig::start(sim(), &format!("{BY_HAND}\n[tenants.search]\nmax_queued = 3")).await;
+    let tickets = rig.daemon.tickets(3, |n| format!("question {n}")).await;
+    rig.daemon.wait_for_waiting(3).await;
+    let refused = rig.daemon.defer("search", MODEL, "one more", "24h").await;
+    assert_eq!(refused.error(), (429, "queue_full"));
+    assert!(is_openai_shaped(&refused) && !refused.header("retry-after").is_empty(), "{refused:?}");
+    // Another tenant has room of its own, and real time needs none.
+    rig.daemon.ticket_of("mail", "mine", "24h").await;
+    assert!(rig.daemon.ask(MODEL, "now").await.answers(MODEL, "now"));
+    rig.daemon.flush().await;
+    rig.all_answered(&tickets).await;
+    rig.daemon.ticket("there is room again").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_so_many_calls_are_held() {
+    let rig = Rig::start(sim(), &format!("{BY_HAND}\n[server]\nheld_max = 1")).await;
+    let request = rig.daemon.post(CHAT, &chat(MODEL, "held")).header("x-offpeak-sla", "24h");
+    let held = tokio::spawn(send(request));
+    eventually("it is held", async || {
+        (rig.daemon.metric("offpeak_held_calls", "").await == 1).then_some(())
+    })
+    .await;
+    let refused = rig.daemon.hold("another").await;
+    assert_eq!(refused.error(), (503, "too_many_held"));
+    assert_eq!(rig.daemon.metric("offpeak_deferred_accepted_total", "").await, 1);
+    rig.daemon.ticket("a ticket goes").await;
+    rig.daemon.flush().await;
+    assert!(held.await.unwrap().answers(MODEL, "held"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_so_many_requests_a_minute() {
+    let rig = Rig::start(sim(), "[tenants.search]\nrequests_per_minute = 2").await;
+    for n in 0..2 {
+        assert_eq!(rig.daemon.ask(MODEL, &format!("question {n}")).await.status, StatusCode::OK);
+    }
+    let refused = rig.daemon.ask(MODEL, "one more").await;
+    assert_eq!(refused.error(), (429, "rate_limit_exceeded"));
+    let seconds: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=30).contains(&seconds), "{seconds}");
+    assert_eq!(rig.provider.calls(Endpoint::ChatCompletions), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_models_that_the_tenant_may_use() {
+    let rig = Rig::start(sim(), "[tenants.search]\nmodels = [\"gpt-5-*\"]").await;
+    for sla in ["realtime", "24h"] {
+        let refused = rig.daemon.defer("search", MODEL, "not mine", sla).await;
+        assert_eq!(refused.error(), (403, "model_not_allowed"));
+        assert!(is_openai_shaped(&refused), "{refused:?}");
+    }
+    assert!(nothing_was_stored(&rig.daemon).await);
+    assert!(rig.daemon.ask("gpt-5-mini", "mine").await.answers("gpt-5-mini", "mine"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_over_the_limit() {
+    let rig = Rig::start(sim(), "[server]\nmax_body = \"4KiB\"").await;
+    for sla in ["realtime", "24h"] {
+        let refused = rig.daemon.defer("search", MODEL, &"x".repeat(8000), sla).await;
+        assert_eq!(refused.error(), (413, "request_too_large"));
+        assert!(is_openai_shaped(&refused), "{refused:?}");
+    }
+    assert!(nothing_was_stored(&rig.daemon).await);
+    assert_eq!(rig.daemon.ask(MODEL, &"x".repeat(3000)).await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tags_that_cannot_be_kept() {
+    let rig = Rig::start(sim(), "").await;
+    for sla in ["", "soon", "0s", "-5m", "366d", "24", "99999999999999999999h"] {
+        let by_header = rig.daemon.defer("search", MODEL, "x", sla).await;
+        let mut body = chat(MODEL, "x");
+        body["metadata"] = json!({ "offpeak_sla": sla });
+        let by_body = send(rig.daemon.post(CHAT, &body)).await;
+        for answer in [by_header, by_body] {
+            assert_eq!(answer.error(), (400, "invalid_sla"), "{sla}");
+            assert!(is_openai_shaped(&answer), "{answer:?}");
+        }
+    }
+    assert!(nothing_was_stored(&rig.daemon).await);
+    assert_eq!(rig.provider.calls(Endpoint::ChatCompletions), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_sells() {
+    let rig = Rig::start(sim(), "[backends.simulated]\nmodels = [\"gpt-*\"]").await;
+    let unknown = rig.daemon.ask("claude-of-elsewhere", "hello").await;
+    assert_eq!(unknown.error(), (404, "model_not_found"));
+    assert!(is_openai_shaped(&unknown), "{unknown:?}");
+    for path in ["/v1/chat", "/v1/audio/speech", "/", "/v2/chat/completions", "/v1/files", "/metrics", "/admin/v1/lanes"] {
+        let answer = send(rig.daemon.post(path, &chat(MODEL, "x"))).await;
+        assert_eq!(answer.error(), (404, "unknown_endpoint"), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_not_kept_for_later() {
+    let rig = Rig::start(sim(), "").await;
+    let mut body = chat(MODEL, "in pieces");
+    body["stream"] = true.into();
+    let response = rig.daemon.post(CHAT, &body).header("x-offpeak-sla", "24h").send().await.unwrap();
+    assert_eq!(response.headers()["x-offpeak-mode"], "realtime");
+    assert!(response.text().await.unwrap().ends_with("data: [DONE]\n\n"));
+    assert!(nothing_was_stored(&rig.daemon).await);
+}

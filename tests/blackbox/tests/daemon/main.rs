@@ -1,0 +1,19 @@
+//! The daemon as its users and its provider meet it: over HTTP, with the simulated provider in the same process.
+//!
+//! Nothing here looks inside. What a request cost, and how often it ran, is what the provider's bill says.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails fails its test")]
+
+mod admin;
+mod expired;
+mod limits;
+mod lost;
+mod partial;
+mod plugins;
+mod refused;
+mod rescue;
+mod restart;
+mod results;
+mod rig;
+mod upstream;
+mod wire;

@@ -1,0 +1,145 @@
+//! Plugins that misbehave: the configured consequence, a log line that names them, and no request lost.
+
+use std::path::PathBuf;
+
+use http::StatusCode;
+use offpeak_guests::{provider, router};
+use provider_sim::{Mode, Server, Sim};
+use tempfile::TempDir;
+
+use crate::rig::{BY_HAND, Daemon, MODEL, Rig, eventually, sim};
+
+/// Ways of a router to fail, by the model's name.
+const ROUTER_FAILURES: [&str; 7] = [
+    router::PANIC,
+    router::LOOP,
+    router::ALLOCATE,
+    router::RECURSE,
+    router::UNKNOWN_BACKEND,
+    router::UNKNOWN_OFFER,
+    router::ODD_STATUS,
+];
+
+/// A component as a file that the configuration can name.
+fn file(component: &[u8]) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plugin.wasm");
+    std::fs::write(&path, component).unwrap();
+    (folder, path)
+}
+
+async fn with_router(on_failure: &str) -> (Rig, TempDir) {
+    let (folder, path) = file(router::COMPONENT);
+    let settings = format!(
+        "[plugins.router]\nfile = {path:?}\non_failure = \"{on_failure}\"\ntime_limit = \"200ms\"\nmemory = \"16MiB\""
+    );
+    let models = ROUTER_FAILURES.into_iter().chain([MODEL]);
+    (Rig::start(sim().models(models), &settings).await, folder)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_router_fails_the_bundled_one_decides() {
+    let (rig, _folder) = with_router("bundled").await;
+    for model in ROUTER_FAILURES {
+        let answer = rig.daemon.ask(model, "hello").await;
+        assert!(answer.answers(model, "hello"), "{model}: {answer:?}");
+        // What is right in between keeps the plugin in use.
+        assert!(rig.daemon.ask(MODEL, "hello").await.answers(MODEL, "hello"));
+    }
+    let held = rig.daemon.defer("search", router::PANIC, "later", "24h").await;
+    assert_eq!(held.status, StatusCode::ACCEPTED, "{held:?}");
+    let errors = rig.daemon.metric("offpeak_plugin_errors_total", "plugin=\"router\"").await;
+    assert_eq!(errors, ROUTER_FAILURES.len() as u64 + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn or_the_request_is_rejected() {
+    let (rig, _folder) = with_router("reject").await;
+    for model in ROUTER_FAILURES {
+        let answer = rig.daemon.ask(model, "hello").await;
+        assert_eq!(answer.error(), (503, "router_failed"), "{model}");
+        assert_eq!(answer.header("retry-after"), "1");
+        assert!(rig.daemon.ask(MODEL, "hello").await.answers(MODEL, "hello"));
+    }
+    assert_eq!(rig.billed(Mode::Realtime), ROUTER_FAILURES.len() as u64, "only the right ones ran");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_that_keeps_failing_is_taken_out_of_use_visibly() {
+    let (rig, _folder) = with_router("bundled").await;
+    for n in 0..20 {
+        let prompt = format!("question {n}");
+        assert!(rig.daemon.ask(router::PANIC, &prompt).await.answers(router::PANIC, &prompt));
+    }
+    let plugins = rig.daemon.admin("/admin/v1/plugins").await.body;
+    let row = plugins["data"].as_array().unwrap().iter().find(|row| row["name"] == "router").unwrap();
+    assert_eq!(row["out_of_use"], true, "{row}");
+    assert!(row["traps"].as_u64().unwrap() < 20, "it is not asked any more: {row}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_that_floods_the_log_and_leaks_is_borne() {
+    let (rig, _folder) = with_router("reject").await;
+    for _ in 0..3 {
+        for model in [router::LOG_FLOOD, router::LEAK] {
+            let answer = rig.daemon.ask(model, "hello").await;
+            // The simulator has no such model; what matters is that the call went through to it.
+            assert_eq!(answer.error(), (404, "model_not_found"), "{model}");
+            assert_eq!(answer.header("x-offpeak-mode"), "realtime");
+        }
+    }
+    assert!(rig.daemon.ask(MODEL, "hello").await.answers(MODEL, "hello"));
+}
+
+// === Providers ===
+
+fn with_provider(path: &PathBuf) -> String {
+    format!(
+        "{BY_HAND}\n[plugins.providers.misfit]\nfile = {path:?}\ntime_limit = \"200ms\"\n[backends.simulated]\n\
+         provider = \"misfit\"\nconfig = {{}}"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_a_provider_plugin_fails_its_batches_wait_and_another_can_take_over() {
+    let (_folder, path) = file(provider::COMPONENT);
+    let provider = Sim::builder().speed(3600).models([provider::PANIC, provider::REFUSE]).track_executions(true).build();
+    let server = Server::on_free_port(provider.clone()).await.unwrap();
+    let daemon = Daemon::start(&server.url(), &with_provider(&path)).await;
+    let mut tickets = Vec::new();
+    for model in [provider::PANIC, provider::REFUSE] {
+        let taken = daemon.defer("search", model, "wait for a better plugin", "24h").await;
+        assert_eq!(taken.status, StatusCode::ACCEPTED, "{taken:?}");
+        let location = taken.header("location").to_owned();
+        tickets.push((model, crate::rig::Ticket { prompt: String::new(), tenant: "search", location }));
+    }
+    daemon.flush().await;
+    eventually("both batches have failed", async || {
+        (daemon.metric("offpeak_plugin_errors_total", "plugin=\"misfit\"").await >= 2).then_some(())
+    })
+    .await;
+    for (_, ticket) in &tickets {
+        assert_eq!(daemon.look(ticket).await.status, StatusCode::ACCEPTED);
+    }
+    let daemon = daemon.restart(&server.url(), BY_HAND).await;
+    for (model, ticket) in &tickets {
+        let answer = daemon.redeem(ticket).await;
+        assert!(answer.answers(model, "wait for a better plugin"), "{answer:?}");
+    }
+    assert_eq!(provider.bill().executions.repeated(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_file_that_is_none_is_named_at_the_start() {
+    let (_folder, path) = file(b"not a component");
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "access.open = true\n[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n[store]\nfolder = {:?}\n\
+         [plugins.router]\nfile = {path:?}\n[backends.b]\nbase_url = \"http://127.0.0.1:9\"\nmodels = [\"*\"]",
+        folder.path().join("data")
+    );
+    let env = std::collections::BTreeMap::new();
+    let config = offpeak::config::Config::from_text("offpeak.toml", &text, &env).unwrap();
+    let error = offpeak::app::App::open(&config).await.err().unwrap().to_string();
+    assert!(error.contains("`router` is not a WebAssembly component"), "{error}");
+}

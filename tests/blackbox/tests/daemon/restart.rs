@@ -1,0 +1,71 @@
+//! Stopping and starting again on the same folder: what was acknowledged goes on where it was.
+
+use provider_sim::{BatchFault, Endpoint, Mode, Server};
+
+use crate::rig::{BY_HAND, Daemon, eventually, sim};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_running_and_finished_work_survives() {
+    let provider = sim().build();
+    let server = Server::on_free_port(provider.clone()).await.unwrap();
+    let daemon = Daemon::start(&server.url(), BY_HAND).await;
+    let made = |count| {
+        let provider = provider.clone();
+        async move {
+            eventually("the batch is made", async || {
+                (provider.calls(Endpoint::CreateBatch) == count).then_some(())
+            })
+            .await;
+        }
+    };
+
+    let finished = daemon.ticket("finished").await;
+    daemon.flush().await;
+    assert!(daemon.redeem(&finished).await.is_to(&finished));
+
+    provider.faults().next_batch(vec![BatchFault::Turnaround { ms: 4 * 3_600_000 }]);
+    let running = daemon.ticket("running").await;
+    daemon.flush().await;
+    made(2).await;
+    let waiting = daemon.tickets(7, |n| format!("waiting {n}")).await;
+    let cancelled = daemon.ticket("cancelled").await;
+    assert_eq!(daemon.cancel(&cancelled).await.status.as_u16(), 200);
+
+    let daemon = daemon.restart(&server.url(), BY_HAND).await;
+    assert!(daemon.redeem(&finished).await.is_to(&finished), "finished before");
+    assert_eq!(daemon.redeem(&cancelled).await.error(), (409, "cancelled"));
+    assert_eq!(daemon.admin("/admin/v1/batches").await.body["data"].as_array().unwrap().len(), 1);
+    assert!(daemon.redeem(&running).await.is_to(&running), "the batch goes on");
+    assert_eq!(provider.calls(Endpoint::CreateBatch), 2);
+    daemon.flush().await;
+    for ticket in &waiting {
+        assert!(daemon.redeem(ticket).await.is_to(ticket));
+    }
+    let bill = provider.bill();
+    assert_eq!((bill.requests(Mode::Batch), bill.executions.repeated().len()), (9, 0), "the cancelled one never ran");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_call_is_told_to_come_back_and_finds_its_work() {
+    let provider = sim().build();
+    let server = Server::on_free_port(provider.clone()).await.unwrap();
+    let daemon = Daemon::start(&server.url(), BY_HAND).await;
+    let url = server.url();
+    let call = |daemon: &Daemon| {
+        let request = daemon.post(crate::rig::CHAT, &crate::rig::chat(crate::rig::MODEL, "held"));
+        request.header("x-offpeak-sla", "24h").header("idempotency-key", "k")
+    };
+    let held = tokio::spawn(crate::rig::send(call(&daemon)));
+    daemon.wait_for_waiting(1).await;
+    eventually("it is held", async || (daemon.metric("offpeak_held_calls", "").await == 1).then_some(())).await;
+    daemon.begin_to_stop();
+    let told = held.await.unwrap();
+    assert_eq!(told.error(), (503, "restarting"));
+    assert_eq!(told.header("retry-after"), "1");
+
+    let daemon = daemon.restart(&url, "").await;
+    let answer = crate::rig::send(call(&daemon)).await;
+    assert!(answer.answers(crate::rig::MODEL, "held"), "{answer:?}");
+    assert_eq!(provider.bill().requests(Mode::Batch), 1);
+}

@@ -1,0 +1,218 @@
+//! What passes through is faithful: headers, bodies, statuses and streams, over HTTP/1.1 and HTTP/2.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use reqwest::Client;
+use tokio::sync::mpsc;
+
+use crate::rig::{CHAT, Daemon, MODEL, PROVIDER_KEY, Rig, chat, key_of, sim};
+use crate::upstream::{Body, Upstream, full};
+
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// Remembers what it was asked.
+type Seen = Arc<Mutex<Vec<Request<Bytes>>>>;
+
+async fn recording(answer: impl Fn() -> Response<Body> + Clone + Send + Sync + 'static) -> (Upstream, Seen) {
+    let seen = Seen::default();
+    let note = seen.clone();
+    let upstream = Upstream::start(move |request| {
+        note.lock().unwrap().push(request);
+        let answer = answer();
+        async move { answer }
+    })
+    .await;
+    (upstream, seen)
+}
+
+/// A provider whose answer is what is sent here; it ends when the sender is dropped.
+async fn talking() -> (Upstream, mpsc::Sender<&'static str>) {
+    let (sender, receiver) = mpsc::channel::<&'static str>(1);
+    let receiver = Arc::new(Mutex::new(Some(receiver)));
+    let upstream = Upstream::start(move |_| {
+        let receiver = receiver.lock().unwrap().take().expect("one call");
+        let pieces = futures_util::stream::unfold(receiver, |mut receiver| async move {
+            let piece = receiver.recv().await?;
+            Some((Ok(Frame::data(Bytes::from_static(piece.as_bytes()))), receiver))
+        });
+        let body = StreamBody::new(pieces).boxed_unsync();
+        async move { Response::builder().header("content-type", "text/event-stream").body(body).unwrap() }
+    })
+    .await;
+    (upstream, sender)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn request_headers_and_bodies() {
+    let (upstream, seen) = recording(|| Response::new(full("{}"))).await;
+    let daemon = Daemon::start(&upstream.url, "").await;
+    let body = "{ \"model\" :\t\"gpt-4o-mini\",\n \"messages\": [], \"x\": 1.0, \"e\": \"\\u00e9\u{e9}\" }";
+    let request = Client::new().post(daemon.url(CHAT)).bearer_auth(key_of("search"));
+    let headers = [
+        ("content-type", "application/json; charset=utf-8"),
+        ("connection", "x-for-one-connection"),
+        ("x-for-one-connection", "1"),
+        ("keep-alive", "timeout=5"),
+        ("te", "trailers"),
+        ("proxy-authorization", "Basic abc"),
+        ("x-api-key", "sk-of-nobody"),
+        ("x-offpeak-sla", "realtime"),
+        ("x-stainless-lang", "python"),
+        ("openai-organization", "org-mine"),
+        ("idempotency-key", "k-1"),
+        ("x-many", "one"),
+        ("x-many", "two"),
+    ];
+    let request = headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
+    request.body(body).send().await.unwrap();
+
+    let seen = seen.lock().unwrap().pop().unwrap();
+    assert_eq!(seen.body(), body, "not a byte is changed");
+    assert_eq!((seen.uri().path(), seen.method().as_str()), (CHAT, "POST"));
+    let headers = seen.headers();
+    for gone in
+        ["connection", "x-for-one-connection", "keep-alive", "te", "proxy-authorization", "x-api-key", "x-offpeak-sla"]
+    {
+        assert!(!headers.contains_key(gone), "{gone}: {headers:?}");
+    }
+    let all = |name: &str| headers.get_all(name).iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>();
+    assert_eq!(all("authorization"), [format!("Bearer {PROVIDER_KEY}")]);
+    assert_eq!(all("content-type"), ["application/json; charset=utf-8"]);
+    assert_eq!(all("content-length"), [body.len().to_string()]);
+    assert_eq!((all("openai-organization"), all("x-stainless-lang")), (vec!["org-mine"], vec!["python"]));
+    assert_eq!(all("idempotency-key"), ["k-1"]);
+    assert_eq!(all("x-many"), ["one", "two"]);
+    assert_eq!(all("host"), [upstream.url.trim_start_matches("http://")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_of_every_kind() {
+    for (status, body) in [
+        (200, "{ \"id\":  \"odd   spaces\" }\n"),
+        (201, ""),
+        (400, "{\"error\":{\"message\":\"no\",\"type\":\"t\",\"param\":null,\"code\":null}}"),
+        (401, "{\"error\":\"not even the right shape\"}"),
+        (302, "moved"),
+        (429, "slow down"),
+        (500, "<html>oh no</html>"),
+        (529, "overloaded"),
+    ] {
+        let (upstream, _) = recording(move || {
+            let answer = Response::builder().status(status).header("x-request-id", "req-1");
+            let answer = answer.header("set-cookie", "a=1").header("set-cookie", "b=2").header("retry-after", "7");
+            let answer = answer.header("connection", "x-inner").header("x-inner", "1").header("location", "/x");
+            answer.header("content-type", "application/x-own").body(full(body)).unwrap()
+        })
+        .await;
+        let daemon = Daemon::start(&upstream.url, "").await;
+        let response = send_plainly(&daemon).await;
+        let headers = response.headers().clone();
+        assert_eq!(response.status().as_u16(), status);
+        for (name, value) in [
+            ("x-request-id", "req-1"),
+            ("retry-after", "7"),
+            ("content-type", "application/x-own"),
+            ("location", "/x"),
+            ("x-offpeak-mode", "realtime"),
+        ] {
+            assert_eq!(headers[name], value, "{status}");
+        }
+        assert_eq!(headers.get_all("set-cookie").iter().count(), 2);
+        assert!(!headers.contains_key("x-inner"), "it was about the connection to the provider");
+        assert!(!headers["x-offpeak-request-id"].is_empty());
+        assert_eq!(response.text().await.unwrap(), body, "{status}");
+        daemon.stop().await;
+    }
+}
+
+/// Without following redirects, and without reading what was compressed.
+async fn send_plainly(daemon: &Daemon) -> reqwest::Response {
+    let client = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let request = client.post(daemon.url(CHAT)).bearer_auth(key_of("search")).json(&chat(MODEL, "x"));
+    request.timeout(LIMIT).send().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_piece_of_a_stream_arrives_before_the_next_is_made() {
+    let (upstream, talk) = talking().await;
+    let daemon = Daemon::start(&upstream.url, "").await;
+    let mut body = chat(MODEL, "slowly");
+    body["stream"] = true.into();
+    let response = daemon.post(CHAT, &body).send().await.unwrap();
+    let mut pieces = response.bytes_stream();
+    for piece in ["data: one\n\n", "data: two\n\n", "data: [DONE]\n\n"] {
+        talk.send(piece).await.unwrap();
+        // The next is sent only when this one is here: a buffer on the way would stop it all.
+        let arrived = tokio::time::timeout(LIMIT, pieces.next()).await.expect("it arrives").unwrap().unwrap();
+        assert_eq!(arrived, piece);
+    }
+    drop(talk);
+    assert!(pieces.next().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_hangs_up_ends_the_call_upstream() {
+    let (upstream, talk) = talking().await;
+    let daemon = Daemon::start(&upstream.url, "").await;
+    let mut response = daemon.post(CHAT, &chat(MODEL, "x")).send().await.unwrap();
+    talk.send("data: one\n\n").await.unwrap();
+    assert!(response.chunk().await.unwrap().is_some());
+    drop(response);
+    tokio::time::timeout(LIMIT, talk.closed()).await.expect("the provider notices");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_breaks_off_is_seen_to_break_off() {
+    let rig = Rig::start(sim(), "").await;
+    rig.provider.faults().next(provider_sim::Endpoint::ChatCompletions, provider_sim::Fault::CutBody);
+    let response = rig.daemon.post(CHAT, &chat(MODEL, "x")).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(response.bytes().await.is_err(), "half an answer is not passed off as a whole one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_2_with_prior_knowledge() {
+    let rig = Rig::start(sim(), "").await;
+    let client = Client::builder().no_proxy().http2_prior_knowledge().timeout(LIMIT).build().unwrap();
+    let ask = |prompt: String, sla: &'static str| {
+        let request = client.post(rig.daemon.url(CHAT)).bearer_auth(key_of("search"));
+        let request = request.json(&chat(MODEL, &prompt)).header("x-offpeak-sla", sla);
+        async move {
+            let response = request.send().await.unwrap();
+            assert_eq!(response.version(), Version::HTTP_2);
+            let body: serde_json::Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+            assert_eq!(
+                body["choices"][0]["message"]["content"],
+                provider_sim::answer(MODEL, &prompt, None).text
+            );
+        }
+    };
+    // Many at once on one connection, now and later among each other.
+    let slas = ["realtime", "24h"].into_iter().cycle();
+    let asking = (0..40).zip(slas).map(|(n, sla)| ask(format!("question {n}"), sla));
+    futures_util::future::join_all(asking).await;
+    assert_eq!(rig.ran_twice(), 0);
+
+    let response = client.post(rig.daemon.url(CHAT)).json(&chat(MODEL, "x")).send().await.unwrap();
+    assert_eq!((response.version(), response.status().as_u16()), (Version::HTTP_2, 401));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deferred_answers_are_the_providers_own_bytes() {
+    let rig = Rig::start(sim(), "").await;
+    let ticket = rig.daemon.ticket("word for word").await;
+    let answer = rig.daemon.redeem(&ticket).await;
+    assert!(answer.is_to(&ticket));
+    let headers: &HeaderMap = &answer.headers;
+    assert_eq!(headers["content-type"], "application/json");
+    assert!(headers["x-request-id"].to_str().unwrap().starts_with("req_"), "the provider's name for it");
+    assert_eq!(headers["x-offpeak-mode"], "deferred");
+    let id = ticket.location.rsplit('/').next().unwrap();
+    assert_eq!(headers["x-offpeak-request-id"], id);
+}
