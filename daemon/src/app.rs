@@ -11,6 +11,7 @@ use offpeak_host::{Engine, EngineOptions, HostError, Limits, ProviderPlugin, Rou
 use offpeak_store::{Options, Recovered, Store, StoreError};
 use reqwest::Url;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -170,7 +171,9 @@ impl App {
             }
         }
         gateway.tasks.close();
-        gateway.tasks.wait().await;
+        if tokio::time::timeout(drain, gateway.tasks.wait()).await.is_err() {
+            tracing::warn!("calls of deferred requests were still under way when the drain time was over");
+        }
         gateway.store.close().await
     }
 }
@@ -293,6 +296,7 @@ fn open_backend(
         lanes: backend.lanes.clone(),
         provider,
         upstream,
+        rescues: Semaphore::new(backend.lanes.rescue_concurrency.min(Semaphore::MAX_PERMITS)),
     })
 }
 

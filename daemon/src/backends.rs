@@ -11,6 +11,7 @@ use offpeak_host::values::provider;
 use offpeak_host::{PluginError, ProviderPlugin};
 use parking_lot::RwLock;
 use reqwest::Url;
+use tokio::sync::Semaphore;
 
 use crate::config::{Lanes, ModelPatterns};
 use crate::ingress::reply::Refusal;
@@ -32,6 +33,8 @@ pub struct Backend {
     pub provider: ProviderPlugin,
     /// Its HTTP client.
     pub upstream: Upstream,
+    /// One place for each request that may be rescued at the same time.
+    pub rescues: Semaphore,
 }
 
 /// All backends, in the order of preference.

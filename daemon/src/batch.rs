@@ -13,7 +13,6 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Response};
 use offpeak_core::batch::{Finish, Journey, Progress, Resume, Step, Tally};
 use offpeak_core::outcome::{DidItRun, Ending};
-use offpeak_core::retry::PERMANENT;
 use offpeak_core::scheduler::{Event as LaneEvent, Freight};
 use offpeak_core::words::{BatchId, Millis, Timestamp};
 use offpeak_host::PluginError;
@@ -290,7 +289,7 @@ impl Driver {
     async fn settle(&self, finish: Finish) -> Result<Finish, StepError> {
         let source = Source { batch: self.record.id, backend: self.record.backend.clone() };
         let missing = self.gateway.store.missing(self.record.id).await?;
-        let code = if finish.permanent { format!("{PERMANENT}{}", finish.code) } else { finish.code.clone() };
+        let code = finish.item_code();
         for places in missing.chunks(SETTLE_AT_ONCE) {
             let attempts = places.iter().map(|place| Attempt {
                 place: *place,
@@ -351,15 +350,14 @@ fn finished(finish: provider::Finish) -> Finish {
         provider::Ending::Expired => {
             ("expired", "the provider's window for the batch passed before this request was run")
         }
-        provider::Ending::Cancelled => {
-            ("cancelled_batch", "the batch was cancelled before this request was run")
-        }
+        provider::Ending::Cancelled => ("cancelled", "the batch was cancelled before this request was run"),
     };
     Finish {
         code: code.into(),
         message: message.into(),
         missing: did_it_run(finish.missing),
         permanent: false,
+        is_attempt: true,
         hold_until: None,
     }
 }
@@ -373,6 +371,7 @@ fn failed(failure: &provider::Failure, now: Timestamp, pause: Millis) -> Finish 
         message: failure.message.clone(),
         missing: did_it_run(failure.ran),
         permanent: !failure.temporary,
+        is_attempt: !(failure.temporary && did_it_run(failure.ran).is_free_to_repeat()),
         hold_until: failure.temporary.then(|| now.after(pause)),
     }
 }

@@ -7,7 +7,7 @@ pub mod route;
 pub mod tenant;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
@@ -21,6 +21,9 @@ use crate::ingress::reply::{MODE, REQUEST_ID, Refusal};
 use crate::ingress::route::Routed;
 use crate::ingress::tenant::Identified;
 use crate::{defer, dispatch};
+
+/// A client may pause this long between two pieces of a request's body.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Answers one request. Nothing that a client sends makes this fail; what goes wrong becomes an answer.
 pub async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<ReplyBody> {
@@ -113,7 +116,12 @@ async fn read_body(headers: &HeaderMap, mut body: Incoming, max: usize) -> Resul
     }
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    loop {
+        // The timer is only set where the next piece is not there yet.
+        let Ok(frame) = tokio::time::timeout(BODY_PATIENCE, body.frame()).await else {
+            return Err(slow_body());
+        };
+        let Some(frame) = frame else { break };
         let frame = frame.map_err(|_| broken_body())?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + all.len() + data.len() > max {
@@ -139,6 +147,11 @@ fn too_large(max: usize) -> Refusal {
     let message =
         format!("The request's body is larger than {max} bytes. Send less, or raise server.max_body.");
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+}
+
+fn slow_body() -> Refusal {
+    let message = "The request's body stopped coming before its end. Send it again.";
+    Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
 }
 
 fn broken_body() -> Refusal {

@@ -18,7 +18,8 @@ pub struct Attempt {
     pub place: Place,
     /// How.
     pub ending: Ending,
-    /// How many times it was sent for this; 1, except where sending it again was decided on the way.
+    /// How many attempts this was: 1, except where sending it again was decided on the way, or where the provider had no
+    /// room for it.
     pub tries: u16,
     /// Not before so long, says the provider.
     pub retry_after: Option<Millis>,

@@ -29,13 +29,10 @@ const ANSWER_MAX: usize = 64 << 20;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs what has no outcome yet. After a crash this starts again with what is left; what was under way then may have run,
-/// which only the provider's bill knows: real-time APIs cannot be asked.
+/// which only the provider's bill knows: real-time APIs cannot be asked. So a daemon that is told to stop begins nothing
+/// new here, but waits for what it has sent.
 pub async fn run(gateway: Arc<Gateway>, backend: Arc<Backend>, record: BatchRecord) {
-    let finished = tokio::select! {
-        () = gateway.stopping.cancelled() => return,
-        finished = run_to_the_end(&gateway, &backend, &record) => finished,
-    };
-    if let Err(error) = finished {
+    if let Err(error) = run_to_the_end(&gateway, &backend, &record).await {
         tracing::error!(batch = %record.id, %error, "a rescue was broken off by the store; it goes on at the next start");
     }
 }
@@ -45,7 +42,7 @@ async fn run_to_the_end(
     backend: &Arc<Backend>,
     record: &BatchRecord,
 ) -> Result<(), StoreError> {
-    let call = prepare(gateway, backend, record).await;
+    let Some(call) = prepare(gateway, backend, record).await else { return Ok(()) };
     let source = Source { batch: record.id, backend: record.backend.clone() };
     let mut selection = Some(Selection::from(record.ranges.clone()));
     while let Some(what) = selection {
@@ -56,7 +53,12 @@ async fn run_to_the_end(
             .buffer_unordered(backend.lanes.rescue_concurrency);
         let mut attempts = std::pin::pin!(attempts);
         while let Some(attempt) = attempts.next().await {
-            outcomes::record(gateway, &source, vec![attempt]).await?;
+            if let Some(attempt) = attempt {
+                outcomes::record(gateway, &source, vec![attempt]).await?;
+            }
+        }
+        if gateway.stopping.is_cancelled() {
+            return Ok(());
         }
     }
     gateway.store.end(record.id, gateway.clock.now(), "rescued").await?;
@@ -64,16 +66,24 @@ async fn run_to_the_end(
     Ok(())
 }
 
-/// The fastest way to an answer. Waits while the plugin is out of order.
-async fn prepare(gateway: &Gateway, backend: &Backend, record: &BatchRecord) -> PreparedCall {
+/// The fastest way to an answer. Waits while the plugin is out of order; none if the daemon stops before.
+async fn prepare(gateway: &Gateway, backend: &Backend, record: &BatchRecord) -> Option<PreparedCall> {
     loop {
         match fastest_call(gateway, backend, record) {
-            Ok(call) => return call,
+            Ok(call) => return Some(call),
             Err(error) => {
                 tracing::error!(batch = %record.id, %error, "requests wait: their call could not be prepared");
-                tokio::time::sleep(PAUSE).await;
+                pause(gateway, PAUSE).await?;
             }
         }
+    }
+}
+
+/// None if the daemon stops meanwhile.
+async fn pause(gateway: &Gateway, pause: Duration) -> Option<()> {
+    tokio::select! {
+        () = gateway.stopping.cancelled() => None,
+        () = tokio::time::sleep(pause) => Some(()),
     }
 }
 
@@ -93,24 +103,26 @@ fn fastest_call(
     backend.prepare(endpoint, model, offer.name.as_str(), now)
 }
 
-/// Runs one request, again and again as the retry policy says, and returns how the last attempt ended.
-async fn run_one(gateway: &Gateway, backend: &Backend, call: &PreparedCall, entry: Entry) -> Attempt {
+/// Runs one request, again and again as the retry policy says, and returns how the last attempt ended; none if the
+/// daemon stops between two attempts.
+async fn run_one(gateway: &Gateway, backend: &Backend, call: &PreparedCall, entry: Entry) -> Option<Attempt> {
     let mut tries = 0_u16;
     loop {
+        // Several rescues may run at once; the backend's places are for all of them.
+        let place = backend.rescues.acquire().await.ok()?;
+        if gateway.stopping.is_cancelled() {
+            return None;
+        }
         tries = tries.saturating_add(1);
         let ended = Attempt { tries, ..send(backend, call, &entry).await };
+        drop(place);
         let now = gateway.clock.now();
-        match gateway.retry.judge(
-            &ended.ending,
-            entry.attempts.saturating_add(tries),
-            ended.retry_after,
-            random_permille(),
-            now,
-        ) {
-            Verdict::Deliver => return ended,
+        let attempts = entry.attempts.saturating_add(tries);
+        match gateway.retry.judge(&ended.ending, attempts, ended.retry_after, random_permille(), now) {
+            Verdict::Deliver => return Some(ended),
             Verdict::Again(not_before) => {
                 tracing::debug!(place = %entry.place, ?not_before, "a rescued request is tried again");
-                tokio::time::sleep(not_before.since(now).into()).await;
+                pause(gateway, not_before.since(now).into()).await?;
             }
         }
     }

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::DidItRun;
+use crate::retry::PERMANENT;
 use crate::words::Timestamp;
 
 /// A sealed batch's way, as it is stored with it: the first record of its life and every later one.
@@ -67,6 +68,9 @@ pub struct Finish {
     pub missing: DidItRun,
     /// The same requests would fail in the same way.
     pub permanent: bool,
+    /// Its requests had their chance. Where the provider only had no room for the batch, they did not, and it must not
+    /// count against them.
+    pub is_attempt: bool,
     /// No batch of this backend should be made before.
     pub hold_until: Option<Timestamp>,
 }
@@ -92,6 +96,20 @@ impl Finish {
         match self.missing {
             DidItRun::NotSent | DidItRun::Refused => self.permanent as u16,
             DidItRun::Unknown | DidItRun::Ran => 1,
+        }
+    }
+}
+
+impl Finish {
+    /// The code of a request that got no result.
+    #[must_use]
+    pub fn item_code(&self) -> String {
+        match self.code.as_str() {
+            "completed" => "result_missing".to_owned(),
+            "expired" => "batch_expired".to_owned(),
+            "cancelled" => "batch_cancelled".to_owned(),
+            code if self.permanent => format!("{PERMANENT}{code}"),
+            code => code.to_owned(),
         }
     }
 }
