@@ -357,7 +357,6 @@ fn finished(finish: provider::Finish) -> Finish {
         message: message.into(),
         missing: did_it_run(finish.missing),
         permanent: false,
-        is_attempt: true,
         hold_until: None,
     }
 }
@@ -371,7 +370,6 @@ fn failed(failure: &provider::Failure, now: Timestamp, pause: Millis) -> Finish 
         message: failure.message.clone(),
         missing: did_it_run(failure.ran),
         permanent: !failure.temporary,
-        is_attempt: !(failure.temporary && did_it_run(failure.ran).is_free_to_repeat()),
         hold_until: failure.temporary.then(|| now.after(pause)),
     }
 }

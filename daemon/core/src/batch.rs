@@ -68,9 +68,6 @@ pub struct Finish {
     pub missing: DidItRun,
     /// The same requests would fail in the same way.
     pub permanent: bool,
-    /// Its requests had their chance. Where the provider only had no room for the batch, they did not, and it must not
-    /// count against them.
-    pub is_attempt: bool,
     /// No batch of this backend should be made before.
     pub hold_until: Option<Timestamp>,
 }
@@ -98,9 +95,7 @@ impl Finish {
             DidItRun::Unknown | DidItRun::Ran => 1,
         }
     }
-}
 
-impl Finish {
     /// The code of a request that got no result.
     #[must_use]
     pub fn item_code(&self) -> String {
