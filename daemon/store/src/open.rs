@@ -52,6 +52,10 @@ pub(crate) fn open(disk: Arc<dyn Disk>, options: Options, now: Timestamp) -> Res
     drop(view);
 
     let mut replayed = catch_up(disk.as_ref(), &index, install, &segments, applied)?;
+    if let Some(unbegun) = replayed.unbegun {
+        disk.remove(unbegun)?;
+        segments.retain(|&segment| segment != unbegun);
+    }
     let writer = open_writer(&disk, install, &options, &segments, applied, &mut replayed)?;
     let end = writer.end();
     // Segments whose number was not in the index are by now.
@@ -168,20 +172,18 @@ fn open_writer(
     replayed: &mut Replayed,
 ) -> Result<LogWriter, StoreError> {
     let create = |segment| LogWriter::create(disk.clone(), install, segment, options.segment_bytes);
-    let is_lost = segments.last().is_none_or(|&last| last < applied.segment);
+    let last = segments.last().copied().unwrap_or(0);
     match replayed.end {
-        Some(end) if !is_lost => LogWriter::resume(disk.clone(), install, end, options.segment_bytes),
-        // The crash came while the last segment was made.
-        None if !is_lost && segments.last().is_some_and(|&last| applied <= start_of(last)) => {
-            create(segments.last().copied().unwrap_or(1))
+        Some(end) if last >= applied.segment => {
+            LogWriter::resume(disk.clone(), install, end, options.segment_bytes)
         }
         // The very first segment.
-        _ if is_lost && applied == start_of(1) => create(1),
+        _ if last == 0 && applied == start_of(1) => create(1),
         _ => {
             tracing::error!(segment = applied.segment, "the log's last segment is gone");
             let lost = Quarantined { segment: applied.segment, offset: 0, bytes: 0 };
             replayed.quarantined.push(lost);
-            create(segments.last().map_or(applied.segment, |&last| last.max(applied.segment)) + 1)
+            create(last.max(applied.segment) + 1)
         }
     }
 }

@@ -120,8 +120,14 @@ fn store_round(folder: &Path, writers: usize, window: Duration) -> Result<f64, E
 /// The bare group commit: what arrives during one sync goes into the next.
 #[derive(Debug, Default)]
 struct Bare {
-    waiting: Mutex<(Vec<(Bytes, oneshot::Sender<()>)>, bool)>,
+    waiting: Mutex<Waiting>,
     ready: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    records: Vec<(Bytes, oneshot::Sender<()>)>,
+    is_over: bool,
 }
 
 impl Bare {
@@ -129,8 +135,8 @@ impl Bare {
         let (reply, answer) = oneshot::channel();
         let was_empty = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.0.push((record, reply));
-            waiting.0.len() == 1
+            waiting.records.push((record, reply));
+            waiting.records.len() == 1
         };
         if was_empty {
             self.ready.notify_one();
@@ -139,7 +145,7 @@ impl Bare {
     }
 
     fn stop(&self) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_over = true;
         self.ready.notify_one();
     }
 
@@ -151,12 +157,12 @@ impl Bare {
                 let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
                 let mut waiting = self
                     .ready
-                    .wait_while(waiting, |waiting| waiting.0.is_empty() && !waiting.1)
+                    .wait_while(waiting, |waiting| waiting.records.is_empty() && !waiting.is_over)
                     .unwrap_or_else(PoisonError::into_inner);
-                if waiting.0.is_empty() {
+                if waiting.records.is_empty() {
                     return Ok(());
                 }
-                std::mem::swap(&mut waiting.0, &mut group);
+                std::mem::swap(&mut waiting.records, &mut group);
             }
             buffer.clear();
             for (record, _) in &group {
@@ -166,7 +172,7 @@ impl Bare {
             file.sync_data()?;
             for (_, reply) in group.drain(..) {
                 // A writer that has stopped waits no more.
-                drop(reply.send(()));
+                let _told = reply.send(());
             }
         }
     }

@@ -7,14 +7,17 @@
 //! | --- | --- |
 //! | `overhead` | offpeak in the path beside nginx and the straight way, plain and streaming |
 //! | `plugin` | what warm calls of plugins cost |
-//! | `ingest` | durable acceptance beside the bare disk |
+//! | `durable` | durable acceptance, the figures of `ingest` in one report |
+//! | `ingest` | the store beside the bare disk |
 //! | `memory` | resident memory with much waiting: queued requests, held calls |
 //! | `targets` | the daemon and nginx as processes, with their configurations |
 //! | `upstream` | the fast provider that stands behind all of them, a process of its own |
 //! | `load` | the load generator |
 //! | `process`, `machine` | what the operating system tells of processes and of the machine |
 
+pub mod durable;
 pub mod error;
+pub mod ingest;
 pub mod load;
 pub mod machine;
 pub mod memory;

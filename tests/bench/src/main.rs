@@ -11,7 +11,7 @@ use offpeak_bench::machine::{self, Machine};
 use offpeak_bench::overhead::{self, Kind};
 use offpeak_bench::report::Target;
 use offpeak_bench::targets::{Programs, Setup};
-use offpeak_bench::{memory, plugin, upstream};
+use offpeak_bench::{durable, ingest, memory, plugin, upstream};
 use serde::Serialize;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -47,6 +47,8 @@ enum Command {
     Stream(Common),
     /// Warm calls of the bundled plugins.
     Plugin(Common),
+    /// Durable acceptance beside a bare append and fdatasync on the same disk.
+    Ingest(Common),
     /// Memory with queued requests, and the time until the daemon is ready again after a SIGKILL.
     Queued(Common),
     /// Memory with held calls.
@@ -62,6 +64,9 @@ enum Command {
     /// Fills a store, writes a line and waits to be killed.
     #[command(hide = true)]
     Fill { folder: PathBuf, count: u64 },
+    /// Fills a store with one lane, writes a line about its memory and waits to be killed.
+    #[command(hide = true, name = ingest::HOLD)]
+    Hold { folder: PathBuf, count: u64 },
 }
 
 #[derive(Args, Clone)]
@@ -72,7 +77,7 @@ struct Common {
     /// Rounds of which the median counts (overhead, stream).
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Measured seconds of each load on each target in a round (overhead, stream).
+    /// Measured seconds of each load on each target in a round (overhead, stream; ingest: at most 3).
     #[arg(long, default_value_t = 4)]
     seconds: u64,
     /// Connections of the loads that go as fast as they can (overhead).
@@ -84,7 +89,7 @@ struct Common {
     /// Requests a second of the load that shows latencies (overhead).
     #[arg(long, default_value_t = 500)]
     rate: u32,
-    /// Queued requests (queued).
+    /// Queued requests (ingest, queued).
     #[arg(long, default_value_t = 1_000_000)]
     count: u64,
     /// Held calls (held).
@@ -115,10 +120,12 @@ fn main() -> ExitCode {
         Command::Fill { folder, count } => {
             runtime(machine::cores()).and_then(|it| it.block_on(memory::fill(&folder, count)))
         }
+        Command::Hold { folder, count } => ingest::hold(&folder, count),
         Command::All(common) => Bench::new(common).and_then(|bench| bench.run(&Part::ALL)),
         Command::Overhead(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Overhead])),
         Command::Stream(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Stream])),
         Command::Plugin(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Plugin])),
+        Command::Ingest(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Ingest])),
         Command::Queued(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Queued])),
         Command::Held(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Held])),
     };
@@ -142,18 +149,21 @@ enum Part {
     Overhead,
     Stream,
     Plugin,
+    Ingest,
     Queued,
     Held,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Overhead, Self::Stream, Self::Plugin, Self::Queued, Self::Held];
+    const ALL: [Self; 6] =
+        [Self::Overhead, Self::Stream, Self::Plugin, Self::Ingest, Self::Queued, Self::Held];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Overhead => "overhead",
             Self::Stream => "stream",
             Self::Plugin => "plugin",
+            Self::Ingest => "ingest",
             Self::Queued => "queued",
             Self::Held => "held",
         }
@@ -164,6 +174,7 @@ impl Part {
             Self::Overhead => "In the path: plain answers",
             Self::Stream => "In the path: streamed answers",
             Self::Plugin => "Plugins",
+            Self::Ingest => "Durable acceptance",
             Self::Queued => "Queued requests",
             Self::Held => "Held calls",
         }
@@ -242,6 +253,10 @@ impl Bench {
                 let report = plugin::run()?;
                 Ok(Found::new(report.markdown(), report.targets(), &report))
             }
+            Part::Ingest => {
+                let report = durable::run(&folder, options.seconds.clamp(1, 3), options.count)?;
+                Ok(Found::new(report.markdown(), report.targets(), &report))
+            }
             Part::Queued => {
                 let report = self.with_setup(programs, &folder, async |setup| {
                     memory::queued(options.count, setup).await
@@ -288,7 +303,7 @@ impl Bench {
         };
         let offpeak = match &self.options.offpeak {
             Some(offpeak) => offpeak.clone(),
-            None if parts.iter().all(|part| *part == Part::Plugin) => PathBuf::new(),
+            None if parts.iter().all(|part| matches!(part, Part::Plugin | Part::Ingest)) => PathBuf::new(),
             None => build_offpeak()?,
         };
         Ok(Programs { offpeak, nginx })

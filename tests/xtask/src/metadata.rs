@@ -21,11 +21,12 @@ pub(crate) struct Package {
 impl Metadata {
     pub(crate) fn read() -> Result<Self, TaskError> {
         let mut command = cargo_with(&["metadata", "--format-version", "1", "--locked"]);
-        let output = command.stderr(std::process::Stdio::inherit()).output().map_err(|error| TaskError::Start {
-            program: "cargo metadata".to_owned(),
-            error,
-            remedy: "check the Rust installation".to_owned(),
-        })?;
+        let output =
+            command.stderr(std::process::Stdio::inherit()).output().map_err(|error| TaskError::Start {
+                program: "cargo metadata".to_owned(),
+                error,
+                remedy: "check the Rust installation".to_owned(),
+            })?;
         if !output.status.success() {
             return Err(TaskError::Failed { step: "cargo metadata".to_owned() });
         }

@@ -30,8 +30,12 @@ pub(crate) fn run(which: Which, arguments: &[&str]) -> Result<String, TaskError>
 
 /// Unit tests, black-box tests and the examples in documentation.
 fn rust() -> Result<(), TaskError> {
-    if output_of(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), &["nextest", "--version"]).is_some() {
-        step("tests in Rust", &mut cargo_with(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]))?;
+    if output_of(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), &["nextest", "--version"]).is_some()
+    {
+        step(
+            "tests in Rust",
+            &mut cargo_with(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]),
+        )?;
         step("examples in documentation", &mut cargo_with(&["test", "--workspace", "--locked", "--doc"]))
     } else {
         announce("cargo-nextest is not installed; `cargo test` does the same, more slowly");

@@ -24,6 +24,7 @@ struct State {
     /// Operations that changed something or made something durable.
     steps: u64,
     power_off_at: Option<u64>,
+    failing: std::ops::Range<u64>,
     is_off: bool,
     limit: Option<u64>,
 }
@@ -63,6 +64,11 @@ impl MemoryDisk {
     /// The power goes off in the middle of that step: it and every later one fails.
     pub fn power_off_at(&self, step: u64) {
         self.0.lock().power_off_at = Some(step);
+    }
+
+    /// These steps fail, and change nothing but what they wrote before they failed.
+    pub fn fail_steps(&self, steps: std::ops::Range<u64>) {
+        self.0.lock().failing = steps;
     }
 
     /// All files together may have so many bytes from now on.
@@ -121,6 +127,9 @@ impl State {
     fn step(&mut self) -> io::Result<()> {
         self.steps += 1;
         self.is_off |= self.power_off_at == Some(self.steps);
+        if self.failing.contains(&self.steps) {
+            return Err(io::Error::other("the disk failed"));
+        }
         self.power()
     }
 
@@ -169,7 +178,7 @@ impl State {
     }
 
     fn set_len(&mut self, name: Name, bytes: u64) -> io::Result<()> {
-        let powered = self.step();
+        self.step()?;
         let room = self.room();
         let image = self.image(name)?;
         if bytes.saturating_sub(image.current.len() as u64) > room {
@@ -178,7 +187,7 @@ impl State {
         let pending = Pending::Length(usize::try_from(bytes).map_err(io::Error::other)?);
         pending.apply(&mut image.current);
         image.pending.push(pending);
-        powered
+        Ok(())
     }
 
     fn sync(&mut self, name: Name) -> io::Result<()> {

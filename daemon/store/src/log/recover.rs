@@ -24,8 +24,10 @@ pub(crate) struct Replayed {
     pub(crate) records: u64,
     pub(crate) cut_off_bytes: u64,
     pub(crate) quarantined: Vec<Quarantined>,
-    /// Where the last valid record ends. `None` if the last segment was not even begun and has to be made again.
+    /// Where the last valid record ends. `None` if nothing was there to read.
     pub(crate) end: Option<Position>,
+    /// The last segment, if the crash came while it was made: it has nothing in it.
+    pub(crate) unbegun: Option<u32>,
 }
 
 /// Takes records and the position after the last of them.
@@ -121,7 +123,10 @@ impl Scan<'_> {
         match read_header(self.file.as_ref())? {
             Some(header) => header.check_schema()?,
             // The crash came while it was made: nothing can be in it.
-            None if self.is_last && self.find_record(HEADER)?.is_none() => return Ok(()),
+            None if self.is_last && self.find_record(HEADER)?.is_none() => {
+                self.replayed.unbegun = Some(self.segment);
+                return Ok(());
+            }
             None => self.quarantine(0, HEADER)?,
         }
         let mut offset = begin;

@@ -90,6 +90,7 @@ fn check_crash_at(step: u64, seen: &[Dump]) {
     let disk = disk.after_power_failure(&mut luck(step));
     let (store, recovered) = open(&disk);
     assert_eq!(recovered.quarantined, [], "step {step}");
+    check_index(&store, &disk);
     let found = dump(&store, &recovered);
     let may_be = &seen[acknowledged..seen.len().min(acknowledged + 2)];
     assert!(may_be.contains(&found), "step {step}, {acknowledged} acknowledged:\n{found:#?}\n{may_be:#?}");
@@ -111,7 +112,7 @@ fn what_was_acknowledged_survives_a_power_failure_at_any_step() {
 #[test]
 fn a_second_power_failure_while_the_first_is_mended_does_no_harm() {
     let (seen, steps) = healthy();
-    for step in (1..=steps).step_by(23) {
+    for step in (1..=steps).step_by(29) {
         let disk = MemoryDisk::new();
         let acknowledged = live(&disk, step);
         for again in 1.. {

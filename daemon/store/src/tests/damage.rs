@@ -59,6 +59,47 @@ fn damage_in_the_last_group_is_a_torn_tail() {
 }
 
 #[test]
+fn a_torn_group_leaves_nothing_behind_its_tear() {
+    let disk = MemoryDisk::new();
+    lane_with(&disk, 3);
+    let (store, _) = open(&disk);
+    let begin = usize::try_from(disk.open(1).unwrap().len().unwrap()).unwrap();
+    let at = |seq| Place { lane: LANE, seq: Seq(seq) };
+    let body = "y".repeat(400);
+    now(store.record((0..3).map(|seq| answered(at(seq), &body)).collect())).unwrap();
+    drop(store);
+    disk.remove_index().unwrap();
+    // The disk wrote the second outcome's sectors before the power went, and the first one's not.
+    disk.damage(1, |bytes| bytes[begin..begin + 300].fill(0));
+    let (store, recovered) = open(&disk);
+    assert_eq!((places(&store), recovered.quarantined.len()), (vec![0, 1, 2], 0));
+    // What was cut off does not come back when the log grows over it.
+    append(&store, LANE, "next");
+    drop(store);
+    disk.remove_index().unwrap();
+    let (store, recovered) = open(&disk);
+    assert_eq!((places(&store), recovered.quarantined.len()), (vec![0, 1, 2, 3], 0));
+}
+
+#[test]
+fn what_a_failed_sync_left_is_cut_off_before_the_log_goes_on() {
+    let disk = MemoryDisk::new();
+    lane_with(&disk, 3);
+    let (store, _) = open(&disk);
+    let at = |seq| Place { lane: LANE, seq: Seq(seq) };
+    // The write works, but neither the sync nor cutting off what was written.
+    disk.fail_steps(disk.steps() + 2..disk.steps() + 4);
+    let refused = now(store.record(vec![answered(at(0), "x"), answered(at(1), "x")]));
+    assert!(matches!(refused, Err(StoreError::Io(_))), "{refused:?}");
+    // This is as long as the first of those; behind it the second would still be valid.
+    now(store.record(vec![answered(at(2), "x")])).unwrap();
+    drop(store);
+    disk.remove_index().unwrap();
+    let (store, recovered) = open(&disk);
+    assert_eq!((places(&store), recovered.quarantined.len()), (vec![0, 1], 0));
+}
+
+#[test]
 fn damage_at_the_end_of_an_older_segment_is_no_torn_tail() {
     let disk = MemoryDisk::new();
     let (store, _) = open(&disk);

@@ -38,10 +38,8 @@ async fn only_so_many_calls_are_held() {
     let rig = Rig::start(sim(), &format!("{BY_HAND}\n[server]\nheld_max = 1")).await;
     let request = rig.daemon.post(CHAT, &chat(MODEL, "held")).header("x-offpeak-sla", "24h");
     let held = tokio::spawn(send(request));
-    eventually("it is held", async || {
-        (rig.daemon.metric("offpeak_held_calls", "").await == 1).then_some(())
-    })
-    .await;
+    eventually("it is held", async || (rig.daemon.metric("offpeak_held_calls", "").await == 1).then_some(()))
+        .await;
     let refused = rig.daemon.hold("another").await;
     assert_eq!(refused.error(), (503, "too_many_held"));
     assert_eq!(rig.daemon.metric("offpeak_deferred_accepted_total", "").await, 1);
@@ -110,7 +108,15 @@ async fn what_nobody_sells() {
     let unknown = rig.daemon.ask("claude-of-elsewhere", "hello").await;
     assert_eq!(unknown.error(), (404, "model_not_found"));
     assert!(is_openai_shaped(&unknown), "{unknown:?}");
-    for path in ["/v1/chat", "/v1/audio/speech", "/", "/v2/chat/completions", "/v1/files", "/metrics", "/admin/v1/lanes"] {
+    for path in [
+        "/v1/chat",
+        "/v1/audio/speech",
+        "/",
+        "/v2/chat/completions",
+        "/v1/files",
+        "/metrics",
+        "/admin/v1/lanes",
+    ] {
         let answer = send(rig.daemon.post(path, &chat(MODEL, "x"))).await;
         assert_eq!(answer.error(), (404, "unknown_endpoint"), "{path}");
     }

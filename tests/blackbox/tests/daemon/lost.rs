@@ -84,7 +84,9 @@ async fn a_storm_of_errors_on_every_look_is_waited_out() {
 async fn results_that_break_off_are_read_again_and_delivered_once() {
     let rig = Rig::start(sim(), BY_HAND).await;
     let tickets = rig.daemon.tickets(40, |n| format!("half {n}")).await;
-    for fault in [Fault::CutBody, Fault::DropBeforeEffect, Fault::Status { status: 500, retry_after_ms: None }] {
+    for fault in
+        [Fault::CutBody, Fault::DropBeforeEffect, Fault::Status { status: 500, retry_after_ms: None }]
+    {
         rig.provider.faults().next(Endpoint::FileContent, fault);
     }
     rig.daemon.flush().await;

@@ -53,7 +53,11 @@ async fn what_fails_for_ever_is_given_back_with_the_providers_own_error() {
     let answer = rig.daemon.redeem(&hopeless).await;
     assert_eq!((answer.status.as_u16(), answer.header("x-offpeak-attempts")), (503, "3"));
     assert_eq!(answer.body["error"]["type"], "server_error");
-    assert_eq!(answer.header("x-should-retry"), "false", "offpeak has tried; an SDK's retry would begin anew");
+    assert_eq!(
+        answer.header("x-should-retry"),
+        "false",
+        "offpeak has tried; an SDK's retry would begin anew"
+    );
     assert_eq!(rig.billed(Mode::Batch), 1);
 }
 

@@ -1,7 +1,5 @@
 //! Plugins that misbehave: the configured consequence, a log line that names them, and no request lost.
 
-use std::path::PathBuf;
-
 use http::StatusCode;
 use offpeak_guests::{provider, router};
 use provider_sim::{Mode, Server, Sim};
@@ -20,18 +18,18 @@ const ROUTER_FAILURES: [&str; 7] = [
     router::ODD_STATUS,
 ];
 
-/// A component as a file that the configuration can name.
-fn file(component: &[u8]) -> (TempDir, PathBuf) {
+/// A component as a file, and its name as the configuration writes it.
+fn file(component: &[u8]) -> (TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("plugin.wasm");
     std::fs::write(&path, component).unwrap();
-    (folder, path)
+    (folder, toml::Value::from(path.to_str().unwrap()).to_string())
 }
 
 async fn with_router(on_failure: &str) -> (Rig, TempDir) {
     let (folder, path) = file(router::COMPONENT);
     let settings = format!(
-        "[plugins.router]\nfile = {path:?}\non_failure = \"{on_failure}\"\ntime_limit = \"200ms\"\nmemory = \"16MiB\""
+        "[plugins.router]\nfile = {path}\non_failure = \"{on_failure}\"\ntime_limit = \"200ms\"\nmemory = \"16MiB\""
     );
     let models = ROUTER_FAILURES.into_iter().chain([MODEL]);
     (Rig::start(sim().models(models), &settings).await, folder)
@@ -93,9 +91,9 @@ async fn a_router_that_floods_the_log_and_leaks_is_borne() {
 
 // === Providers ===
 
-fn with_provider(path: &PathBuf) -> String {
+fn with_provider(path: &str) -> String {
     format!(
-        "{BY_HAND}\n[plugins.providers.misfit]\nfile = {path:?}\ntime_limit = \"200ms\"\n[backends.simulated]\n\
+        "{BY_HAND}\n[plugins.providers.misfit]\nfile = {path}\ntime_limit = \"200ms\"\n[backends.simulated]\n\
          provider = \"misfit\"\nconfig = {{}}"
     )
 }
@@ -103,7 +101,8 @@ fn with_provider(path: &PathBuf) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_a_provider_plugin_fails_its_batches_wait_and_another_can_take_over() {
     let (_folder, path) = file(provider::COMPONENT);
-    let provider = Sim::builder().speed(3600).models([provider::PANIC, provider::REFUSE]).track_executions(true).build();
+    let provider =
+        Sim::builder().speed(3600).models([provider::PANIC, provider::REFUSE]).track_executions(true).build();
     let server = Server::on_free_port(provider.clone()).await.unwrap();
     let daemon = Daemon::start(&server.url(), &with_provider(&path)).await;
     let mut tickets = Vec::new();
@@ -135,7 +134,7 @@ async fn a_plugin_file_that_is_none_is_named_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let text = format!(
         "access.open = true\n[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n[store]\nfolder = {:?}\n\
-         [plugins.router]\nfile = {path:?}\n[backends.b]\nbase_url = \"http://127.0.0.1:9\"\nmodels = [\"*\"]",
+         [plugins.router]\nfile = {path}\n[backends.b]\nbase_url = \"http://127.0.0.1:9\"\nmodels = [\"*\"]",
         folder.path().join("data")
     );
     let env = std::collections::BTreeMap::new();

@@ -23,7 +23,8 @@ async fn what_cannot_leave_in_time_is_run_in_real_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lane_leaves_early_enough_for_its_earliest_deadline() {
-    let settings = "[backends.simulated]\nconfig.batch_usual = \"1s\"\nlanes = { linger = \"1h\", rescue = \"500ms\" }";
+    let settings =
+        "[backends.simulated]\nconfig.batch_usual = \"1s\"\nlanes = { linger = \"1h\", rescue = \"500ms\" }";
     let rig = Rig::start(sim(), settings).await;
     let urgent = rig.daemon.ticket_of("search", "soon", "3s").await;
     rig.all_answered(&[urgent]).await;

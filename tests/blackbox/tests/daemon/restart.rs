@@ -42,7 +42,11 @@ async fn waiting_running_and_finished_work_survives() {
         assert!(daemon.redeem(ticket).await.is_to(ticket));
     }
     let bill = provider.bill();
-    assert_eq!((bill.requests(Mode::Batch), bill.executions.repeated().len()), (9, 0), "the cancelled one never ran");
+    assert_eq!(
+        (bill.requests(Mode::Batch), bill.executions.repeated().len()),
+        (9, 0),
+        "the cancelled one never ran"
+    );
     daemon.stop().await;
 }
 
@@ -58,7 +62,8 @@ async fn a_held_call_is_told_to_come_back_and_finds_its_work() {
     };
     let held = tokio::spawn(crate::rig::send(call(&daemon)));
     daemon.wait_for_waiting(1).await;
-    eventually("it is held", async || (daemon.metric("offpeak_held_calls", "").await == 1).then_some(())).await;
+    eventually("it is held", async || (daemon.metric("offpeak_held_calls", "").await == 1).then_some(()))
+        .await;
     daemon.begin_to_stop();
     let told = held.await.unwrap();
     assert_eq!(told.error(), (503, "restarting"));

@@ -286,7 +286,8 @@ impl Daemon {
     }
 
     pub(crate) async fn wait_for_waiting(&self, count: u64) {
-        eventually(&format!("{count} requests wait"), async || (self.waiting().await == count).then_some(())).await;
+        eventually(&format!("{count} requests wait"), async || (self.waiting().await == count).then_some(()))
+            .await;
     }
 
     /// Lets everything leave that waits.
@@ -344,8 +345,10 @@ fn configuration(folder: &Path, provider: &str, settings: &str) -> Config {
     });
     merge(&mut table, toml::Table::try_from(places).unwrap());
     merge(&mut table, settings.parse().unwrap());
-    let mut env: BTreeMap<String, String> =
-        TENANTS.iter().map(|(name, key)| (format!("{}_KEY", name.to_uppercase()), (*key).to_owned())).collect();
+    let mut env: BTreeMap<String, String> = TENANTS
+        .iter()
+        .map(|(name, key)| (format!("{}_KEY", name.to_uppercase()), (*key).to_owned()))
+        .collect();
     env.insert("PROVIDER_KEY".to_owned(), PROVIDER_KEY.to_owned());
     Config::from_text("offpeak.toml", &toml::to_string(&table).unwrap(), &env)
         .unwrap_or_else(|errors| panic!("{errors}"))

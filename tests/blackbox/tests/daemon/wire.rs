@@ -76,9 +76,15 @@ async fn request_headers_and_bodies() {
     assert_eq!(seen.body(), body, "not a byte is changed");
     assert_eq!((seen.uri().path(), seen.method().as_str()), (CHAT, "POST"));
     let headers = seen.headers();
-    for gone in
-        ["connection", "x-for-one-connection", "keep-alive", "te", "proxy-authorization", "x-api-key", "x-offpeak-sla"]
-    {
+    for gone in [
+        "connection",
+        "x-for-one-connection",
+        "keep-alive",
+        "te",
+        "proxy-authorization",
+        "x-api-key",
+        "x-offpeak-sla",
+    ] {
         assert!(!headers.contains_key(gone), "{gone}: {headers:?}");
     }
     let all = |name: &str| headers.get_all(name).iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>();
@@ -105,8 +111,10 @@ async fn answers_of_every_kind() {
     ] {
         let (upstream, _) = recording(move || {
             let answer = Response::builder().status(status).header("x-request-id", "req-1");
-            let answer = answer.header("set-cookie", "a=1").header("set-cookie", "b=2").header("retry-after", "7");
-            let answer = answer.header("connection", "x-inner").header("x-inner", "1").header("location", "/x");
+            let answer =
+                answer.header("set-cookie", "a=1").header("set-cookie", "b=2").header("retry-after", "7");
+            let answer =
+                answer.header("connection", "x-inner").header("x-inner", "1").header("location", "/x");
             answer.header("content-type", "application/x-own").body(full(body)).unwrap()
         })
         .await;

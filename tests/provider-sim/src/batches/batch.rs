@@ -314,7 +314,10 @@ impl Batch {
                 }
             }
         }
-        damage(&mut self.output, &self.faults, &inner.ids);
+        // Where nothing ran there is no file to damage.
+        if !self.output.is_empty() {
+            damage(&mut self.output, &self.faults, &inner.ids);
+        }
         let id = &self.id;
         let mut store = |kind: &str, bytes: &mut Vec<u8>| {
             if bytes.is_empty() {
