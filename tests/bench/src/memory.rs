@@ -15,7 +15,7 @@ use http_body_util::BodyExt as _;
 use offpeak_core::words::{LaneId, LaneKey, Millis, SlaClass, Timestamp};
 use offpeak_store::{Appended, NewRequest, Options, Store, body_hash};
 use serde::Serialize;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -253,8 +253,16 @@ fn float(count: u64) -> f64 {
 pub async fn held(calls: u64, setup: &Setup<'_>) -> Result<Held, Error> {
     let daemon = setup.start().await?;
     // One call before, so that what the first one needs is there.
-    let first = hold(daemon.data).await?;
-    wait_for_metric(daemon.admin, HELD, 1, LIMIT).await?;
+    let mut first = hold(daemon.data).await?;
+    let mut answer = vec![0; 1000];
+    tokio::select! {
+        held = wait_for_metric(daemon.admin, HELD, 1, LIMIT) => held?,
+        read = first.read(&mut answer) => {
+            answer.truncate(read.context("reading an answer")?);
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            return Err(Error::WrongAnswer(format!("a call was answered instead of held: {answer}")));
+        }
+    }
     drop(first);
     wait_for_metric(daemon.admin, HELD, 0, LIMIT).await?;
     let before = daemon.process.memory()?;

@@ -83,7 +83,7 @@ impl Call {
 /// The body of a chat completion, of about `bytes` bytes.
 pub fn chat_body(model: &str, bytes: usize, stream: bool) -> String {
     const TEXT: &str =
-        "The ship's log says that the wind turned at four, and the \"night watch\" wrote it down.\\n";
+        "The ship's log says that the wind turned at four, and the \\\"night watch\\\" wrote it down.\\n";
     let options = if stream { r#","stream":true,"stream_options":{"include_usage":true}"# } else { "" };
     let head = format!(
         r#"{{"model":"{model}"{options},"temperature":0.2,"max_completion_tokens":256,"messages":[{{"role":"system","content":"Answer in one short sentence."}},{{"role":"user","content":""#
@@ -149,4 +149,20 @@ pub async fn is_up(at: SocketAddr, path: &str) -> bool {
 pub fn free_port() -> Result<SocketAddr, Error> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").context("looking for a free port")?;
     listener.local_addr().context("looking for a free port")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_are_json_of_about_their_size() {
+        for (bytes, stream) in [(1024, false), (1024, true), (2048, false)] {
+            let body = chat_body(MODEL, bytes, stream);
+            assert!(body.len().abs_diff(bytes) < 100, "{}", body.len());
+            let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(json["model"], MODEL);
+            assert_eq!(json["stream"].as_bool().unwrap_or(false), stream);
+        }
+    }
 }

@@ -45,7 +45,8 @@ fn rust() -> Result<(), TaskError> {
 
 /// Official client packages against the programs as users run them.
 fn clients(arguments: &[&str]) -> Result<(), TaskError> {
-    step("the programs", &mut cargo_with(&["build", "--workspace", "--bins", "--locked"]))?;
+    // With the tests, so that dependencies have the features that the tests before were built with, and are not built twice.
+    step("the programs", &mut cargo_with(&["build", "--workspace", "--bins", "--tests", "--locked"]))?;
     let target = Metadata::read()?.target_directory()?;
     let python = python::environment(&target.join("venv"), &root().join("tests/clients/requirements.txt"))?;
     let programs = target.join("debug");
