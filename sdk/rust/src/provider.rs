@@ -62,7 +62,7 @@ macro_rules! export_provider {
                 }
             }
 
-            $crate::bindings::provider::export!(Exported with_types_in $crate::bindings::provider);
+    $crate::bindings::provider::export!(Exported with_types_in $crate::bindings::provider);
         };
     };
 }

@@ -102,6 +102,35 @@ async fn one_key_is_one_request_of_many_at_once() {
     assert!(!appended.contains(&Appended::Conflict));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn files_as_a_kill_leaves_them_are_enough() {
+    let (folder, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let options = Options { checkpoint_every: Millis::from_hours(1), ..folder_options(folder.path()) };
+    let (store, _) = Store::open(options, Timestamp(0)).unwrap();
+    let lane = store.lane(&lane_key("a")).await.unwrap();
+    for number in 0..300 {
+        store.append(request(lane, &format!("{number} {}", "x".repeat(5000)))).await.unwrap();
+        if number == 200 {
+            store.checkpoint().await.unwrap();
+        }
+    }
+    // The index has it all too, so that nobody writes any more: what the files hold now is what a kill leaves,
+    // with the room that the last segment has reserved.
+    let last = Place { lane, seq: Seq(299) };
+    assert!(store.entry(last).await.unwrap().is_some());
+    std::fs::create_dir(copy.path().join("log")).unwrap();
+    std::fs::copy(folder.path().join("index.redb"), copy.path().join("index.redb")).unwrap();
+    for file in std::fs::read_dir(folder.path().join("log")).unwrap() {
+        let name = file.unwrap().file_name();
+        let log = |folder: &std::path::Path| folder.join("log").join(&name);
+        std::fs::copy(log(folder.path()), log(copy.path())).unwrap();
+    }
+    let (found, recovered) = Store::open(folder_options(copy.path()), Timestamp(0)).unwrap();
+    assert_eq!((recovered.replayed, recovered.cut_off_bytes, recovered.quarantined.len()), (99, 0, 0));
+    assert_eq!(recovered.lanes[0].next, Seq(300));
+    assert_eq!(found.entry(last).await.unwrap(), store.entry(last).await.unwrap());
+}
+
 #[tokio::test]
 async fn a_folder_has_one_store_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
