@@ -17,7 +17,7 @@ use crate::batch;
 use crate::body::ReplyBody;
 use crate::defer::store_failed;
 use crate::gateway::Gateway;
-use crate::ingress::reply::{Refusal, json_of};
+use crate::reply::{Refusal, json_of};
 
 /// Answers one request of an operator.
 pub async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<ReplyBody> {

@@ -18,11 +18,12 @@ use tokio_util::task::TaskTracker;
 use crate::backends::{Backend, Backends};
 use crate::clock::{Clock, RequestIds, random_u64};
 use crate::config::{self, Config, PluginLimits, PluginSource};
-use crate::delivery::held::Held;
 use crate::gateway::{Gateway, Router};
-use crate::ingress::tenant::Tenants;
-use crate::lanes::{self, Commands, Lanes};
+use crate::held::Held;
+use crate::lane_book::{Commands, LaneBook};
+use crate::lanes;
 use crate::telemetry::Metrics;
+use crate::tenant::Tenants;
 use crate::upstream::{self, Address, ClientError, Upstream, credential_header};
 use crate::{admin, ingress, listen};
 
@@ -97,7 +98,7 @@ impl App {
         })?;
         let backends = Arc::new(open_backends(config, &engine, clock)?);
         let router = open_router(config, &engine, clock)?;
-        let (lanes, commands) = Lanes::new();
+        let (lanes, commands) = LaneBook::new();
         let (store, recovered) = open_store(config, &lanes, clock)?;
         let data = bind("listen", config.server.listen).await?;
         let admin = bind("admin", config.server.admin).await?;
@@ -146,7 +147,7 @@ impl App {
     pub async fn run(self, stop: CancellationToken) -> Result<(), StoreError> {
         let Self { gateway, commands, recovered, data, admin, max_connections, drain } = self;
         report(&recovered);
-        gateway.lanes.recover(&gateway, recovered.lanes, recovered.open_batches);
+        lanes::recover(&gateway, recovered.lanes, recovered.open_batches);
         let lanes = tokio::spawn(lanes::run(gateway.clone(), commands));
         let sweeper = tokio::spawn(sweep(gateway.clone()));
         let serving = gateway.clone();
@@ -224,7 +225,7 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, St
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { what, address, source })
 }
 
-fn open_store(config: &Config, lanes: &Lanes, clock: Clock) -> Result<(Store, Recovered), StoreError> {
+fn open_store(config: &Config, lanes: &LaneBook, clock: Clock) -> Result<(Store, Recovered), StoreError> {
     let mut options = Options::new(config.store.folder.clone());
     options.segment_bytes = u32::try_from(config.store.segment).unwrap_or(u32::MAX);
     options.retention = config.store.keep_results;

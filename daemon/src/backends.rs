@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use http::header::{HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use offpeak_core::depart::Terms;
 use offpeak_core::gate::GateLimits;
 use offpeak_core::words::{BackendId, Endpoint, LaneKey, Millis, Mode, ModelId, OfferName, Timestamp};
@@ -14,8 +15,8 @@ use reqwest::Url;
 use tokio::sync::Semaphore;
 
 use crate::config::{Lanes, ModelPatterns};
-use crate::ingress::reply::Refusal;
-use crate::members::Edit;
+use crate::members::{self, Edit};
+use crate::reply::Refusal;
 use crate::upstream::{BadPath, Upstream};
 
 /// Menus are kept for this many pairs of endpoint and model; clients choose the models' names, so there is a bound.
@@ -223,6 +224,19 @@ impl Backend {
                 .collect::<Result<_, _>>()?,
             edits,
         })
+    }
+}
+
+impl PreparedCall {
+    /// Applies what the plugin said to headers and body.
+    pub fn dress(&self, headers: &mut HeaderMap, body: Bytes) -> Result<Bytes, serde_json::Error> {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (name, value) in &self.set {
+            headers.insert(name.clone(), value.clone());
+        }
+        if self.edits.is_empty() { Ok(body) } else { members::edit(&body, &self.edits).map(Bytes::from) }
     }
 }
 

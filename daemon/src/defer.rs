@@ -5,26 +5,33 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName};
 use http::{Response, StatusCode};
-use offpeak_core::words::{LaneId, Millis, Place, Timestamp};
+use offpeak_core::words::{LaneId, LaneKey, Millis, Place, Timestamp};
 use offpeak_store::{Appended, Idempotency, NewRequest, Standing, StoreError, body_hash};
 use sha2::{Digest, Sha256};
 
 use crate::body::ReplyBody;
 use crate::config::Delivery;
 use crate::delivery;
+use crate::envelope::Envelope;
 use crate::gateway::Gateway;
-use crate::ingress::envelope::Envelope;
-use crate::ingress::reply::Refusal;
-use crate::ingress::route::Deferral;
-use crate::ingress::tenant::{Account, Admitted};
-use crate::lanes::LaneError;
+use crate::lane_book::LaneError;
 use crate::members::{self, Edit};
+use crate::reply::Refusal;
+use crate::tenant::{Account, Admitted};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// By this header the official SDKs count their own tries of one call: 0 for the first, then 1, 2.
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
+
+/// A deferred request, ready to be kept.
+pub struct Deferral {
+    /// The lane in which it waits.
+    pub key: LaneKey,
+    /// When its answer must be there.
+    pub deadline: Timestamp,
+}
 
 /// An answer that came while its call was cut off is still there for the SDK's retry, which follows within seconds.
 const RETRIES_COME_WITHIN: Millis = Millis::from_mins(10);
@@ -112,7 +119,8 @@ async fn append(
     arrived: Timestamp,
 ) -> Result<Place, Refusal> {
     let body = deferred_body(&envelope)?;
-    let lane = gateway.lanes.lane(gateway, deferral.key).await.map_err(|error| no_lane(&error))?;
+    let lane = gateway.lanes.lane(&gateway.store, &gateway.backends, deferral.key, arrived).await;
+    let lane = lane.map_err(|error| no_lane(&error))?;
     let idempotency = headers.get(IDEMPOTENCY_KEY).map(|key| Idempotency {
         key: idempotency_key(account, key.as_bytes()),
         expires: deferral.deadline.after(gateway.keep_results),
@@ -196,7 +204,7 @@ fn check_room(gateway: &Gateway, account: &Account, delivery: Delivery, bytes: u
 fn no_lane(error: &LaneError) -> Refusal {
     match error {
         LaneError::Store(error) => store_failed(error),
-        LaneError::NotSold => {
+        LaneError::NotSold { .. } | LaneError::Plugin(_) => {
             tracing::error!(%error, "a deferred request was not accepted");
             let message = "The router chose an offer that cannot be deferred to. Its plugin or the backend's is at fault; \
                            send x-offpeak-sla: realtime meanwhile.";

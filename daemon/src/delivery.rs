@@ -1,7 +1,5 @@
 //! The answer back to whoever waits, from the store.
 
-pub mod held;
-
 use bytes::Bytes;
 use http::header::{HeaderValue, LOCATION, RETRY_AFTER};
 use http::{Response, StatusCode};
@@ -12,13 +10,18 @@ use offpeak_store::{Outcome, Store, StoreError};
 use serde::Serialize;
 
 use crate::body::ReplyBody;
-use crate::ingress::lookup;
-use crate::ingress::reply::{self, ATTEMPTS};
-use crate::ingress::stamp;
+use crate::reply::stamp;
+use crate::reply::{self, ATTEMPTS};
+
+/// Where tickets are.
+pub const PATH: &str = "/v1/deferred/";
+
+/// What the id of a deferred request begins with.
+pub const ID_PREFIX: &str = "dfr-";
 
 /// The name under which clients know a deferred request.
 pub fn request_id(origin: Place) -> String {
-    format!("{}{origin}", lookup::ID_PREFIX)
+    format!("{ID_PREFIX}{origin}")
 }
 
 /// The answer that the provider gave, or the error that stands in its place.
@@ -80,7 +83,7 @@ pub fn ticket(
     public_url: Option<&str>,
 ) -> Response<ReplyBody> {
     let id = request_id(origin);
-    let url = format!("{}{}{id}", public_url.unwrap_or_default(), lookup::PATH);
+    let url = format!("{}{}{id}", public_url.unwrap_or_default(), PATH);
     let ticket = Ticket {
         id: &id,
         object: "deferred",

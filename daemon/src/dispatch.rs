@@ -1,20 +1,20 @@
 //! Now: the call goes to the backend, the answer streams back as it arrives.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, Response, StatusCode};
 use offpeak_core::outcome::DidItRun;
 
-use crate::backends::PreparedCall;
+use crate::backends::{Backend, PreparedCall};
 use crate::body::ReplyBody;
 use crate::gateway::Gateway;
-use crate::ingress::reply::Refusal;
-use crate::ingress::route::NowCall;
-use crate::ingress::stamp;
-use crate::members;
+use crate::reply::Refusal;
+use crate::reply::stamp;
 use crate::upstream::SendError;
 
 /// Headers that concern one connection and not the message (RFC 9110, section 7.6.1).
@@ -40,6 +40,14 @@ const FOR_OFFPEAK: [HeaderName; 6] = [
     HeaderName::from_static("x-offpeak-sla"),
 ];
 
+/// A real-time call, ready to be sent.
+pub struct NowCall {
+    /// Where to.
+    pub backend: Arc<Backend>,
+    /// How.
+    pub call: Arc<PreparedCall>,
+}
+
 /// Runs a call and passes on whatever the provider answers.
 pub async fn run(
     gateway: &Gateway,
@@ -51,7 +59,7 @@ pub async fn run(
     for name in FOR_OFFPEAK {
         headers.remove(name);
     }
-    let body = dress(&call.call, &mut headers, body).map_err(|error| {
+    let body = call.call.dress(&mut headers, body).map_err(|error| {
         Refusal::bad_request("invalid_json", format!("The request's body cannot be edited: {error}"))
     })?;
     let upstream = &call.backend.upstream;
@@ -70,17 +78,6 @@ pub async fn run(
             Err(no_answer(&error, call.backend.id.as_str()))
         }
     }
-}
-
-/// Applies what the plugin said to headers and body.
-pub fn dress(call: &PreparedCall, headers: &mut HeaderMap, body: Bytes) -> Result<Bytes, serde_json::Error> {
-    for name in &call.remove {
-        headers.remove(name);
-    }
-    for (name, value) in &call.set {
-        headers.insert(name.clone(), value.clone());
-    }
-    if call.edits.is_empty() { Ok(body) } else { members::edit(&body, &call.edits).map(Bytes::from) }
 }
 
 /// Removes the headers of one connection, those that it names itself included.
@@ -115,15 +112,10 @@ fn no_answer(error: &SendError, backend: &str) -> Refusal {
     Refusal { retry_after_s, ..Refusal::new(status, code, message) }
 }
 
-/// JSON is what deferred requests are sent as.
-pub fn json_headers() -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers
-}
-
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]

@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 use crate::backends::Backends;
 use crate::clock::{Clock, RequestIds};
 use crate::config::OnRouterFailure;
-use crate::delivery::held::Held;
-use crate::ingress::tenant::Tenants;
-use crate::lanes::Lanes;
+use crate::held::Held;
+use crate::lane_book::LaneBook;
 use crate::telemetry::Metrics;
+use crate::tenant::Tenants;
 
 /// Shared by all requests and batches.
 pub struct Gateway {
@@ -30,7 +30,7 @@ pub struct Gateway {
     /// What is kept.
     pub store: Store,
     /// What waits.
-    pub lanes: Lanes,
+    pub lanes: LaneBook,
     /// Who waits for it.
     pub held: Arc<Held>,
     /// What is counted.

@@ -1,26 +1,23 @@
 //! The data plane: identify -> envelope -> quota -> route -> dispatch or defer -> answer. Start reading here.
 
-pub mod envelope;
 pub mod lookup;
-pub mod reply;
 pub mod route;
-pub mod tenant;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderMap};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
 use crate::body::ReplyBody;
 use crate::gateway::Gateway;
-use crate::ingress::reply::{MODE, REQUEST_ID, Refusal};
 use crate::ingress::route::Routed;
-use crate::ingress::tenant::Identified;
-use crate::{defer, dispatch};
+use crate::reply::{Refusal, stamp};
+use crate::tenant::Identified;
+use crate::{defer, delivery, dispatch, envelope};
 
 /// A client may pause this long between two pieces of a request's body.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
@@ -41,7 +38,7 @@ pub async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Respon
 
 async fn answer(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Result<Response<ReplyBody>, Refusal> {
     let caller = gateway.tenants.identify(request.headers())?;
-    if let Some(id) = request.uri().path().strip_prefix(lookup::PATH) {
+    if let Some(id) = request.uri().path().strip_prefix(delivery::PATH) {
         let id = id.to_owned();
         return lookup::answer(gateway, caller.account(), request.method(), &id).await;
     }
@@ -70,15 +67,6 @@ async fn model_call(
             defer::accept(gateway, &caller, deferral, &head.headers, envelope, arrived.0).await
         }
     }
-}
-
-/// Marks an answer with its request's name and how it was run.
-pub fn stamp(response: &mut Response<ReplyBody>, id: &str, mode: &'static str) {
-    let headers = response.headers_mut();
-    if let Ok(id) = HeaderValue::try_from(id) {
-        headers.insert(REQUEST_ID, id);
-    }
-    headers.insert(MODE, HeaderValue::from_static(mode));
 }
 
 fn check_endpoint(gateway: &Gateway, method: &Method, path: &str) -> Result<(), Refusal> {

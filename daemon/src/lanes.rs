@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use offpeak_core::batch::Journey;
 use offpeak_core::depart::Reason;
-use offpeak_core::extent::Extent;
 use offpeak_core::lane::Sums;
-use offpeak_core::scheduler::{Effect, Event, Freight, LaneView, Scheduler};
-use offpeak_core::words::{LaneId, LaneKey, TenantId, Timestamp};
-use offpeak_store::{BatchRecord, LaneState, NewBatch, StoreError};
-use parking_lot::RwLock;
-use tokio::sync::{mpsc, oneshot};
+use offpeak_core::scheduler::{Effect, Event, Freight, Scheduler};
+use offpeak_core::words::{TenantId, Timestamp};
+use offpeak_store::{BatchRecord, LaneState, NewBatch};
 
 use crate::gateway::Gateway;
+use crate::lane_book::{Command, Commands};
 use crate::{batch, rescue};
 
 /// A pause before trying again what the store refused.
@@ -23,130 +21,25 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// Commands that are taken in before effects are run, at most.
 const COMMANDS_AT_ONCE: usize = 1024;
 
-/// The way to the lanes' task.
-pub struct Lanes {
-    commands: mpsc::UnboundedSender<Command>,
-    book: RwLock<HashMap<LaneKey, LaneId>>,
-    waiting: RwLock<HashMap<TenantId, Sums>>,
-}
-
-/// There is no lane for a request.
-#[derive(Debug, thiserror::Error)]
-pub enum LaneError {
-    /// It could not be made.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Nobody would take what waits in it.
-    #[error("the backend does not sell this offer as something that can be deferred")]
-    NotSold,
-}
-
-/// What the task is told.
-pub enum Command {
-    /// For the scheduler.
-    Event(Event),
-    /// Show what waits.
-    View(oneshot::Sender<Vec<LaneView>>),
-}
-
-/// The task's end of the way.
-pub type Commands = mpsc::UnboundedReceiver<Command>;
-
-impl Lanes {
-    /// A way, and its other end. The way has no bound of its own: what is sent on it is one small event a group commit,
-    /// and requests are bounded where they are accepted.
-    pub fn new() -> (Self, Commands) {
-        let (commands, receiver) = mpsc::unbounded_channel();
-        (Self { commands, book: RwLock::default(), waiting: RwLock::default() }, receiver)
-    }
-
-    /// For the store: tells the lanes of what was appended durably.
-    pub fn on_appended(&self) -> impl Fn(&[Extent]) + Send + Sync + use<> {
-        let commands = self.commands.clone();
-        move |extents: &[Extent]| {
-            for extent in extents {
-                send(&commands, Command::Event(Event::Appended(*extent)));
-            }
-        }
-    }
-
-    /// The lane of this key; it is made if there is none.
-    pub async fn lane(&self, gateway: &Gateway, key: LaneKey) -> Result<LaneId, LaneError> {
-        if let Some(lane) = self.book.read().get(&key) {
-            return Ok(*lane);
-        }
-        let lane = gateway.store.lane(&key).await?;
-        // The scheduler hears of a lane before of anything in it: this is sent before the caller can append.
-        if self.open(gateway, lane, key) { Ok(lane) } else { Err(LaneError::NotSold) }
-    }
-
-    /// The lanes of a tenant.
-    pub fn of_tenant(&self, tenant: &TenantId) -> Vec<LaneId> {
-        self.book.read().iter().filter(|(key, _)| key.tenant == *tenant).map(|(_, lane)| *lane).collect()
-    }
-
-    /// What waits in a tenant's lanes; as of the last step of the scheduler.
-    pub fn waiting_of(&self, tenant: &TenantId) -> Sums {
-        self.waiting.read().get(tenant).copied().unwrap_or_default()
-    }
-
-    /// Tells the scheduler.
-    pub fn tell(&self, event: Event) {
-        send(&self.commands, Command::Event(event));
-    }
-
-    /// All lanes; empty when the daemon is stopping.
-    pub async fn view(&self) -> Vec<LaneView> {
-        let (reply, view) = oneshot::channel();
-        send(&self.commands, Command::View(reply));
-        view.await.unwrap_or_default()
-    }
-
-    /// Makes the lane known to the scheduler, if its backend is configured and sells this.
-    fn open(&self, gateway: &Gateway, lane: LaneId, key: LaneKey) -> bool {
-        match gateway.backends.terms(&key, gateway.clock.now()) {
-            Ok(Some((terms, gate))) => {
-                self.tell(Event::Opened { lane, key: key.clone(), terms, gate });
-                self.book.write().insert(key, lane);
-                true
-            }
-            Ok(None) => {
-                tracing::error!(
-                    lane = lane.0, backend = %key.backend, offer = %key.offer, model = %key.model,
-                    "the lane's backend no longer sells this; its requests are kept and wait until the configuration \
-                     has it again"
-                );
-                false
-            }
-            Err(error) => {
-                tracing::error!(lane = lane.0, %error, "the lane waits: its backend's plugin failed");
-                gateway.metrics.plugin_failed(&error.plugin);
-                false
-            }
-        }
-    }
-
-    /// Makes known what was in the store when the daemon started.
-    pub fn recover(&self, gateway: &Arc<Gateway>, lanes: Vec<LaneState>, batches: Vec<BatchRecord>) {
-        for state in lanes {
-            if self.open(gateway, state.id, state.key) {
+/// Makes known what was in the store when the daemon started.
+pub fn recover(gateway: &Arc<Gateway>, lanes: Vec<LaneState>, batches: Vec<BatchRecord>) {
+    let now = gateway.clock.now();
+    for state in lanes {
+        match gateway.lanes.open(&gateway.backends, state.id, state.key, now) {
+            Ok(()) => {
                 for extent in state.extents {
-                    self.tell(Event::Appended(extent));
+                    gateway.lanes.tell(Event::Appended(extent));
                 }
             }
+            Err(error) => {
+                tracing::error!(lane = state.id.0, %error, "the requests of a lane are kept and wait for the next start");
+            }
         }
-        for record in batches {
-            spawn(gateway, record, true);
-        }
-        self.tell(Event::Tick);
     }
-}
-
-fn send(commands: &mpsc::UnboundedSender<Command>, command: Command) {
-    // The task outlives everybody but the daemon itself; what is told to it then is in the store for the next start.
-    if commands.send(command).is_err() {
-        tracing::debug!("the lanes have stopped");
+    for record in batches {
+        spawn(gateway, record, true);
     }
+    gateway.lanes.tell(Event::Tick);
 }
 
 /// Runs the scheduler until the daemon stops.
@@ -296,6 +189,6 @@ fn publish(gateway: &Gateway, scheduler: &Scheduler) {
         all.bytes += view.sums.bytes;
         oldest = oldest.min(view.oldest.unwrap_or(now));
     }
-    *gateway.lanes.waiting.write() = by_tenant;
+    gateway.lanes.publish(by_tenant);
     gateway.metrics.waiting(all.count, all.bytes, now.since(oldest).0);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
-use http::header::RETRY_AFTER;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Method, Response};
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::retry::Verdict;
@@ -14,7 +14,6 @@ use offpeak_store::{BatchRecord, Entry, Selection, StoreError};
 
 use crate::backends::{Backend, PrepareError, PreparedCall};
 use crate::clock::random_permille;
-use crate::dispatch::{dress, json_headers};
 use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
 use crate::upstream::SendError;
@@ -129,7 +128,8 @@ async fn run_one(gateway: &Gateway, backend: &Backend, call: &PreparedCall, entr
 }
 
 async fn send(backend: &Backend, call: &PreparedCall, entry: &Entry) -> Attempt {
-    let mut headers = json_headers();
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let ended = |ending, retry_after, request_id, body| Attempt {
         place: entry.place,
         ending,
@@ -138,7 +138,7 @@ async fn send(backend: &Backend, call: &PreparedCall, entry: &Entry) -> Attempt 
         request_id,
         body,
     };
-    let body = match dress(call, &mut headers, entry.body.clone()) {
+    let body = match call.dress(&mut headers, entry.body.clone()) {
         Ok(body) => body,
         Err(error) => {
             let message = format!("the request's body is not a JSON object: {error}");

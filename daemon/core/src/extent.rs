@@ -18,7 +18,7 @@ pub struct Extent {
     pub bytes: u64,
     /// Their estimated input tokens.
     pub tokens: u64,
-    /// When the first of them arrived.
+    /// When the first of them began to wait: its arrival, or, if it goes again, the time before which it must not.
     pub oldest: Timestamp,
     /// The earliest of their deadlines.
     pub earliest_deadline: Timestamp,

@@ -7,16 +7,10 @@ use serde::Serialize;
 
 use crate::body::ReplyBody;
 use crate::defer::store_failed;
-use crate::delivery;
+use crate::delivery::{self, ID_PREFIX, PATH};
 use crate::gateway::Gateway;
-use crate::ingress::reply::{self, Refusal};
-use crate::ingress::tenant::Account;
-
-/// Where tickets are.
-pub const PATH: &str = "/v1/deferred/";
-
-/// What the id of a deferred request begins with.
-pub const ID_PREFIX: &str = "dfr-";
+use crate::reply::{self, Refusal};
+use crate::tenant::Account;
 
 /// Answers a call about a ticket. What belongs to another tenant does not exist.
 pub async fn answer(

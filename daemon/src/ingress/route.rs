@@ -1,19 +1,19 @@
 //! Asks the router plugin, and holds it to what it may say.
 
-use std::sync::Arc;
-
 use http::{HeaderMap, StatusCode};
 use offpeak_core::sla::{Sla, Tag};
 use offpeak_core::words::{LaneKey, Millis, Mode, SlaClass, Timestamp};
 use offpeak_host::values::router::{self, Decision};
 use offpeak_host::{PluginError, RouterPlugin};
 
-use crate::backends::{Backend, Menu, PrepareError, PreparedCall, Seller};
+use crate::backends::{Menu, PrepareError, Seller};
 use crate::config::OnRouterFailure;
+use crate::defer::Deferral;
+use crate::dispatch::NowCall;
+use crate::envelope::Envelope;
 use crate::gateway::Gateway;
-use crate::ingress::envelope::Envelope;
-use crate::ingress::reply::Refusal;
-use crate::ingress::tenant::Admitted;
+use crate::reply::Refusal;
+use crate::tenant::Admitted;
 
 /// What was decided. Dispatch and defer take nothing less.
 pub enum Routed {
@@ -21,22 +21,6 @@ pub enum Routed {
     Now(NowCall),
     /// Keep it and run it later.
     Later(Deferral),
-}
-
-/// A real-time call, ready to be sent.
-pub struct NowCall {
-    /// Where to.
-    pub backend: Arc<Backend>,
-    /// How.
-    pub call: Arc<PreparedCall>,
-}
-
-/// A deferred request, ready to be kept.
-pub struct Deferral {
-    /// The lane in which it waits.
-    pub key: LaneKey,
-    /// When its answer must be there.
-    pub deadline: Timestamp,
 }
 
 /// Headers that no router gets to see.

@@ -50,18 +50,6 @@ fn rust_files() -> Vec<(String, String)> {
     texts(|path| path.extension().is_some_and(|extension| extension == "rs"))
 }
 
-/// Modules that use one before them, which is to end: values of `ingress` that others speak in.
-const AGAINST_THE_ORDER: [(&str, &str); 8] = [
-    ("backends", "ingress"),
-    ("defer", "ingress"),
-    ("delivery", "ingress"),
-    ("dispatch", "ingress"),
-    ("gateway", "delivery"),
-    ("gateway", "ingress"),
-    ("gateway", "lanes"),
-    ("rescue", "dispatch"),
-];
-
 #[test]
 fn modules_of_the_daemon_use_only_what_stands_after_them() {
     let files: Vec<_> =
@@ -74,7 +62,6 @@ fn modules_of_the_daemon_use_only_what_stands_after_them() {
     assert!(order.len() > 15, "{order:?}");
     let place = |module: &str| order.iter().position(|name| *name == module);
     let mut wrong = Vec::new();
-    let mut known = BTreeSet::new();
     for (name, text) in &files {
         let module =
             name.trim_start_matches("daemon/src/").split('/').next().unwrap().trim_end_matches(".rs");
@@ -82,20 +69,12 @@ fn modules_of_the_daemon_use_only_what_stands_after_them() {
         for used in crate_modules(text) {
             match place(&used) {
                 Some(there) if there >= here => {}
-                Some(_) if AGAINST_THE_ORDER.contains(&(module, used.as_str())) => {
-                    known.insert((module, used));
-                }
                 Some(_) => wrong.push(format!("{name} uses {used}, which stands before {module} in lib.rs")),
                 None => wrong.push(format!("{name} uses crate::{used}, which is no module")),
             }
         }
     }
     assert_eq!(wrong, [""; 0]);
-    assert_eq!(
-        known.len(),
-        AGAINST_THE_ORDER.len(),
-        "only these are left: {known:?}; take the others from the list"
-    );
 }
 
 /// First names behind `crate::` outside comments; of `use crate::{a, b::c}` all of them.

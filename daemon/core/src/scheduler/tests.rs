@@ -176,20 +176,17 @@ proptest! {
             }
         }
         for _ in 0..10_000 {
-            match running.pop() {
-                Some(freight) => {
-                    run(scheduler.step(Event::Ended { freight, hold_until: None }, now), &mut running);
-                }
-                None => {
-                    let effects = scheduler.step(Event::Tick, now);
-                    let wake = effects.wake_at;
-                    run(effects, &mut running);
-                    match wake {
-                        Some(wake) if running.is_empty() => now = wake,
-                        None if running.is_empty() => break,
-                        _ => {}
-                    }
-                }
+            if let Some(freight) = running.pop() {
+                run(scheduler.step(Event::Ended { freight, hold_until: None }, now), &mut running);
+                continue;
+            }
+            let effects = scheduler.step(Event::Tick, now);
+            let wake = effects.wake_at;
+            run(effects, &mut running);
+            match wake {
+                Some(wake) if running.is_empty() => now = wake,
+                None if running.is_empty() => break,
+                _ => {}
             }
         }
         for lane in 1..4_u32 {

@@ -64,7 +64,8 @@ impl Indexed {
             count: 1,
             bytes: self.at.body.into(),
             tokens: self.tokens.into(),
-            oldest: self.arrived,
+            // One that goes again begins to wait anew, when it may.
+            oldest: self.again.map_or(self.arrived, |again| again.not_before.max(self.arrived)),
             earliest_deadline: self.deadline,
         }
     }

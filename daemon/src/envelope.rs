@@ -9,8 +9,8 @@ use offpeak_core::words::Millis;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::ingress::reply::Refusal;
 use crate::members::{self, Edit};
+use crate::reply::Refusal;
 
 /// The header that tags a request with its SLA.
 pub const SLA: &str = "x-offpeak-sla";

@@ -102,6 +102,15 @@ pub fn error_body(message: &str, kind: &str, param: Option<&str>, code: &str) ->
     serde_json::to_vec(&body).unwrap_or_default()
 }
 
+/// Marks an answer with its request's name and how it was run.
+pub fn stamp(response: &mut Response<ReplyBody>, id: &str, mode: &'static str) {
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::try_from(id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    headers.insert(MODE, HeaderValue::from_static(mode));
+}
+
 /// An answer whose body is JSON.
 pub fn json(status: StatusCode, body: impl Into<bytes::Bytes>) -> Response<ReplyBody> {
     let mut response = Response::new(ReplyBody::from(body));

@@ -12,8 +12,8 @@ use offpeak_core::words::TenantId;
 use sha2::{Digest, Sha256};
 
 use crate::config::{Access, Delivery, ModelPatterns, Tenant};
-use crate::ingress::envelope::SlaDefaults;
-use crate::ingress::reply::Refusal;
+use crate::envelope::SlaDefaults;
+use crate::reply::Refusal;
 
 /// A tenant and what it may do, ready for requests.
 pub struct Account {

@@ -1,0 +1,144 @@
+//! What the shell knows of lanes, and the way to the task that decides about them.
+
+use std::collections::HashMap;
+
+use offpeak_core::extent::Extent;
+use offpeak_core::lane::Sums;
+use offpeak_core::scheduler::{Event, LaneView};
+use offpeak_core::words::{LaneId, LaneKey, TenantId, Timestamp};
+use offpeak_host::PluginError;
+use offpeak_store::{Store, StoreError};
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::backends::Backends;
+
+/// The way to the lanes' task, and what everybody else needs to know of lanes.
+pub struct LaneBook {
+    commands: mpsc::UnboundedSender<Command>,
+    book: RwLock<HashMap<LaneKey, LaneId>>,
+    waiting: RwLock<HashMap<TenantId, Sums>>,
+}
+
+/// There is no lane for a request.
+#[derive(Debug, thiserror::Error)]
+pub enum LaneError {
+    /// It could not be made.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Nobody would take what waits in it.
+    #[error(
+        "the backend '{backend}' does not sell the offer '{offer}' of '{model}' as something that can be deferred; \
+             was it taken out of the configuration?"
+    )]
+    NotSold {
+        /// The backend that the lane is for.
+        backend: String,
+        /// The offer.
+        offer: String,
+        /// The model.
+        model: String,
+    },
+    /// The backend's plugin failed.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+}
+
+/// What the task is told.
+pub enum Command {
+    /// For the scheduler.
+    Event(Event),
+    /// Show what waits.
+    View(oneshot::Sender<Vec<LaneView>>),
+}
+
+/// The task's end of the way.
+pub type Commands = mpsc::UnboundedReceiver<Command>;
+
+impl LaneBook {
+    /// A way, and its other end. The way has no bound of its own: what is sent on it is one small event a group commit,
+    /// and requests are bounded where they are accepted.
+    pub fn new() -> (Self, Commands) {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        (Self { commands, book: RwLock::default(), waiting: RwLock::default() }, receiver)
+    }
+
+    /// For the store: tells the lanes of what was appended durably.
+    pub fn on_appended(&self) -> impl Fn(&[Extent]) + Send + Sync + use<> {
+        let commands = self.commands.clone();
+        move |extents: &[Extent]| {
+            for extent in extents {
+                send(&commands, Command::Event(Event::Appended(*extent)));
+            }
+        }
+    }
+
+    /// The lane of this key; it is made if there is none.
+    pub async fn lane(
+        &self,
+        store: &Store,
+        backends: &Backends,
+        key: LaneKey,
+        now: Timestamp,
+    ) -> Result<LaneId, LaneError> {
+        if let Some(lane) = self.book.read().get(&key) {
+            return Ok(*lane);
+        }
+        let lane = store.lane(&key).await?;
+        // The scheduler hears of a lane before of anything in it: this is sent before the caller can append.
+        self.open(backends, lane, key, now)?;
+        Ok(lane)
+    }
+
+    /// The lanes of a tenant.
+    pub fn of_tenant(&self, tenant: &TenantId) -> Vec<LaneId> {
+        self.book.read().iter().filter(|(key, _)| key.tenant == *tenant).map(|(_, lane)| *lane).collect()
+    }
+
+    /// What waits in a tenant's lanes; as of the last step of the scheduler.
+    pub fn waiting_of(&self, tenant: &TenantId) -> Sums {
+        self.waiting.read().get(tenant).copied().unwrap_or_default()
+    }
+
+    /// Tells the scheduler.
+    pub fn tell(&self, event: Event) {
+        send(&self.commands, Command::Event(event));
+    }
+
+    /// All lanes; empty when the daemon is stopping.
+    pub async fn view(&self) -> Vec<LaneView> {
+        let (reply, view) = oneshot::channel();
+        send(&self.commands, Command::View(reply));
+        view.await.unwrap_or_default()
+    }
+
+    /// Makes a lane known to the scheduler, if its backend is configured and sells this.
+    pub fn open(
+        &self,
+        backends: &Backends,
+        lane: LaneId,
+        key: LaneKey,
+        now: Timestamp,
+    ) -> Result<(), LaneError> {
+        let (terms, gate) = backends.terms(&key, now)?.ok_or_else(|| LaneError::NotSold {
+            backend: key.backend.to_string(),
+            offer: key.offer.to_string(),
+            model: key.model.to_string(),
+        })?;
+        self.tell(Event::Opened { lane, key: key.clone(), terms, gate });
+        self.book.write().insert(key, lane);
+        Ok(())
+    }
+
+    /// Puts the lanes' sums where requests find them.
+    pub fn publish(&self, waiting: HashMap<TenantId, Sums>) {
+        *self.waiting.write() = waiting;
+    }
+}
+
+fn send(commands: &mpsc::UnboundedSender<Command>, command: Command) {
+    // The task outlives everybody but the daemon itself; what is told to it then is in the store for the next start.
+    if commands.send(command).is_err() {
+        tracing::debug!("the lanes have stopped");
+    }
+}
