@@ -52,7 +52,7 @@ pub enum StartError {
     },
     /// An address.
     #[error(
-        "{what} cannot listen on {address}: {source}. Is another offpeak running? Choose another address with \
+        "the address {address} of server.{what} cannot be used: {source}. Is another offpeak running? Choose another address with \
              server.{what}"
     )]
     Listen {
@@ -92,14 +92,16 @@ impl App {
     pub async fn open(config: &Config) -> Result<Self, StartError> {
         upstream::install_crypto();
         let clock = Clock;
+        // The store first: the plugins' cache lies in its folder by default, and what is wrong with the folder is better
+        // said of the store.
+        let (lanes, commands) = LaneBook::new();
+        let (store, recovered) = open_store(config, &lanes, clock)?;
         let engine = Engine::new(&EngineOptions {
             cache_dir: Some(config.plugins.cache.clone()),
             ..EngineOptions::default()
         })?;
         let backends = Arc::new(open_backends(config, &engine, clock)?);
         let router = open_router(config, &engine, clock)?;
-        let (lanes, commands) = LaneBook::new();
-        let (store, recovered) = open_store(config, &lanes, clock)?;
         let data = bind("listen", config.server.listen).await?;
         let admin = bind("admin", config.server.admin).await?;
         let gateway = Gateway {

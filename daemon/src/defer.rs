@@ -96,7 +96,7 @@ async fn attach(
     envelope: &Envelope,
 ) -> Result<Option<Place>, Refusal> {
     let is_retry = headers.get(RETRY_COUNT).is_some_and(|count| count.as_bytes() != b"0");
-    if !is_retry || headers.contains_key(IDEMPOTENCY_KEY) {
+    if !is_retry || given_key(headers).is_some() {
         return Ok(None);
     }
     let lanes: Vec<LaneId> = gateway.lanes.of_tenant(&account.id);
@@ -121,8 +121,8 @@ async fn append(
     let body = deferred_body(&envelope)?;
     let lane = gateway.lanes.lane(&gateway.store, &gateway.backends, deferral.key, arrived).await;
     let lane = lane.map_err(|error| no_lane(&error))?;
-    let idempotency = headers.get(IDEMPOTENCY_KEY).map(|key| Idempotency {
-        key: idempotency_key(account, key.as_bytes()),
+    let idempotency = given_key(headers).map(|key| Idempotency {
+        key: idempotency_key(account, key),
         expires: deferral.deadline.after(gateway.keep_results),
     });
     let request = NewRequest {
@@ -158,6 +158,11 @@ fn deferred_body(envelope: &Envelope) -> Result<Bytes, Refusal> {
     members::edit(&envelope.body, &edits).map(Bytes::from).map_err(|error| {
         Refusal::bad_request("invalid_json", format!("The body is not a JSON object: {error}"))
     })
+}
+
+/// The caller's `Idempotency-Key`; an empty one is none, or all who send it so would share it.
+fn given_key(headers: &HeaderMap) -> Option<&[u8]> {
+    headers.get(IDEMPOTENCY_KEY).map(|key| key.as_bytes().trim_ascii()).filter(|key| !key.is_empty())
 }
 
 /// A key belongs to its tenant: the same key of two tenants is two keys.

@@ -263,11 +263,14 @@ pub(crate) fn standing(view: &View, log: &LogReader, origin: Place) -> Result<Op
     })
 }
 
-/// The ending of a request that was cancelled before it was sent.
+/// The ending of a request that was cancelled: by its caller, whether or not it had left in a batch.
 pub(crate) fn cancelled() -> Ending {
     Ending::Failed {
         ran: offpeak_core::outcome::DidItRun::NotSent,
         code: "cancelled".to_owned(),
-        message: "The request was cancelled before it was sent.".to_owned(),
+        message:
+            "The request was cancelled. If it had left in a batch by then, the provider may have run and \
+                  charged it; its answer is dropped."
+                .to_owned(),
     }
 }
