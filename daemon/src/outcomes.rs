@@ -97,6 +97,7 @@ async fn judge(
         verdict,
         meta: attempt.request_id.map(Bytes::from).unwrap_or_default(),
         body: attempt.body,
+        documents: Vec::new(),
     }))
 }
 

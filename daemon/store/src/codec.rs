@@ -5,7 +5,7 @@ use offpeak_core::extent::Range;
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::words::{BatchId, LaneId, LaneKey, Place, Seq, SlaClass, Timestamp};
 
-use crate::values::{BatchEnd, BatchRecord};
+use crate::values::{BatchEnd, BatchRecord, Document, Kind};
 
 /// Longest texts of an ending in bytes; what is longer is cut.
 const CODE_BYTES: usize = 256;
@@ -109,6 +109,21 @@ impl<'a> Take<'a> {
         })
     }
 
+    pub(crate) fn documents(&mut self) -> Option<Vec<Document>> {
+        let count = self.u32()?;
+        (0..count)
+            .map(|_| {
+                let kind = Kind::from_number(self.u8()?)?;
+                let key = Bytes::copy_from_slice(self.bytes()?);
+                let value = match self.u8()? {
+                    0 => None,
+                    _ => Some(Bytes::copy_from_slice(self.bytes()?)),
+                };
+                Some(Document { kind, key, value })
+            })
+            .collect()
+    }
+
     /// Everything was read.
     pub(crate) fn finish(&self) -> Option<()> {
         self.0.is_empty().then_some(())
@@ -171,6 +186,18 @@ pub(crate) trait Put: BufMut {
                 });
                 self.put_text(cut(code, CODE_BYTES));
                 self.put_text(cut(message, MESSAGE_BYTES));
+            }
+        }
+    }
+
+    fn put_documents(&mut self, documents: &[Document]) {
+        self.put_u32_le(u32::try_from(documents.len()).unwrap_or(u32::MAX));
+        for document in documents {
+            self.put_u8(document.kind.number());
+            self.put_bytes_with_len(&document.key);
+            self.put_u8(document.value.is_some().into());
+            if let Some(value) = &document.value {
+                self.put_bytes_with_len(value);
             }
         }
     }
@@ -246,6 +273,13 @@ pub(crate) mod tests {
         ]
     }
 
+    pub(crate) fn documents() -> impl Strategy<Value = Vec<Document>> {
+        let bytes = || proptest::collection::vec(any::<u8>(), 0..9).prop_map(Bytes::from);
+        let document = (proptest::sample::select(&Kind::ALL), bytes(), proptest::option::of(bytes()))
+            .prop_map(|(kind, key, value)| Document { kind, key, value });
+        proptest::collection::vec(document, 0..4)
+    }
+
     pub(crate) fn batches() -> impl Strategy<Value = BatchRecord> {
         let range = (any::<u32>(), any::<u64>(), any::<u64>()).prop_map(|(lane, from, to)| Range {
             lane: LaneId(lane),
@@ -278,15 +312,19 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(key in lane_keys(), ending in endings(), batch in batches()) {
+        fn what_is_written_is_read(
+            key in lane_keys(), ending in endings(), batch in batches(), documents in documents(),
+        ) {
             let mut bytes = Vec::new();
             bytes.put_lane_key(&key);
             bytes.put_ending(&ending);
             bytes.put_batch_record(&batch);
+            bytes.put_documents(&documents);
             let mut take = Take(&bytes);
             prop_assert_eq!(take.lane_key(), Some(key));
             prop_assert_eq!(take.ending(), Some(ending));
             prop_assert_eq!(take.batch_record(), Some(batch));
+            prop_assert_eq!(take.documents(), Some(documents));
             prop_assert_eq!(take.finish(), Some(()));
         }
 

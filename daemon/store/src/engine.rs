@@ -161,6 +161,10 @@ impl Engine {
                 let recorded = self.record(&outcomes, lookup, draft);
                 answer!(reply, recorded, Answer::Recorded);
             }
+            Op::Keep { documents, reply } => {
+                let written = self.write(Change::Documents(documents), Payload::default(), draft);
+                answer!(reply, written, Answer::Done);
+            }
         }
         Ok(())
     }

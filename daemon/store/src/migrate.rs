@@ -7,16 +7,22 @@
 use redb::{Database, ReadableDatabase, TableError, WriteTransaction};
 
 use crate::error::StoreError;
-use crate::index::tables::{META, meta};
+use crate::index::tables::{DOCUMENTS, META, meta};
 
 /// The version that this build writes.
-pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 2;
 
 /// Leads from one version to the next.
 pub(crate) type Step = fn(&WriteTransaction) -> Result<(), StoreError>;
 
 /// `STEPS[n]` leads from version `n + 1` to `n + 2`.
-pub(crate) const STEPS: &[Step] = &[];
+pub(crate) const STEPS: &[Step] = &[add_documents];
+
+/// Version 2 has documents.
+fn add_documents(transaction: &WriteTransaction) -> Result<(), StoreError> {
+    transaction.open_table(DOCUMENTS)?;
+    Ok(())
+}
 
 /// Refuses what a later version wrote.
 pub(crate) fn check(found: u32) -> Result<(), StoreError> {
@@ -99,6 +105,14 @@ mod tests {
         assert_eq!((version(&database).unwrap(), seven(&database)), (Some(3), 42));
         migrate(&database, 3, &[widen, double]).unwrap();
         assert_eq!((version(&database).unwrap(), seven(&database)), (Some(3), 42));
+    }
+
+    #[test]
+    fn an_index_without_documents_gets_room_for_them() {
+        let database = old_index();
+        migrate(&database, 1, STEPS).unwrap();
+        assert_eq!(version(&database).unwrap(), Some(SCHEMA));
+        assert!(database.begin_read().unwrap().open_table(DOCUMENTS).is_ok());
     }
 
     #[test]

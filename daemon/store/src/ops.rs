@@ -4,7 +4,7 @@ use offpeak_core::words::{BatchId, LaneId, LaneKey, Timestamp};
 use tokio::sync::oneshot;
 
 use crate::error::StoreError;
-use crate::values::{Appended, NewBatch, NewOutcome, NewRequest, Recorded};
+use crate::values::{Appended, Document, NewBatch, NewOutcome, NewRequest, Recorded};
 
 /// Where an answer goes. Nobody may wait any more; then it is dropped.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -18,6 +18,7 @@ pub(crate) enum Op {
     Advance { id: BatchId, progress: bytes::Bytes, reply: Reply<()> },
     End { id: BatchId, at: Timestamp, ending: String, reply: Reply<()> },
     Record { outcomes: Vec<Checked>, reply: Reply<Vec<Recorded>> },
+    Keep { documents: Vec<Document>, reply: Reply<()> },
 }
 
 /// An outcome with the checksum of its body.
@@ -34,7 +35,9 @@ impl Op {
             Self::Lane { reply, .. } => tell(reply, Err(error)),
             Self::Append { reply, .. } => tell(reply, Err(error)),
             Self::Seal { reply, .. } => tell(reply, Err(error)),
-            Self::Advance { reply, .. } | Self::End { reply, .. } => tell(reply, Err(error)),
+            Self::Advance { reply, .. } | Self::End { reply, .. } | Self::Keep { reply, .. } => {
+                tell(reply, Err(error));
+            }
             Self::Record { reply, .. } => tell(reply, Err(error)),
         }
     }

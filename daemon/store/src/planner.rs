@@ -321,10 +321,11 @@ impl Planner {
         let origin = entry.origin(place);
         let NewOutcome { attempts, batch, finished_at, .. } = *outcome;
         let ending = outcome.ending.clone();
+        let documents = outcome.documents.clone();
         match outcome.verdict {
             Verdict::Final => {
                 self.overlay.add_outcome(place);
-                let ended = Ended { place, attempts, batch, finished_at, ending };
+                let ended = Ended { place, attempts, batch, finished_at, ending, documents };
                 let answer = Recorded::New { origin, requeued: None };
                 Ok(Planned { answer, change: Some(Change::Ended(ended)), extent: None })
             }
@@ -340,6 +341,7 @@ impl Planner {
                     batch,
                     finished_at,
                     reason: ending,
+                    documents,
                 };
                 Ok(Planned {
                     answer: Recorded::New { origin, requeued: Some(to) },

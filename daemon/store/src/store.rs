@@ -1,6 +1,7 @@
 //! The handle of a store: one function an operation.
 
 use std::collections::HashMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,8 +22,8 @@ use crate::options::Options;
 use crate::shared::Shared;
 use crate::threads::{Command, Threads};
 use crate::values::{
-    Appended, BatchRecord, BodyAt, Chunk, Counts, Entry, NewBatch, NewOutcome, NewRequest, Recorded,
-    Recovered, Selection, Standing, Stats, Swept, Verdict,
+    Appended, BatchRecord, BodyAt, Chunk, Counts, Document, Entry, Kind, NewBatch, NewOutcome, NewRequest,
+    Order, Recorded, Recovered, Selection, Standing, Stats, Swept, Verdict,
 };
 
 /// Largest texts of a lane's key together, in bytes.
@@ -31,6 +32,10 @@ const KEY_LIMIT: u64 = 16 << 10;
 const PROGRESS_LIMIT: u64 = 512 << 10;
 /// Most ranges of a batch.
 const RANGES_LIMIT: u64 = 16 << 10;
+/// Largest sum of documents that are written together, in bytes; and of those that are attached to an outcome, whose
+/// record says in 16 bits where its answer begins.
+const DOCUMENTS_LIMIT: u64 = 8 << 20;
+const ATTACHED_LIMIT: u64 = 32 << 10;
 /// Largest sum of the outcomes that are recorded at once, in bytes.
 const RECORD_AT_ONCE: u64 = 1 << 30;
 
@@ -157,7 +162,9 @@ impl Store {
         let mut bytes = 0;
         for outcome in &outcomes {
             check_payload(&outcome.meta, &outcome.body)?;
-            bytes += outcome.meta.len() as u64 + outcome.body.len() as u64 + 8192;
+            let attached = documents_bytes(&outcome.documents);
+            check_size(attached, ATTACHED_LIMIT)?;
+            bytes += outcome.meta.len() as u64 + outcome.body.len() as u64 + attached + 8192;
         }
         check_size(bytes, RECORD_AT_ONCE)?;
         let outcomes = outcomes
@@ -186,6 +193,7 @@ impl Store {
                 verdict: Verdict::Final,
                 meta: Bytes::new(),
                 body: Bytes::new(),
+                documents: Vec::new(),
             };
             match self.record(vec![outcome]).await?.pop() {
                 Some(Recorded::Duplicate) => {}
@@ -270,6 +278,33 @@ impl Store {
             .read(move |view, _| {
                 let batch = view.batch(id)?.ok_or(StoreError::UnknownBatch(id))?;
                 query::counts(view, &batch.ranges)
+            })
+            .await
+    }
+
+    /// Writes and removes documents, all or none of them; durable when it returns. The last word on a key counts.
+    pub async fn keep(&self, documents: Vec<Document>) -> Result<(), StoreError> {
+        check_size(documents_bytes(&documents), DOCUMENTS_LIMIT)?;
+        self.0.ask(|reply| Op::Keep { documents, reply }).await
+    }
+
+    /// A document.
+    pub async fn document(&self, kind: Kind, key: Bytes) -> Result<Option<Bytes>, StoreError> {
+        self.0.read(move |view, _| view.document(kind, &key)).await
+    }
+
+    /// At most so many documents of a kind whose keys lie in a range, with their keys, from one of its ends.
+    pub async fn documents(
+        &self,
+        kind: Kind,
+        range: (Bound<Bytes>, Bound<Bytes>),
+        order: Order,
+        most: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        self.0
+            .read(move |view, _| {
+                let range = (range.0.as_ref().map(|key| &key[..]), range.1.as_ref().map(|key| &key[..]));
+                view.documents(kind, range, order, most)
             })
             .await
     }
@@ -417,6 +452,11 @@ fn check_payload(meta: &Bytes, body: &Bytes) -> Result<(), StoreError> {
     check_size(meta.len() as u64, u16::MAX.into())?;
     // Leaves room for the record's own fields and those of the answer.
     check_size(body.len() as u64, RECORD_LIMIT - (1 << 20))
+}
+
+fn documents_bytes(documents: &[Document]) -> u64 {
+    let size = |document: &Document| document.key.len() + document.value.as_ref().map_or(0, Bytes::len) + 16;
+    documents.iter().map(size).sum::<usize>() as u64
 }
 
 fn check_size(bytes: u64, limit: u64) -> Result<(), StoreError> {

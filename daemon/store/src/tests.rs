@@ -89,6 +89,7 @@ fn answered(place: Place, body: &str) -> NewOutcome {
         verdict: Verdict::Final,
         meta: Bytes::from_static(b"content-type: application/json"),
         body: Bytes::copy_from_slice(body.as_bytes()),
+        documents: Vec::new(),
     }
 }
 

@@ -196,6 +196,52 @@ pub struct NewOutcome {
     pub meta: Bytes,
     /// The answer; dropped when requeued.
     pub body: Bytes,
+    /// Written if the outcome counts, and only together with it. Less than 32 KiB.
+    pub documents: Vec<Document>,
+}
+
+/// What a document is about. The numbers are stored: none is ever given to another kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// A file that a client uploaded.
+    File = 1,
+    /// What a client submitted as one piece: its items are requests in lanes.
+    Job = 2,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 2] = [Self::File, Self::Job];
+
+    pub(crate) const fn number(self) -> u8 {
+        self as u8
+    }
+
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.number() == number)
+    }
+}
+
+/// A small thing that the rest of the daemon keeps under a key: it outlives the segments, until it is removed.
+/// Keys that grow make cheap writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// What it is about.
+    pub kind: Kind,
+    /// Under which it is found; documents of a kind are in the order of their keys.
+    pub key: Bytes,
+    /// What is kept, opaque to the store; `None` removes what stands there.
+    pub value: Option<Bytes>,
+}
+
+/// From which end documents are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The smallest key first.
+    Ascending,
+    /// The largest key first.
+    Descending,
 }
 
 /// What follows from an outcome.

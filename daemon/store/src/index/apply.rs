@@ -11,13 +11,13 @@ use super::lanes::LaneRow;
 use super::lookup::{KeyRow, Rows, decode_batch, row_before};
 use super::outcomes::OutcomeRow;
 use super::tables::{
-    BATCHES, EXTENTS, KEY_OF, KEYS, LANE_STATES, LANES, META, OUTCOMES, PlaceKey, SEGMENTS, SegmentRow,
-    TOUCHED, key, meta,
+    BATCHES, DOCUMENTS, EXTENTS, KEY_OF, KEYS, LANE_STATES, LANES, META, OUTCOMES, PlaceKey, SEGMENTS,
+    SegmentRow, TOUCHED, key, meta,
 };
 use crate::codec::Put;
 use crate::error::StoreError;
 use crate::log::{Change, Ended, Location, Logged, Position, Request, Requeued};
-use crate::values::{BatchEnd, BatchRecord};
+use crate::values::{BatchEnd, BatchRecord, Document};
 
 /// Records that became durable together.
 #[derive(Debug)]
@@ -75,6 +75,7 @@ struct Changes<'t> {
     touched: Table<'t, (u32, u32), (u64, u64, u64, u64)>,
     keys: Table<'t, &'static [u8; 16], (u64, u32, u64, u64)>,
     key_of: Table<'t, PlaceKey, &'static [u8; 16]>,
+    documents: Table<'t, (u8, &'static [u8]), &'static [u8]>,
     meta: Table<'t, &'static str, u64>,
     states: BTreeMap<LaneId, LaneRow>,
     /// The last row of each lane that gets entries.
@@ -96,6 +97,7 @@ impl<'t> Changes<'t> {
             touched: transaction.open_table(TOUCHED)?,
             keys: transaction.open_table(KEYS)?,
             key_of: transaction.open_table(KEY_OF)?,
+            documents: transaction.open_table(DOCUMENTS)?,
             meta: transaction.open_table(META)?,
             states: BTreeMap::new(),
             growing: BTreeMap::new(),
@@ -119,6 +121,7 @@ impl<'t> Changes<'t> {
             Change::BatchEnded { id, at, ending } => self.change_batch(*id, |batch| {
                 batch.ended = Some(BatchEnd { at: *at, ending: ending.clone() });
             }),
+            Change::Documents(documents) => self.keep(documents),
         }
     }
 
@@ -170,7 +173,7 @@ impl<'t> Changes<'t> {
             reason: requeued.reason.clone(),
         };
         self.outcomes.insert(key(requeued.from), row.encode().as_slice())?;
-        Ok(())
+        self.keep(&requeued.documents)
     }
 
     fn ended(&mut self, ended: &Ended, at: Location) -> Result<(), StoreError> {
@@ -191,6 +194,17 @@ impl<'t> Changes<'t> {
         answers.latest_finish = answers.latest_finish.max(finish);
         let seq = ended.place.seq.0;
         widen(&mut self.mark(at.segment, ended.place.lane).outcomes, (seq, seq));
+        self.keep(&ended.documents)
+    }
+
+    fn keep(&mut self, documents: &[Document]) -> Result<(), StoreError> {
+        for Document { kind, key, value } in documents {
+            let at = (kind.number(), key.as_ref());
+            match value {
+                Some(value) => self.documents.insert(at, value.as_ref())?,
+                None => self.documents.remove(at)?,
+            };
+        }
         Ok(())
     }
 

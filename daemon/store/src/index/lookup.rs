@@ -1,8 +1,10 @@
 //! Looking single things up in the index as it is at one moment.
 
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use offpeak_core::words::{BatchId, LaneId, LaneKey, Place, Seq};
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
 
@@ -10,12 +12,13 @@ use super::extents::{Indexed, Row};
 use super::lanes::LaneRow;
 use super::outcomes::OutcomeRow;
 use super::tables::{
-    BATCHES, EXTENTS, KEYS, LANE_STATES, LANES, META, OUTCOMES, PlaceKey, SEGMENTS, SegmentRow, key, meta,
+    BATCHES, DOCUMENTS, EXTENTS, KEYS, LANE_STATES, LANES, META, OUTCOMES, PlaceKey, SEGMENTS, SegmentRow,
+    key, meta,
 };
 use crate::codec::Take;
 use crate::error::StoreError;
 use crate::log::Position;
-use crate::values::BatchRecord;
+use crate::values::{BatchRecord, Kind, Order};
 
 /// Requests are not requeued more often than this, so a longer chain is a damaged index.
 const LONGEST_CHAIN: usize = 100_000;
@@ -139,6 +142,41 @@ impl View {
             }
         }
         Ok(open)
+    }
+
+    /// A document.
+    pub(crate) fn document(&self, kind: Kind, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let table = self.transaction.open_table(DOCUMENTS)?;
+        Ok(table.get((kind.number(), key))?.map(|row| Bytes::copy_from_slice(row.value())))
+    }
+
+    /// At most so many documents of a kind whose keys lie in the range, in order or from its end.
+    pub(crate) fn documents(
+        &self,
+        kind: Kind,
+        (from, to): (Bound<&[u8]>, Bound<&[u8]>),
+        order: Order,
+        most: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        let number = kind.number();
+        let from = match from {
+            Bound::Unbounded => Bound::Included((number, &[][..])),
+            bound => bound.map(|key| (number, key)),
+        };
+        let to = match to {
+            Bound::Unbounded => Bound::Excluded((number + 1, &[][..])),
+            bound => bound.map(|key| (number, key)),
+        };
+        let table = self.transaction.open_table(DOCUMENTS)?;
+        let rows = table.range::<(u8, &[u8])>((from, to))?;
+        let copy = |row: Result<_, redb::StorageError>| {
+            let (key, value): (redb::AccessGuard<'_, (u8, &[u8])>, redb::AccessGuard<'_, &[u8]>) = row?;
+            Ok((Bytes::copy_from_slice(key.value().1), Bytes::copy_from_slice(value.value())))
+        };
+        match order {
+            Order::Ascending => rows.take(most).map(copy).collect(),
+            Order::Descending => rows.rev().take(most).map(copy).collect(),
+        }
     }
 
     /// All lanes.

@@ -31,6 +31,9 @@ pub(crate) const KEYS: TableDefinition<'_, &[u8; 16], (u64, u32, u64, u64)> = Ta
 /// The idempotency key of a request that has one.
 pub(crate) const KEY_OF: TableDefinition<'_, PlaceKey, &[u8; 16]> = TableDefinition::new("key_of");
 
+/// Documents, by the number of their kind and their key.
+pub(crate) const DOCUMENTS: TableDefinition<'_, (u8, &[u8]), &[u8]> = TableDefinition::new("documents");
+
 /// A row of [`SEGMENTS`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct SegmentRow {
@@ -81,5 +84,6 @@ pub(crate) fn create_all(transaction: &WriteTransaction) -> Result<(), StoreErro
     transaction.open_table(TOUCHED)?;
     transaction.open_table(KEYS)?;
     transaction.open_table(KEY_OF)?;
+    transaction.open_table(DOCUMENTS)?;
     Ok(())
 }

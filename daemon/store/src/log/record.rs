@@ -24,7 +24,7 @@ use offpeak_core::words::{BatchId, LaneId, LaneKey, Place, Timestamp};
 
 use super::segment::Seed;
 use crate::codec::{Put, Take, some_batch};
-use crate::values::{BatchRecord, Idempotency};
+use crate::values::{BatchRecord, Document, Idempotency};
 
 /// Bytes before the head.
 pub(crate) const PREFIX: usize = 32;
@@ -68,6 +68,7 @@ pub(crate) enum Change {
     BatchSealed(Box<BatchRecord>),
     BatchAdvanced { id: BatchId, version: u32, progress: bytes::Bytes },
     BatchEnded { id: BatchId, at: Timestamp, ending: String },
+    Documents(Vec<Document>),
 }
 
 /// A new request at the end of a lane.
@@ -93,6 +94,7 @@ pub(crate) struct Requeued {
     pub(crate) batch: Option<BatchId>,
     pub(crate) finished_at: Timestamp,
     pub(crate) reason: Ending,
+    pub(crate) documents: Vec<Document>,
 }
 
 /// A request is finished.
@@ -103,6 +105,7 @@ pub(crate) struct Ended {
     pub(crate) batch: Option<BatchId>,
     pub(crate) finished_at: Timestamp,
     pub(crate) ending: Ending,
+    pub(crate) documents: Vec<Document>,
 }
 
 /// A change and where its record is.
@@ -122,6 +125,7 @@ impl Change {
             Self::BatchSealed(_) => 5,
             Self::BatchAdvanced { .. } => 6,
             Self::BatchEnded { .. } => 7,
+            Self::Documents(_) => 8,
         }
     }
 
@@ -145,6 +149,7 @@ impl Change {
                 out.put_time(*at);
                 out.put_text(ending);
             }
+            Self::Documents(documents) => out.put_documents(documents),
         }
     }
 
@@ -167,6 +172,7 @@ impl Change {
                 at: take.time()?,
                 ending: take.text()?.to_owned(),
             },
+            8 => Self::Documents(take.documents()?),
             _ => return None,
         };
         take.finish()?;
@@ -208,6 +214,7 @@ impl Requeued {
         out.put_batch(self.batch);
         out.put_time(self.finished_at);
         out.put_ending(&self.reason);
+        put_attached(out, &self.documents);
     }
 
     fn decode(take: &mut Take<'_>) -> Option<Self> {
@@ -220,6 +227,7 @@ impl Requeued {
             batch: some_batch(take.u64()?),
             finished_at: take.time()?,
             reason: take.ending()?,
+            documents: take_attached(take)?,
         })
     }
 }
@@ -231,6 +239,7 @@ impl Ended {
         out.put_batch(self.batch);
         out.put_time(self.finished_at);
         out.put_ending(&self.ending);
+        put_attached(out, &self.documents);
     }
 
     fn decode(take: &mut Take<'_>) -> Option<Self> {
@@ -240,8 +249,20 @@ impl Ended {
             batch: some_batch(take.u64()?),
             finished_at: take.time()?,
             ending: take.ending()?,
+            documents: take_attached(take)?,
         })
     }
+}
+
+/// Documents at the end of a head, where most have none: none take no bytes, as before there were documents.
+fn put_attached(out: &mut Vec<u8>, documents: &[Document]) {
+    if !documents.is_empty() {
+        out.put_documents(documents);
+    }
+}
+
+fn take_attached(take: &mut Take<'_>) -> Option<Vec<Document>> {
+    if take.finish().is_some() { Some(Vec::new()) } else { take.documents() }
 }
 
 /// The opaque parts of a record.
@@ -373,7 +394,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::codec::tests::{batches, endings, lane_keys};
+    use crate::codec::tests::{batches, documents, endings, lane_keys};
 
     pub(crate) fn places() -> impl Strategy<Value = Place> {
         (any::<u32>(), any::<u64>()).prop_map(|(lane, seq)| Place { lane: LaneId(lane), seq: Seq(seq) })
@@ -396,15 +417,35 @@ pub(crate) mod tests {
                 Change::Request(Request { place, arrived, deadline, tokens, body_hash, flags, idempotency })
             },
         );
-        let requeued = (places(), places(), times(), times(), any::<u16>(), batch_ids(), times(), endings())
-            .prop_map(|(from, to, deadline, not_before, attempts, batch, finished_at, reason)| {
-                let requeued =
-                    Requeued { from, to, deadline, not_before, attempts, batch, finished_at, reason };
-                Change::Requeued(requeued)
-            });
-        let ended = (places(), any::<u16>(), batch_ids(), times(), endings()).prop_map(
-            |(place, attempts, batch, finished_at, ending)| {
-                Change::Ended(Ended { place, attempts, batch, finished_at, ending })
+        let requeued = (
+            (places(), places()),
+            times(),
+            times(),
+            any::<u16>(),
+            batch_ids(),
+            times(),
+            endings(),
+            documents(),
+        )
+            .prop_map(
+                |((from, to), deadline, not_before, attempts, batch, finished_at, reason, documents)| {
+                    let requeued = Requeued {
+                        from,
+                        to,
+                        deadline,
+                        not_before,
+                        attempts,
+                        batch,
+                        finished_at,
+                        reason,
+                        documents,
+                    };
+                    Change::Requeued(requeued)
+                },
+            );
+        let ended = (places(), any::<u16>(), batch_ids(), times(), endings(), documents()).prop_map(
+            |(place, attempts, batch, finished_at, ending, documents)| {
+                Change::Ended(Ended { place, attempts, batch, finished_at, ending, documents })
             },
         );
         prop_oneof![
@@ -425,6 +466,7 @@ pub(crate) mod tests {
                 at,
                 ending
             }),
+            documents().prop_map(Change::Documents),
         ]
     }
 

@@ -1,12 +1,13 @@
 //! Random operations on a store and on a model of it which is too simple to be wrong.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use offpeak_core::words::BatchId;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Idempotency, Recorded, StoreError};
+use crate::{Document, Idempotency, Kind, Order, Recorded, StoreError};
 
 /// What is done. Numbers choose among what there is at that moment.
 #[derive(Debug, Clone)]
@@ -19,6 +20,7 @@ enum Act {
     Finish { place: u16, bytes: u16 },
     Requeue { place: u16, lane: u8 },
     Cancel(u16),
+    Keep { key: u8, value: Option<u8> },
     Sweep,
     Checkpoint,
     Reopen { is_clean: bool },
@@ -35,6 +37,8 @@ fn acts() -> impl Strategy<Value = Act> {
         8 => (any::<u16>(), 0..900_u16).prop_map(|(place, bytes)| Act::Finish { place, bytes }),
         3 => any::<(u16, u8)>().prop_map(|(place, lane)| Act::Requeue { place, lane }),
         1 => any::<u16>().prop_map(Act::Cancel),
+        3 => (0..6_u8, proptest::option::weighted(0.7, any::<u8>()))
+            .prop_map(|(key, value)| Act::Keep { key, value }),
         1 => Just(Act::Sweep),
         1 => Just(Act::Checkpoint),
         2 => any::<bool>().prop_map(|is_clean| Act::Reopen { is_clean }),
@@ -48,6 +52,7 @@ struct Model {
     keys: BTreeMap<u8, (Place, String)>,
     batches: Vec<(Vec<Range>, u32, bool)>,
     sealed: Vec<Range>,
+    documents: BTreeMap<u8, u8>,
     /// Something was swept: what is finished may be gone.
     is_swept: bool,
 }
@@ -78,6 +83,13 @@ impl Model {
 
     fn entry(&mut self, place: Place) -> &mut Entry {
         &mut self.lanes[place.lane.0 as usize][usize::try_from(place.seq.0).unwrap()]
+    }
+
+    fn keep(&mut self, key: u8, value: Option<u8>) {
+        match value {
+            Some(value) => self.documents.insert(key, value),
+            None => self.documents.remove(&key),
+        };
     }
 
     fn push(&mut self, lane: LaneId, entry: Entry) -> Place {
@@ -127,7 +139,14 @@ impl Pair {
             }
             Act::Finish { place, bytes } => {
                 let body = "a".repeat(bytes.into());
-                self.record(place, |place| answered(place, &body), |_, _| Ended::Final(body.clone()));
+                let [value, _] = bytes.to_le_bytes();
+                let documents = vec![document(7, Some(value)), document(0, None)];
+                let outcome = |place| NewOutcome { documents, ..answered(place, &body) };
+                self.record(place, outcome, |model, _| {
+                    model.keep(7, Some(value));
+                    model.keep(0, None);
+                    Ended::Final(body.clone())
+                });
             }
             Act::Requeue { place, lane } => {
                 let Some(lane) = self.lane(lane) else { return };
@@ -142,6 +161,10 @@ impl Pair {
                 );
             }
             Act::Cancel(place) => self.cancel(place),
+            Act::Keep { key, value } => {
+                now(self.store.keep(vec![document(key, value)])).unwrap();
+                self.model.keep(key, value);
+            }
             Act::Sweep => {
                 now(self.store.sweep(LATER)).unwrap();
                 self.model.is_swept = true;
@@ -324,6 +347,7 @@ impl Pair {
             assert_eq!((counts.total, counts.finished), (total, total - expected.len() as u64));
         }
         self.compare_search();
+        self.compare_documents();
     }
 
     fn compare_outcome(&mut self, origin: Place) {
@@ -346,6 +370,26 @@ impl Pair {
         }
     }
 
+    fn compare_documents(&self) {
+        let everything = || (Bound::Unbounded, Bound::Unbounded);
+        let kept = |order, most| {
+            let found = now(self.store.documents(Kind::Job, everything(), order, most)).unwrap();
+            found.iter().map(|(key, value)| (key[0], value[0])).collect::<Vec<_>>()
+        };
+        let mut expected: Vec<(u8, u8)> =
+            self.model.documents.iter().map(|(key, value)| (*key, *value)).collect();
+        assert_eq!(kept(Order::Ascending, 100), expected);
+        expected.reverse();
+        expected.truncate(2);
+        assert_eq!(kept(Order::Descending, 2), expected);
+        assert_eq!(now(self.store.documents(Kind::File, everything(), Order::Ascending, 9)).unwrap(), []);
+        let after = (Bound::Excluded(Bytes::from_static(&[2])), Bound::Included(Bytes::from_static(&[5])));
+        let found = now(self.store.documents(Kind::Job, after, Order::Ascending, 9)).unwrap();
+        assert_eq!(found.len(), self.model.documents.range(3..=5).count());
+        let one = now(self.store.document(Kind::Job, Bytes::from_static(&[7]))).unwrap();
+        assert_eq!(one.map(|value| value[0]), self.model.documents.get(&7).copied());
+    }
+
     fn compare_search(&mut self) {
         let lanes: Vec<LaneId> = (0..).map(LaneId).take(self.model.lanes.len()).collect();
         let found = now(self.store.find_by_body(&lanes, body_hash(b"bbb"), Timestamp::NEVER)).unwrap();
@@ -358,6 +402,11 @@ impl Pair {
         assert_eq!(found.is_some(), !expected.is_empty());
         assert!(found.is_none_or(|origin| expected.contains(&origin)));
     }
+}
+
+fn document(key: u8, value: Option<u8>) -> Document {
+    let bytes = |byte: u8| Bytes::copy_from_slice(&[byte]);
+    Document { kind: Kind::Job, key: bytes(key), value: value.map(bytes) }
 }
 
 /// Lets go of the old store before the same disk is opened again.
