@@ -168,15 +168,18 @@ impl View {
             bound => bound.map(|key| (number, key)),
         };
         let table = self.transaction.open_table(DOCUMENTS)?;
-        let rows = table.range::<(u8, &[u8])>((from, to))?;
-        let copy = |row: Result<_, redb::StorageError>| {
-            let (key, value): (redb::AccessGuard<'_, (u8, &[u8])>, redb::AccessGuard<'_, &[u8]>) = row?;
-            Ok((Bytes::copy_from_slice(key.value().1), Bytes::copy_from_slice(value.value())))
-        };
-        match order {
-            Order::Ascending => rows.take(most).map(copy).collect(),
-            Order::Descending => rows.rev().take(most).map(copy).collect(),
+        let mut rows = table.range::<(u8, &[u8])>((from, to))?;
+        let mut found = Vec::new();
+        while found.len() < most {
+            let row = match order {
+                Order::Ascending => rows.next(),
+                Order::Descending => rows.next_back(),
+            };
+            let Some(row) = row else { break };
+            let (key, value) = row?;
+            found.push((Bytes::copy_from_slice(key.value().1), Bytes::copy_from_slice(value.value())));
         }
+        Ok(found)
     }
 
     /// All lanes.
