@@ -1,1 +1,3 @@
 //! Provider plugin for the Anthropic API.
+
+pub mod chat;

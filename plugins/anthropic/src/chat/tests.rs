@@ -1,0 +1,6 @@
+//! The translation as a whole: there and back, cut anywhere, and nothing lost in silence.
+
+mod answers;
+mod generate;
+mod requests;
+mod streams;
