@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The most bytes of an event that has not ended yet. Anthropic's events are a thousand times smaller.
-const EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// The most bytes of a line, and of an event. Anthropic's events are a hundred times smaller. The bound keeps the stored
+/// state of a stream well below the 1 MiB that it may have.
+const EVENT_BYTES_MAX: usize = 192 * 1024;
 
 /// What is kept between two pieces of a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,14 +26,19 @@ pub(super) struct Events {
     after_return: bool,
 }
 
-/// An event is larger than anything that is believed to be one.
+/// A stream that is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TooLarge;
+pub(super) enum Broken {
+    /// An event is larger than anything that is believed to be one.
+    TooLarge,
+    /// There is a control character, which JSON cannot have.
+    ControlCharacter,
+}
 
 impl Events {
     /// Takes the next bytes and hands the data of each event that ends in them to `take`. Bytes that are no UTF-8 are
     /// replaced, as the standard has it.
-    pub(super) fn push(&mut self, bytes: &[u8], mut take: impl FnMut(&str)) -> Result<(), TooLarge> {
+    pub(super) fn push(&mut self, bytes: &[u8], mut take: impl FnMut(&str)) -> Result<(), Broken> {
         let mut bytes = bytes;
         while !self.torn.is_empty() && !bytes.is_empty() {
             bytes = self.mend(bytes, &mut take)?;
@@ -51,7 +57,7 @@ impl Events {
     }
 
     /// Adds one byte to the torn character; what is left of `bytes` comes back.
-    fn mend<'b>(&mut self, bytes: &'b [u8], take: &mut impl FnMut(&str)) -> Result<&'b [u8], TooLarge> {
+    fn mend<'b>(&mut self, bytes: &'b [u8], take: &mut impl FnMut(&str)) -> Result<&'b [u8], Broken> {
         let Some((first, rest)) = bytes.split_first() else { return Ok(bytes) };
         let mut torn = std::mem::take(&mut self.torn);
         torn.push(*first);
@@ -72,7 +78,19 @@ impl Events {
         }
     }
 
-    fn text(&mut self, text: &str, take: &mut impl FnMut(&str)) -> Result<(), TooLarge> {
+    /// Everything up to the first control character counts, so that cuts change nothing.
+    fn text(&mut self, text: &str, take: &mut impl FnMut(&str)) -> Result<(), Broken> {
+        let is_control = |byte: u8| byte < 0x20 && !matches!(byte, b'\n' | b'\r' | b'\t');
+        match text.bytes().position(is_control) {
+            None => self.lines(text, take),
+            Some(at) => {
+                self.lines(text.split_at(at).0, take)?;
+                Err(Broken::ControlCharacter)
+            }
+        }
+    }
+
+    fn lines(&mut self, text: &str, take: &mut impl FnMut(&str)) -> Result<(), Broken> {
         let mut text = text;
         if self.after_return && !text.is_empty() {
             self.after_return = false;
@@ -80,6 +98,9 @@ impl Events {
         }
         while let Some(end) = text.find(['\n', '\r']) {
             let (line, rest) = text.split_at(end);
+            if line.len() > EVENT_BYTES_MAX {
+                return Err(Broken::TooLarge);
+            }
             if self.line.is_empty() {
                 self.end_line(line, take);
             } else {
@@ -98,8 +119,8 @@ impl Events {
         self.check_size()
     }
 
-    fn check_size(&self) -> Result<(), TooLarge> {
-        if self.line.len() + self.data.len() > EVENT_BYTES_MAX { Err(TooLarge) } else { Ok(()) }
+    fn check_size(&self) -> Result<(), Broken> {
+        if self.line.len() + self.data.len() > EVENT_BYTES_MAX { Err(Broken::TooLarge) } else { Ok(()) }
     }
 
     /// The names of events are not read: the data tells its type itself.
@@ -135,35 +156,44 @@ mod tests {
 
     use super::*;
 
-    fn events(pieces: &[&[u8]]) -> Vec<String> {
+    /// The events in pieces, up to where the stream breaks.
+    fn events(pieces: &[&[u8]]) -> (Vec<String>, Result<(), Broken>) {
         let mut events = Events::default();
         let mut all = Vec::new();
-        for piece in pieces {
-            events.push(piece, |data| all.push(data.to_owned())).unwrap();
-        }
+        let result = pieces.iter().try_for_each(|piece| events.push(piece, |data| all.push(data.to_owned())));
+        (all, result)
+    }
+
+    fn whole_events(pieces: &[&[u8]]) -> Vec<String> {
+        let (all, result) = events(pieces);
+        result.unwrap();
         all
     }
 
     #[test]
     fn data_is_found_among_all_else() {
         let stream = "\u{feff}event: x\ndata: one\n\n: comment\n\ndata:two\r\ndata:  three\r\n\r\nid: 7\rdata\r\rdatum: x\n\n";
-        assert_eq!(events(&[stream.as_bytes()]), ["one", "two\n three", ""]);
-        assert!(events(&[b"data: not ended\n"]).is_empty());
+        assert_eq!(whole_events(&[stream.as_bytes()]), ["one", "two\n three", ""]);
+        assert!(whole_events(&[b"data: not ended\n"]).is_empty());
     }
 
     #[test]
     fn what_is_no_text_is_replaced() {
-        assert_eq!(events(&[b"data: \xff\xc3\n\n"]), ["\u{fffd}\u{fffd}"]);
-        assert_eq!(events(&[b"data: \xe2\x82", b"\xacx\n\n"]), ["\u{20ac}x"]);
-        assert_eq!(events(&[b"data: \xe2\x82", b"x\n\n"]), ["\u{fffd}x"]);
+        assert_eq!(whole_events(&[b"data: \xff\xc3\n\n"]), ["\u{fffd}\u{fffd}"]);
+        assert_eq!(whole_events(&[b"data: \xe2\x82", b"\xacx\n\n"]), ["\u{20ac}x"]);
+        assert_eq!(whole_events(&[b"data: \xe2\x82", b"x\n\n"]), ["\u{fffd}x"]);
     }
 
     #[test]
     fn an_event_without_an_end_is_too_large() {
-        let mut events = Events::default();
+        let mut large = Events::default();
         let piece = vec![b'x'; 64 * 1024];
-        let pushed = (0..1000).take_while(|_| events.push(&piece, |_| {}).is_ok()).count();
-        assert_eq!(pushed, 16);
+        let pushed = (0..1000).take_while(|_| large.push(&piece, |_| {}).is_ok()).count();
+        assert_eq!(pushed, 3);
+        assert_eq!(
+            events(&[b"data: a\n\n\x00data: b\n\n"]),
+            (vec!["a".to_owned()], Err(Broken::ControlCharacter))
+        );
     }
 
     proptest! {

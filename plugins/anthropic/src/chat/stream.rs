@@ -1,6 +1,6 @@
 //! Events become `chat.completion.chunk`s, whatever the cuts between the bytes.
 //!
-//! [`Stream`] is the whole state; it is small, and can be stored between two pieces. Thoughts travel as
+//! [`Stream`] is the whole state; it is small, stays below 1 MiB whatever comes, and can be stored between two pieces. Thoughts travel as
 //! `reasoning_content`, as in whole answers; a ping becomes a comment, so that whoever watches the connection sees that it
 //! lives. A stream that breaks off ends with an error and without `[DONE]`, so that nobody takes half an answer for a
 //! whole one.
@@ -12,7 +12,7 @@ use super::{
     answer::{StopDetails, finish_reason, is_refusal},
     error::{ErrorObject, write_error},
     json::{Out, Text},
-    sse::Events,
+    sse::{Broken, Events},
     usage::Usage,
 };
 
@@ -149,7 +149,8 @@ impl Stream {
         match pushed {
             Ok(()) if self.phase != Phase::Over => self.events = events,
             Ok(()) => {}
-            Err(_) => self.fail("an event is too large", &mut out),
+            Err(Broken::TooLarge) => self.fail("an event is too large", &mut out),
+            Err(Broken::ControlCharacter) => self.fail("it is not text", &mut out),
         }
         out.into_bytes()
     }
@@ -203,8 +204,10 @@ impl Stream {
     }
 
     fn message_start(&mut self, message: Option<&RawValue>, out: &mut Out) -> Option<()> {
+        const NAME_BYTES_MAX: usize = 1024;
         let started: Started = read(message?)?;
-        if self.phase == Phase::Running {
+        let is_named = started.id.len() <= NAME_BYTES_MAX && started.model.len() <= NAME_BYTES_MAX;
+        if self.phase == Phase::Running || !is_named {
             return None;
         }
         self.head.id = started.id;
