@@ -12,6 +12,8 @@
 //! This file is the border to the daemon; all else are pure functions.
 
 pub mod config;
+#[cfg(test)]
+mod corpus;
 pub mod dialect;
 mod lines;
 pub mod protocol;
@@ -21,53 +23,56 @@ mod wire;
 use offpeak_plugin::{
     Configured, Offer,
     provider::{
-        Batch, BatchLimits, Call, CredentialPlace, Decoded, Description, Event, Item, Prepared, Provider,
-        Refusal, Step,
+        Batch, BatchLimits, Call, Decoded, Description, Event, Item, Prepared, Provider, Refusal, Step,
     },
 };
 
-use config::Config;
-use dialect::{Dialect, OPENAI};
+use config::{Checked, Config};
 use protocol::Context;
 
-static CONFIG: Configured<Config> = Configured::new();
-const DIALECT: &Dialect = &OPENAI;
+static CONFIG: Configured<Checked> = Configured::new();
+
+fn config() -> &'static Config {
+    CONFIG.get().config()
+}
 
 struct OpenAi;
 
 impl Provider for OpenAi {
     fn describe() -> Description {
-        CONFIG.get(); // a wrong configuration is refused when the plugin is loaded
+        let config = config(); // a wrong configuration is refused when the plugin is loaded
         Description {
             name: "openai".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            endpoints: DIALECT.endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect(),
-            credential: CredentialPlace::Bearer,
+            endpoints: config.dialect().endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect(),
+            credential: config.credential(),
         }
     }
 
     fn offers(endpoint: String, model: String) -> Vec<Offer> {
-        sale::offers(&endpoint, &model, CONFIG.get(), DIALECT)
+        sale::offers(&endpoint, &model, config())
     }
 
-    fn limits(endpoint: String, _model: String, offer: String) -> Option<BatchLimits> {
-        sale::limits(&endpoint, &offer, CONFIG.get(), DIALECT)
+    fn limits(endpoint: String, model: String, offer: String) -> Option<BatchLimits> {
+        sale::limits(&endpoint, &model, &offer, config())
     }
 
     fn prepare(call: Call) -> Result<Prepared, Refusal> {
-        sale::prepare(&call, CONFIG.get(), DIALECT)
+        sale::prepare(&call, config())
     }
 
     fn batch_step(batch: Batch, state: Vec<u8>, event: Event) -> Result<Step, String> {
-        protocol::batch_step(&state, event, Context { batch: &batch, config: CONFIG.get(), dialect: DIALECT })
+        protocol::batch_step(&state, event, Context::new(&batch, config())?)
     }
 
     fn encode_items(batch: Batch, items: Vec<Item>) -> Result<Vec<u8>, String> {
-        lines::encode(&batch.endpoint, &items)
+        let context = Context::new(&batch, config())?;
+        lines::encode(&lines::Style::of(&context), &items)
     }
 
-    fn decode_results(_batch: Batch, _source: String, lines: Vec<Vec<u8>>) -> Result<Vec<Decoded>, String> {
-        Ok(lines.iter().map(|line| lines::decode(line, DIALECT)).collect())
+    fn decode_results(batch: Batch, _source: String, lines: Vec<Vec<u8>>) -> Result<Vec<Decoded>, String> {
+        let Context { api, .. } = Context::new(&batch, config())?;
+        Ok(lines.iter().map(|line| lines::decode(line, api)).collect())
     }
 }
 

@@ -109,7 +109,7 @@ mod tests {
     use offpeak_plugin::{Header, provider::Batch};
 
     use super::*;
-    use crate::{config::Config, dialect::OPENAI};
+    use crate::config::Config;
 
     fn response(status: u16, headers: &[(&str, &str)], body: &str) -> Event {
         let headers = headers
@@ -177,7 +177,7 @@ mod tests {
             created_at_ms: 0,
         };
         let (a, b) = (batch("a"), batch("b"));
-        let context = Context { batch: &a, config: &config, dialect: &OPENAI };
+        let context = Context::new(&a, &config).unwrap();
         for failures in 1..100 {
             let pause = retry_pause_ms(failures, context);
             let full = (1_000_u64 << (failures - 1).min(20)).min(300_000);

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     config::DeleteFiles,
+    dialect::Over,
     wire::{BatchObject, ErrorObject},
 };
 
@@ -78,12 +79,14 @@ pub(super) fn seen(batch: &BatchObject, input: String, notes: &mut Notes, contex
         notes.failed = Some(progress.failed);
     }
     let finished = |how, missing| End::Finished { how, missing };
-    let end = match batch.status.as_str() {
-        "completed" => finished(How::Completed, Ran::Unknown),
-        "expired" => finished(How::Expired, Ran::Refused),
-        "cancelled" | "canceled" => finished(How::Cancelled, Ran::Refused),
-        "failed" => failed(batch, context),
-        _ => {
+    let leftovers: Ran = context.api.leftovers.into();
+    let state = context.api.over.iter().find(|(name, _)| *name == batch.status);
+    let end = match state.map(|(_, over)| *over) {
+        Some(Over::Completed) => finished(How::Completed, Ran::Unknown),
+        Some(Over::Expired) => finished(How::Expired, leftovers),
+        Some(Over::Cancelled) => finished(How::Cancelled, leftovers),
+        Some(Over::Failed) => failed(batch, context),
+        None => {
             notes.polls = notes.polls.saturating_add(1);
             let poll = Phase::Poll { input, id: batch.id.clone() };
             return Next::Pause(poll, poll_pause_ms(notes.polls, context));
@@ -95,9 +98,9 @@ pub(super) fn seen(batch: &BatchObject, input: String, notes: &mut Notes, contex
 /// Why the provider gave the batch up. Validation failures come before anything runs.
 fn failed(batch: &BatchObject, context: Context<'_>) -> End {
     let is_temporary =
-        |error: &&ErrorObject| context.dialect.temporary_codes.contains(&error.code_or("").as_str());
-    let temporary = batch.errors().iter().find(is_temporary);
-    let error = temporary.or_else(|| batch.errors().first());
+        |error: &&ErrorObject| context.api.temporary_codes.contains(&error.code_or("").as_str());
+    let temporary = batch.errors().find(is_temporary);
+    let error = temporary.or_else(|| batch.errors().next());
     let ran = if batch.may_have_run() { Ran::Unknown } else { Ran::Refused };
     let code = error.map_or_else(|| "batch_failed".to_owned(), |error| error.code_or("batch_failed"));
     let message = error.and_then(|error| error.message.as_deref()).unwrap_or("The provider gave no reason.");
@@ -133,9 +136,9 @@ pub(super) fn cancelled(
 
 /// Reads all files that the batch shows, then ends.
 fn results(batch: &BatchObject, input: String, end: End, notes: &mut Notes, context: Context<'_>) -> Next {
-    let file = |source, id: &Option<String>| Some(ResultFile { source, id: id.clone()? });
+    let file = |source, id: Option<&str>| Some(ResultFile { source, id: id?.to_owned() });
     let left: Vec<ResultFile> =
-        [file(Source::Output, &batch.output_file_id), file(Source::Errors, &batch.error_file_id)]
+        [file(Source::Output, batch.output_file()), file(Source::Errors, batch.error_file())]
             .into_iter()
             .flatten()
             .collect();
@@ -154,12 +157,11 @@ fn results(batch: &BatchObject, input: String, end: End, notes: &mut Notes, cont
 
 /// Whether the batch says that it has done something, but not where it lies.
 fn is_output_late(batch: &BatchObject, end: &End) -> bool {
-    let count =
-        |count: fn(&crate::wire::RequestCounts) -> u32| batch.request_counts.as_ref().map_or(0, count);
+    let count = |count: fn(&crate::wire::RequestCounts) -> u32| batch.counts().as_ref().map_or(0, count);
     let completed = matches!(end, End::Finished { how: How::Completed, .. });
-    let no_output = batch.output_file_id.is_none() && count(|counts| counts.completed) > 0;
+    let no_output = batch.output_file().is_none() && count(|counts| counts.completed) > 0;
     let nothing =
-        batch.output_file_id.is_none() && batch.error_file_id.is_none() && count(|counts| counts.total) > 0;
+        batch.output_file().is_none() && batch.error_file().is_none() && count(|counts| counts.total) > 0;
     no_output || (completed && nothing)
 }
 

@@ -7,7 +7,10 @@ use super::{
     answer::{Hindrance, Outcome, retry_pause_ms},
     collect, conclude, file_name,
 };
-use crate::wire::{BatchObject, ErrorObject, FileObject, List, Listed};
+use crate::{
+    dialect::Paging,
+    wire::{BatchObject, ErrorObject, FileObject, List, Listed},
+};
 
 /// Uploads or creations that may come to nothing in a row before the batch is given back as a whole.
 const ROUNDS_MAX: u32 = 12;
@@ -59,7 +62,9 @@ pub(super) fn listed_files(
     context: Context<'_>,
 ) -> Next {
     let name = file_name(context.batch);
-    let found = find(outcome, search, context, |file: &FileObject| file.filename.as_deref() == Some(&name));
+    let found = find(outcome, search, context.api.files_a_page, context, |file: &FileObject| {
+        file.filename.as_deref() == Some(&name)
+    });
     let none = Hindrance::new("upload_interrupted", "the upload was interrupted and left no file");
     match found {
         Found::It(file) => has_input(file.id, notes),
@@ -80,7 +85,7 @@ pub(super) fn listed_files(
 /// The creation's outcome.
 pub(super) fn created(outcome: Outcome, input: String, notes: &mut Notes, context: Context<'_>) -> Next {
     match outcome {
-        Outcome::Done(body) => match serde_json::from_slice::<BatchObject>(&body) {
+        Outcome::Done(body) => match BatchObject::created(&body) {
             Ok(batch) => collect::seen(&batch, input, notes, context),
             Err(error) => {
                 find_batch(input, &Hindrance::new("unreadable_answer", &error.to_string()), notes, context)
@@ -108,7 +113,9 @@ pub(super) fn listed_batches(
     notes: &mut Notes,
     context: Context<'_>,
 ) -> Next {
-    let found = find(outcome, search, context, |batch: &BatchObject| is_ours(batch, &input, context));
+    let found = find(outcome, search, context.api.batches_a_page, context, |batch: &BatchObject| {
+        is_ours(batch, &input, context)
+    });
     match found {
         Found::It(batch) => collect::seen(&batch, input, notes, context),
         Found::Continue(search) => {
@@ -152,8 +159,8 @@ pub(super) fn listed_batches(
 
 /// It carries our mark, or it is made of our file, which no other batch is made of.
 fn is_ours(batch: &BatchObject, input: &str, context: Context<'_>) -> bool {
-    let marked = batch.metadata.as_ref().and_then(|metadata| metadata.get(context.dialect.mark)?.as_str());
-    marked == Some(&context.batch.mark) || batch.input_file_id.as_deref() == Some(input)
+    let marked = batch.metadata.as_ref().and_then(|metadata| metadata.get(context.api.mark)?.as_str());
+    marked == Some(&context.batch.mark) || batch.is_made_of(input)
 }
 
 /// A batch may exist and cannot be looked for. Its file is left alone.
@@ -185,6 +192,7 @@ enum Found<T> {
 fn find<T: DeserializeOwned + Listed>(
     outcome: Outcome,
     search: Search,
+    a_page: u32,
     context: Context<'_>,
     is_it: impl Fn(&T) -> bool,
 ) -> Found<T> {
@@ -193,26 +201,28 @@ fn find<T: DeserializeOwned + Listed>(
         Outcome::Later(hindrance) | Outcome::Doubtful(hindrance) => return Found::Failed(search, hindrance),
         Outcome::Refused { status, error } => return Found::Refused { status, error, search },
     };
-    let list: List<T> = match serde_json::from_slice(&body) {
+    let list: List<T> = match List::read(&body, context.api.paging == Paging::Whole) {
         Ok(list) => list,
         Err(error) => {
             return Found::Failed(search, Hindrance::new("unreadable_answer", &error.to_string()));
         }
     };
     let horizon_ms = context.batch.created_at_ms.saturating_sub(CLOCKS_DIFFER_MS);
+    // Who does not tell whether there are more, may have more if the page is full.
+    let has_more = list.has_more.unwrap_or(list.data.len() >= a_page as usize);
     let last = list.data.last().map(|item| (item.id().to_owned(), item.created_at_ms()));
     if let Some(it) = list.data.into_iter().find(is_it) {
         return Found::It(it);
     }
     match last {
-        Some((id, created_at_ms)) if list.has_more && created_at_ms.is_none_or(|at| at >= horizon_ms) => {
+        Some((id, created_at_ms)) if has_more && created_at_ms.is_none_or(|at| at >= horizon_ms) => {
             let pages = search.pages + 1;
             if pages >= context.config.list_pages_max {
                 return Found::Incomplete;
             }
             Found::Continue(Search { after: Some(id), pages })
         }
-        None if list.has_more => {
+        None if has_more => {
             Found::Failed(search, Hindrance::new("unreadable_answer", "a page is empty, but there are more"))
         }
         _ => Found::Nothing,
@@ -243,7 +253,7 @@ fn next_round(
 /// The provider wants none of it.
 fn refused(status: u16, error: &ErrorObject, files: Vec<String>, context: Context<'_>) -> Next {
     let code = error.code_or(&format!("http_{status}"));
-    let temporary = context.dialect.temporary_codes.contains(&code.as_str());
+    let temporary = context.api.temporary_codes.contains(&code.as_str());
     let message = error.message.as_deref().unwrap_or("The provider gave no reason.");
     conclude(files, End::failed(Ran::Refused, temporary, &code, message), context)
 }

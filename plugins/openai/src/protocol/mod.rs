@@ -11,6 +11,8 @@ mod answer;
 mod collect;
 mod create;
 #[cfg(test)]
+mod dialects;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;
@@ -26,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Config, DeleteFiles},
-    dialect::Dialect,
+    dialect::{BatchApi, Creation, Paging},
     wire::escape,
 };
 use answer::Outcome;
@@ -42,7 +44,29 @@ pub struct Context<'a> {
     /// The plugin's settings.
     pub config: &'a Config,
     /// The provider's names for things.
-    pub dialect: &'a Dialect,
+    pub api: &'a BatchApi,
+}
+
+impl<'a> Context<'a> {
+    /// The context of a batch; an error where the provider has no batches.
+    pub fn new(batch: &'a Batch, config: &'a Config) -> Result<Self, String> {
+        let dialect = config.dialect();
+        match &dialect.batch_api {
+            Some(api) => Ok(Self { batch, config, api }),
+            None => Err(format!(
+                "the batch was made under another configuration: the dialect {} has no batches",
+                dialect.name
+            )),
+        }
+    }
+
+    fn files(self) -> String {
+        format!("{}{}", self.config.root(), self.api.files)
+    }
+
+    fn batches(self) -> String {
+        format!("{}{}", self.config.root(), self.api.batches)
+    }
 }
 
 /// What the daemon keeps between two steps.
@@ -273,17 +297,16 @@ fn conclude_deleting(files: Vec<String>, end: End) -> Next {
 impl Phase {
     /// What is sent in this phase.
     fn effect(&self, context: Context<'_>) -> Effect {
-        let Dialect { files, batches, .. } = context.dialect;
+        let (files, batches) = (context.files(), context.batches());
         match self {
             Self::Upload => Effect::Upload(upload(context)),
             Self::FindInput { search } => {
-                let purpose = context.dialect.purpose;
-                get(search
-                    .page(&format!("{files}?purpose={purpose}&order=desc"), context.dialect.files_a_page))
+                let filter = format!("?purpose={}", context.api.purpose);
+                get(search.page(files, &filter, context.api.files_a_page, context.api.paging))
             }
             Self::Create { input } => Effect::Call(creation(input, context)),
             Self::FindBatch { search, .. } => {
-                get(search.page(&format!("{batches}?order=desc"), context.dialect.batches_a_page))
+                get(search.page(batches, "", context.api.batches_a_page, context.api.paging))
             }
             Self::Poll { id, .. } => get(format!("{batches}/{}", escape(id))),
             Self::Cancel { id, .. } => call("POST", format!("{batches}/{}/cancel", escape(id))),
@@ -305,9 +328,30 @@ impl Phase {
 }
 
 impl Search {
-    fn page(&self, path: &str, limit: u32) -> String {
-        let after = self.after.as_ref().map(|after| format!("&after={}", escape(after))).unwrap_or_default();
-        format!("{path}&limit={limit}{after}")
+    /// The path of the next page, the newest first.
+    fn page(&self, path: String, filter: &str, limit: u32, paging: Paging) -> String {
+        let mut page = path + filter;
+        let mut add = |name: &str, value: &str| {
+            page.push(if page.contains('?') { '&' } else { '?' });
+            page.push_str(name);
+            page.push('=');
+            page.push_str(value);
+        };
+        match paging {
+            Paging::Cursor => {
+                add("order", "desc");
+                add("limit", &limit.to_string());
+                if let Some(after) = &self.after {
+                    add("after", &escape(after));
+                }
+            }
+            Paging::Numbered => {
+                add("page_size", &limit.to_string());
+                add("page", &self.pages.to_string());
+            }
+            Paging::Whole => {}
+        }
+        page
     }
 }
 
@@ -346,6 +390,16 @@ impl End {
     }
 }
 
+impl From<DidItRun> for Ran {
+    fn from(ran: DidItRun) -> Self {
+        match ran {
+            DidItRun::NotSent => Self::NotSent,
+            DidItRun::Refused => Self::Refused,
+            DidItRun::Unknown | DidItRun::Ran => Self::Unknown,
+        }
+    }
+}
+
 impl From<Ran> for DidItRun {
     fn from(ran: Ran) -> Self {
         match ran {
@@ -357,14 +411,20 @@ impl From<Ran> for DidItRun {
 }
 
 fn upload(context: Context<'_>) -> Upload {
+    let api = context.api;
+    let file_name = file_name(context.batch);
+    let field = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let mut fields = vec![field("purpose", api.purpose)];
+    fields.extend(api.upload_fields.iter().map(|(name, value)| field(name, value)));
+    fields.extend(api.name_field.map(|name| field(name, &file_name)));
     Upload {
         method: "POST".to_owned(),
-        path: context.dialect.files.to_owned(),
+        path: format!("{}{}", context.config.root(), api.upload),
         headers: vec![header("accept", "application/json")],
         framing: Framing::Multipart(Multipart {
-            fields: vec![("purpose".to_owned(), context.dialect.purpose.to_owned())],
+            fields,
             file_field: "file".to_owned(),
-            file_name: file_name(context.batch),
+            file_name,
             content_type: "application/jsonl".to_owned(),
         }),
     }
@@ -376,16 +436,32 @@ fn file_name(batch: &Batch) -> String {
 }
 
 fn creation(input: &str, context: Context<'_>) -> Request {
-    let body = serde_json::json!({
-        "input_file_id": input,
-        "endpoint": context.batch.endpoint,
-        "completion_window": context.dialect.window,
-        "metadata": { context.dialect.mark: context.batch.mark },
-    });
+    const HOUR_MS: u64 = 3_600_000;
+    let Context { batch, config, api } = context;
+    let (window, window_ms) = config.window(api);
+    let metadata = serde_json::json!({ api.mark: batch.mark });
+    let mut body = match api.creation {
+        Creation::Batch | Creation::BatchWithoutMetadata => serde_json::json!({
+            "input_file_id": input,
+            "endpoint": batch.endpoint,
+            "completion_window": window,
+        }),
+        Creation::Job => serde_json::json!({
+            "input_files": [input],
+            "endpoint": batch.endpoint,
+            "model": config.batch_model_name(&batch.model).unwrap_or(&batch.model),
+            "timeout_hours": window_ms.div_ceil(HOUR_MS),
+        }),
+    };
+    if api.creation != Creation::BatchWithoutMetadata {
+        body["metadata"] = metadata;
+    }
+    let mut headers = vec![header("accept", "application/json"), header("content-type", "application/json")];
+    headers.extend(api.idempotency_header.map(|name| header(name, &batch.mark)));
     Request {
         method: "POST".to_owned(),
-        path: context.dialect.batches.to_owned(),
-        headers: vec![header("accept", "application/json"), header("content-type", "application/json")],
+        path: context.batches(),
+        headers,
         body: body.to_string().into_bytes(),
     }
 }

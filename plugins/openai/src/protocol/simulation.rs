@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{tests::batch, *};
-use crate::dialect::OPENAI;
+use crate::dialect::{DialectName, Over};
 
 /// The daemon stores no more than this.
 const STATE_BYTES_MAX: usize = 64 * 1024;
@@ -66,6 +66,7 @@ struct MadeBatch {
 /// The provider, and what the daemon did there.
 #[derive(Debug, Clone)]
 struct World {
+    dialect: DialectName,
     now_ms: u64,
     /// Uploaded files, the oldest first.
     files: Vec<(String, String)>,
@@ -75,32 +76,42 @@ struct World {
     listing_lag_ms: u64,
     /// Looks until a batch is over, and how it ends.
     looks: u32,
-    ending: &'static str,
+    ending: Over,
     has_output: bool,
     has_errors: bool,
     read: Vec<&'static str>,
 }
 
 impl World {
+    fn api(&self) -> &'static BatchApi {
+        self.dialect.dialect().batch_api.as_ref().unwrap()
+    }
+
     fn ours(&self) -> Vec<&MadeBatch> {
-        self.batches.iter().filter(|made| made.metadata["offpeak_batch"] == "m1").collect()
+        let name =
+            |made: &&MadeBatch| self.files.iter().any(|(id, name)| *id == made.input && name.contains("m1"));
+        self.batches.iter().filter(name).collect()
     }
 
     /// Does what is asked and answers.
     fn perform(&mut self, effect: &Effect) -> (u16, Value) {
+        let root = self.dialect.dialect().root;
+        let api = self.api();
         match effect {
-            Effect::Upload(Upload { framing: Framing::Multipart(multipart), .. }) => {
+            Effect::Upload(Upload { path, framing: Framing::Multipart(multipart), .. }) => {
+                assert_eq!(*path, format!("{root}{}", api.upload));
                 let id = format!("file-{}", self.files.len());
                 self.files.push((id.clone(), multipart.file_name.clone()));
                 (200, json!({ "id": id }))
             }
             Effect::Call(request) => {
                 let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
-                let parts: Vec<&str> = path.trim_start_matches("/v1/").split('/').collect();
+                let path = path.strip_prefix(root).unwrap().replacen(api.batches, "/batches", 1);
+                let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
                 match (request.method.as_str(), &parts[..]) {
                     ("GET", ["files"]) => self.list_files(query),
                     ("DELETE", ["files", _]) => (200, json!({"deleted": true})),
-                    ("POST", ["batches"]) => self.create(&request.body),
+                    ("POST", ["batches"]) => self.create(request),
                     ("GET", ["batches"]) => self.list_batches(query),
                     ("GET", ["batches", id]) => self.look(id, false),
                     ("POST", ["batches", id, "cancel"]) => self.look(id, true),
@@ -111,10 +122,20 @@ impl World {
         }
     }
 
-    fn create(&mut self, body: &[u8]) -> (u16, Value) {
-        let body: Value = serde_json::from_slice(body).unwrap();
-        let input = body["input_file_id"].as_str().unwrap().to_owned();
+    fn create(&mut self, request: &Request) -> (u16, Value) {
+        let body: Value = serde_json::from_slice(&request.body).unwrap();
+        let input = if self.api().creation == Creation::Job {
+            &body["input_files"][0]
+        } else {
+            &body["input_file_id"]
+        };
+        let input = input.as_str().unwrap().to_owned();
         assert!(self.files.iter().any(|(id, _)| *id == input), "an unknown file");
+        let key = |header: &&Header| Some(header.name.as_str()) == self.api().idempotency_header;
+        let is_again = request.headers.iter().any(|header| key(&header));
+        if let Some(made) = self.ours().first().filter(|_| is_again) {
+            return (200, self.show(made));
+        }
         let made = MadeBatch {
             id: format!("batch_{}", self.batches.len()),
             input,
@@ -125,23 +146,39 @@ impl World {
         };
         let shown = self.show(&made);
         self.batches.push(made);
-        (200, shown)
+        let is_wrapped = self.api().creation == Creation::BatchWithoutMetadata;
+        (200, if is_wrapped { json!({ "job": shown, "warning": null }) } else { shown })
     }
 
     fn show(&self, made: &MadeBatch) -> Value {
-        let over = made.looks >= self.looks;
-        let status = match (over, made.cancelled) {
-            (true, true) => "cancelled",
-            (true, false) => self.ending,
+        let is_over = made.looks >= self.looks;
+        let name = |over: Over| self.api().over.iter().find(|(_, known)| *known == over).unwrap().0;
+        let status = match (is_over, made.cancelled) {
+            (true, true) => name(Over::Cancelled),
+            (true, false) => name(self.ending),
             (false, true) => "cancelling",
             (false, false) => "in_progress",
         };
+        let (output, errors) = (
+            (is_over && self.has_output).then_some("file-out"),
+            (is_over && self.has_errors).then_some("file-err"),
+        );
         let completed = u32::from(self.has_output);
-        json!({"id": made.id, "status": status, "input_file_id": made.input, "metadata": made.metadata,
-            "created_at": made.made_at_ms / 1000,
-            "output_file_id": (over && self.has_output).then_some("file-out"),
-            "error_file_id": (over && self.has_errors).then_some("file-err"),
-            "request_counts": {"total": 2, "completed": completed, "failed": 2 - completed}})
+        match self.api().creation {
+            Creation::Batch => json!({"id": made.id, "status": status, "input_file_id": made.input,
+                "metadata": made.metadata, "created_at": made.made_at_ms / 1000, "output_file_id": output,
+                "error_file_id": errors, "errors": null,
+                "request_counts": {"total": 2, "completed": completed, "failed": 2 - completed}}),
+            Creation::BatchWithoutMetadata => {
+                json!({"id": made.id, "status": status, "input_file_id": made.input,
+                "created_at": "2026-11-25T00:00:00Z", "output_file_id": output, "error_file_id": errors,
+                "error": null, "progress": 50.0})
+            }
+            Creation::Job => json!({"id": made.id, "status": status, "input_files": [made.input],
+                "metadata": made.metadata, "created_at": made.made_at_ms / 1000, "output_file": output,
+                "error_file": errors, "errors": [], "total_requests": 2, "completed_requests": 2,
+                "succeeded_requests": completed, "failed_requests": 2 - completed}),
+        }
     }
 
     fn look(&mut self, id: &str, cancel: bool) -> (u16, Value) {
@@ -154,31 +191,42 @@ impl World {
     fn list_files(&self, query: &str) -> (u16, Value) {
         let all: Vec<Value> =
             self.files.iter().rev().map(|(id, name)| json!({"id": id, "filename": name})).collect();
-        (200, page(&all, query))
+        (200, self.page(all, query))
     }
 
     fn list_batches(&self, query: &str) -> (u16, Value) {
         let visible = |made: &&MadeBatch| made.made_at_ms + self.listing_lag_ms <= self.now_ms;
         let all: Vec<Value> = self.batches.iter().rev().filter(visible).map(|made| self.show(made)).collect();
-        (200, page(&all, query))
+        (200, self.page(all, query))
+    }
+
+    /// A page of a listing, as the API pages.
+    fn page(&self, all: Vec<Value>, query: &str) -> Value {
+        let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let number = |name: &str| value(name).unwrap().parse::<usize>().unwrap();
+        match self.api().paging {
+            Paging::Whole => Value::from(all),
+            Paging::Numbered => {
+                let size = number("page_size");
+                let data: Vec<Value> = all.iter().skip(number("page") * size).take(size).cloned().collect();
+                json!({ "data": data, "object": "list", "total": all.len() })
+            }
+            Paging::Cursor => {
+                let after = value("after").and_then(|after| all.iter().position(|item| item["id"] == after));
+                let start = after.map_or(0, |index| index + 1);
+                let data: Vec<Value> = all.iter().skip(start).take(number("limit")).cloned().collect();
+                json!({ "has_more": start + data.len() < all.len(), "data": data })
+            }
+        }
     }
 }
 
-/// A page of a listing, as the API pages.
-fn page(all: &[Value], query: &str) -> Value {
-    let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-    let after = value("after").and_then(|after| all.iter().position(|item| item["id"] == after));
-    let start = after.map_or(0, |index| index + 1);
-    let limit: usize = value("limit").unwrap().parse().unwrap();
-    let data: Vec<Value> = all.iter().skip(start).take(limit).cloned().collect();
-    json!({ "has_more": start + data.len() < all.len(), "data": data })
-}
-
 /// Lives a batch's life to its end and returns it. Every state is stored and read back.
-fn live(world: &mut World, faults: &[Fault], config: &Config) -> Effect {
+fn live(world: &mut World, faults: &[Fault]) -> Effect {
     const STEPS_MAX: usize = 5_000;
     let batch = batch();
-    let context = Context { batch: &batch, config, dialect: &OPENAI };
+    let config = Config { dialect: world.dialect, ..Config::default() };
+    let context = Context::new(&batch, &config).unwrap();
     let mut faults = faults.iter().copied();
     let mut stored = Vec::new();
     let mut event = Event::Start;
@@ -241,11 +289,14 @@ fn happen_reading(world: &mut World, reading: &Reading, fault: Fault) -> Event {
 }
 
 fn any_world() -> impl Strategy<Value = World> {
-    let ending = prop_oneof![Just("completed"), Just("expired"), Just("failed"), Just("cancelled")];
+    let ending =
+        prop_oneof![Just(Over::Completed), Just(Over::Expired), Just(Over::Failed), Just(Over::Cancelled)];
+    let dialects = DialectName::ALL.into_iter().filter(|name| name.dialect().batch_api.is_some());
+    let dialect = proptest::sample::select(dialects.collect::<Vec<_>>());
     // Within the two looks that are taken, 10 s each.
     let lag_ms = 0_u64..15_000;
-    (0_usize..130, lag_ms, 0_u32..5, ending, any::<bool>(), any::<bool>()).prop_map(
-        |(foreign, listing_lag_ms, looks, ending, has_output, has_errors)| {
+    (dialect, 0_usize..130, lag_ms, 0_u32..5, ending, any::<bool>(), any::<bool>()).prop_map(
+        |(dialect, foreign, listing_lag_ms, looks, ending, has_output, has_errors)| {
             let start_ms = batch().created_at_ms;
             let batches = (0..foreign)
                 .map(|index| MadeBatch {
@@ -261,6 +312,7 @@ fn any_world() -> impl Strategy<Value = World> {
                 (0..foreign).map(|index| (format!("file-{index}"), "another.jsonl".to_owned())).collect();
             let read = Vec::new();
             World {
+                dialect,
                 now_ms: start_ms,
                 files,
                 batches,
@@ -284,14 +336,14 @@ proptest! {
         mut world in any_world(),
         faults in proptest::collection::vec(any_fault(), 0..40),
     ) {
-        let end = live(&mut world, &faults, &Config::default());
+        let end = live(&mut world, &faults);
         let ours = world.ours().len();
         prop_assert!(ours <= 1, "created {ours} times");
         match end {
             Effect::Failed(Failure { ran: DidItRun::NotSent, temporary: true, .. }) => {
                 prop_assert_eq!(ours, 0, "given back as not sent");
             }
-            Effect::Failed(failure) => prop_assert_eq!(world.ending, "failed", "{:?}", failure),
+            Effect::Failed(failure) => prop_assert_eq!(world.ending, Over::Failed, "{:?}", failure),
             _ => prop_assert_eq!(ours, 1),
         }
         if ours == 1 {
@@ -309,7 +361,7 @@ proptest! {
     ) {
         faults.push(Fault::Cancel { done });
         world.looks += 20; // it does not end by itself before
-        live(&mut world, &faults, &Config::default());
+        live(&mut world, &faults);
         let ours = world.ours();
         prop_assert!(ours.len() <= 1);
         prop_assert!(ours.iter().all(|made| made.cancelled || made.looks >= world.looks));
@@ -321,7 +373,7 @@ proptest! {
     fn any_sequence_of_events(events in proptest::collection::vec(any_event(), 0..60)) {
         let config = Config::default();
         let batch = batch();
-        let context = Context { batch: &batch, config: &config, dialect: &OPENAI };
+        let context = Context::new(&batch, &config).unwrap();
         let mut stored = Vec::new();
         let mut outstanding = None;
         let mut in_doubt = false;

@@ -4,7 +4,6 @@ use offpeak_plugin::provider::{ReadSummary, Response};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::dialect::OPENAI;
 
 const CREATED_AT_MS: u64 = 1_800_000_000_000;
 
@@ -39,7 +38,7 @@ impl Life {
 
     fn on(&mut self, event: Event) -> Effect {
         let batch = batch();
-        let context = Context { batch: &batch, config: &self.config, dialect: &OPENAI };
+        let context = Context::new(&batch, &self.config).unwrap();
         let step = batch_step(&self.stored, event, context).unwrap();
         self.stored.clone_from(&step.state);
         let effect = step.effect.clone();
@@ -520,7 +519,7 @@ fn a_batch_that_cannot_be_stopped_any_more_is_read() {
 fn an_unknown_state_is_refused() {
     let batch = batch();
     let config = Config::default();
-    let context = Context { batch: &batch, config: &config, dialect: &OPENAI };
+    let context = Context::new(&batch, &config).unwrap();
     assert!(batch_step(b"nonsense", Event::Waited, context).unwrap_err().contains("cannot be read"));
 
     let (mut life, _) = Life::begin();
