@@ -20,12 +20,14 @@ use crate::clock::{Clock, RequestIds, random_u64};
 use crate::config::{self, Config, PluginLimits, PluginSource};
 use crate::gateway::{Gateway, Router};
 use crate::held::Held;
+use crate::job_book::JobBook;
 use crate::lane_book::{Commands, LaneBook};
 use crate::lanes;
+use crate::spool::Spool;
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
 use crate::upstream::{self, Address, ClientError, Upstream, credential_header};
-use crate::{admin, ingress, listen};
+use crate::{admin, ingress, jobs, listen};
 
 /// Connections to the admin plane at once.
 const ADMIN_CONNECTIONS: usize = 256;
@@ -39,6 +41,9 @@ pub enum StartError {
     /// The store.
     #[error("the store could not be opened: {0}")]
     Store(#[from] StoreError),
+    /// The folder of files.
+    #[error("the folder of uploaded files could not be opened: {0}")]
+    Files(#[from] jobs::JobError),
     /// A plugin.
     #[error("a plugin could not be loaded: {0}")]
     Plugin(#[from] HostError),
@@ -96,6 +101,8 @@ impl App {
         // said of the store.
         let (lanes, commands) = LaneBook::new();
         let (store, recovered) = open_store(config, &lanes, clock)?;
+        let spool = Spool::open(config.store.folder.join("files")).map_err(jobs::JobError::from)?;
+        let numbers = jobs::largest_number(&store, &spool).await?;
         let engine = Engine::new(&EngineOptions {
             cache_dir: Some(config.plugins.cache.clone()),
             ..EngineOptions::default()
@@ -115,6 +122,9 @@ impl App {
             router,
             store,
             lanes,
+            jobs: JobBook::default(),
+            spool,
+            numbers,
             held: Arc::new(Held::new(config.server.held_max)),
             metrics: Arc::new(Metrics::new()),
             retry: config.retry,
@@ -150,6 +160,7 @@ impl App {
         let Self { gateway, commands, recovered, data, admin, max_connections, drain } = self;
         report(&recovered);
         lanes::recover(&gateway, recovered.lanes, recovered.open_batches);
+        jobs::recover(&gateway).await?;
         let lanes = tokio::spawn(lanes::run(gateway.clone(), commands));
         let sweeper = tokio::spawn(sweep(gateway.clone()));
         let serving = gateway.clone();
@@ -213,7 +224,14 @@ async fn sweep(gateway: Arc<Gateway>) {
             () = gateway.stopping.cancelled() => return,
             () = tokio::time::sleep(SWEEP_EVERY) => {}
         }
-        match gateway.store.sweep(gateway.clock.now()).await {
+        let needed = match jobs::tidy(&gateway).await {
+            Ok(needed) => needed,
+            Err(error) => {
+                tracing::error!(%error, "old jobs and files could not be dropped; trying again later");
+                continue;
+            }
+        };
+        match gateway.store.sweep_but(gateway.clock.now(), needed).await {
             Ok(swept) if swept.segments > 0 => {
                 tracing::info!(segments = swept.segments, bytes = swept.bytes, "old segments were dropped");
             }

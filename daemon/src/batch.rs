@@ -143,6 +143,10 @@ impl Driver {
 
     async fn run_from(&self, progress: &mut Option<Progress>, resume: Resume) -> Result<Finish, StepError> {
         let mut told = match resume {
+            // All its requests were cancelled before it left: there is nothing to send.
+            Resume::Start if self.gateway.store.missing(self.record.id).await?.is_empty() => {
+                return self.settle(nothing_left()).await;
+            }
             Resume::Start => Told::Start,
             Resume::Interrupted => Told::Interrupted,
             Resume::Wait(until) => self.wait(until).await,
@@ -320,6 +324,16 @@ fn view<'a>(record: &'a BatchRecord, mark: &'a str) -> provider::Batch<'a> {
         offer: record.offer.as_str(),
         items: u32::try_from(items).unwrap_or(u32::MAX),
         created_at_ms: record.created_at.0,
+    }
+}
+
+fn nothing_left() -> Finish {
+    Finish {
+        code: "cancelled".into(),
+        message: "all requests of the batch were cancelled before it left".into(),
+        missing: DidItRun::NotSent,
+        permanent: false,
+        hold_until: None,
     }
 }
 

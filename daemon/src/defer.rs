@@ -22,6 +22,9 @@ use crate::tenant::{Account, Admitted};
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
+/// The code of a key under which another body came before.
+pub const IDEMPOTENCY_KEY_REUSED: &str = "idempotency_key_reused";
+
 /// By this header the official SDKs count their own tries of one call: 0 for the first, then 1, 2.
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
@@ -33,8 +36,13 @@ pub struct Deferral {
     pub deadline: Timestamp,
 }
 
+/// What the flags of a request say: whom its answer is for. This one is for whoever called or holds a ticket,
+const FOR_ITS_CALLER: u8 = 0;
+/// and this one for a job; its meta is the job's label.
+pub const FOR_A_JOB: u8 = 1;
+
 /// An answer that came while its call was cut off is still there for the SDK's retry, which follows within seconds.
-const RETRIES_COME_WITHIN: Millis = Millis::from_mins(10);
+pub const RETRIES_COME_WITHIN: Millis = Millis::from_mins(10);
 
 /// Keeps a request and answers as the caller asked: by holding the call, or with a ticket.
 pub async fn accept(
@@ -95,8 +103,7 @@ async fn attach(
     headers: &HeaderMap,
     envelope: &Envelope,
 ) -> Result<Option<Place>, Refusal> {
-    let is_retry = headers.get(RETRY_COUNT).is_some_and(|count| count.as_bytes() != b"0");
-    if !is_retry || given_key(headers).is_some() {
+    if !is_sdk_retry(headers) || given_key(headers).is_some() {
         return Ok(None);
     }
     let lanes: Vec<LaneId> = gateway.lanes.of_tenant(&account.id);
@@ -132,7 +139,7 @@ async fn append(
         tokens: u32::try_from(envelope.input_tokens).unwrap_or(u32::MAX),
         body_hash: body_hash(&body),
         idempotency,
-        flags: 0,
+        flags: FOR_ITS_CALLER,
         meta: Bytes::new(),
         body,
     };
@@ -150,7 +157,7 @@ async fn append(
 }
 
 /// A batch item is a plain request: how it is delivered and bought is decided already.
-fn deferred_body(envelope: &Envelope) -> Result<Bytes, Refusal> {
+pub fn deferred_body(envelope: &Envelope) -> Result<Bytes, Refusal> {
     if !envelope.has_delivery_members {
         return Ok(envelope.body.clone());
     }
@@ -160,13 +167,18 @@ fn deferred_body(envelope: &Envelope) -> Result<Bytes, Refusal> {
     })
 }
 
+/// An SDK tries again by itself what it got no answer to.
+pub fn is_sdk_retry(headers: &HeaderMap) -> bool {
+    headers.get(RETRY_COUNT).is_some_and(|count| count.as_bytes() != b"0")
+}
+
 /// The caller's `Idempotency-Key`; an empty one is none, or all who send it so would share it.
-fn given_key(headers: &HeaderMap) -> Option<&[u8]> {
+pub fn given_key(headers: &HeaderMap) -> Option<&[u8]> {
     headers.get(IDEMPOTENCY_KEY).map(|key| key.as_bytes().trim_ascii()).filter(|key| !key.is_empty())
 }
 
 /// A key belongs to its tenant: the same key of two tenants is two keys.
-fn idempotency_key(account: &Account, key: &[u8]) -> [u8; 16] {
+pub fn idempotency_key(account: &Account, key: &[u8]) -> [u8; 16] {
     let tenant = account.id.as_str().as_bytes();
     let hash = Sha256::new()
         .chain_update((tenant.len() as u64).to_le_bytes())
@@ -239,7 +251,7 @@ fn stopping() -> Refusal {
 
 fn conflict() -> Refusal {
     let message = "This Idempotency-Key was used with another body. Use a new key for a new request.";
-    Refusal::new(StatusCode::CONFLICT, "idempotency_key_reused", message)
+    Refusal::new(StatusCode::CONFLICT, IDEMPOTENCY_KEY_REUSED, message)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The answer back to whoever waits, from the store.
 
+pub mod output_file;
+
 use bytes::Bytes;
 use http::header::{HeaderValue, LOCATION, RETRY_AFTER};
 use http::{Response, StatusCode};

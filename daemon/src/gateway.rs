@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use offpeak_core::retry::RetryPolicy;
 use offpeak_host::RouterPlugin;
+use offpeak_host::values::router::BodyNeed;
 use offpeak_store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::backends::Backends;
 use crate::clock::{Clock, RequestIds};
 use crate::config::OnRouterFailure;
+use crate::documents::Numbers;
 use crate::held::Held;
+use crate::job_book::JobBook;
 use crate::lane_book::LaneBook;
+use crate::spool::Spool;
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
 
@@ -33,6 +37,12 @@ pub struct Gateway {
     pub lanes: LaneBook,
     /// Who waits for it.
     pub held: Arc<Held>,
+    /// Jobs that have not ended.
+    pub jobs: JobBook,
+    /// Files that clients uploaded.
+    pub spool: Spool,
+    /// Names for files and jobs.
+    pub numbers: Numbers,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What a failed attempt means.
@@ -57,4 +67,12 @@ pub struct Router {
     pub bundled: Option<RouterPlugin>,
     /// What happens when the configured one fails.
     pub on_failure: OnRouterFailure,
+}
+
+impl Router {
+    /// Some router looks at bodies.
+    pub fn sees_bodies(&self) -> bool {
+        let sees = |plugin: &RouterPlugin| !matches!(plugin.description().body, BodyNeed::None);
+        sees(&self.configured) || self.bundled.as_ref().is_some_and(sees)
+    }
 }

@@ -1,7 +1,10 @@
 //! The data plane: identify -> envelope -> quota -> route -> dispatch or defer -> answer. Start reading here.
 
+pub mod batches;
+pub mod files;
 pub mod lookup;
-pub mod route;
+pub mod pieces;
+pub mod query;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,8 +17,8 @@ use hyper::body::{Body, Incoming};
 
 use crate::body::ReplyBody;
 use crate::gateway::Gateway;
-use crate::ingress::route::Routed;
 use crate::reply::{Refusal, stamp};
+use crate::route::{self, Routed};
 use crate::tenant::Identified;
 use crate::{defer, delivery, dispatch, envelope};
 
@@ -38,12 +41,30 @@ pub async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Respon
 
 async fn answer(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Result<Response<ReplyBody>, Refusal> {
     let caller = gateway.tenants.identify(request.headers())?;
-    if let Some(id) = request.uri().path().strip_prefix(delivery::PATH) {
+    let path = request.uri().path();
+    if let Some(id) = path.strip_prefix(delivery::PATH) {
         let id = id.to_owned();
         return lookup::answer(gateway, caller.account(), request.method(), &id).await;
     }
-    check_endpoint(gateway, request.method(), request.uri().path())?;
+    // What offpeak keeps for its clients; everything else names a model.
+    if let Some(rest) = below(path, files::PATH) {
+        return files::answer(gateway, caller, request, &rest).await;
+    }
+    if let Some(rest) = below(path, batches::PATH) {
+        return batches::answer(gateway, caller, request, &rest).await;
+    }
+    check_endpoint(gateway, request.method(), path)?;
     model_call(gateway, caller, request).await
+}
+
+/// What a path has below another: nothing, or the names of things there.
+fn below(path: &str, above: &str) -> Option<Vec<String>> {
+    let rest = path.strip_prefix(above)?;
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    match rest.strip_prefix('/') {
+        Some(names) => Some(names.split('/').map(str::to_owned).collect()),
+        None => rest.is_empty().then(Vec::new),
+    }
 }
 
 /// A call that names a model.
@@ -58,7 +79,7 @@ async fn model_call(
     let envelope = envelope::read(&head.headers, body, caller.account().sla)?;
     check_background(&envelope)?;
     let caller = caller.admit()?;
-    match route::route(gateway, &caller, head.uri.path(), &head.headers, &envelope, arrived.0)? {
+    match route::route(gateway, caller.account(), head.uri.path(), &head.headers, &envelope, arrived.0)? {
         Routed::Now(call) => {
             gateway.metrics.decided(arrived.1.elapsed());
             dispatch::run(gateway, &call, head.headers, envelope.body).await
@@ -74,7 +95,8 @@ fn check_endpoint(gateway: &Gateway, method: &Method, path: &str) -> Result<(), 
         let path: String = path.chars().take(100).collect();
         let message = format!(
             "There is no endpoint {path} here. offpeak answers the model endpoints of its backends (such as \
-             /v1/chat/completions) and /v1/deferred/{{id}}; check the base URL of your SDK, which ends in /v1."
+             /v1/chat/completions), /v1/files, /v1/batches and /v1/deferred/{{id}}; check the base URL of your SDK, which \
+             ends in /v1."
         );
         return Err(Refusal::not_found("unknown_endpoint", message));
     }
@@ -96,7 +118,7 @@ fn check_background(envelope: &envelope::Envelope) -> Result<(), Refusal> {
 }
 
 /// Reads a body of at most `max` bytes. One that arrives in one piece is not copied.
-async fn read_body(headers: &HeaderMap, mut body: Incoming, max: usize) -> Result<Bytes, Refusal> {
+pub(crate) async fn read_body(headers: &HeaderMap, mut body: Incoming, max: usize) -> Result<Bytes, Refusal> {
     let announced: Option<usize> =
         headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length| length > max) {

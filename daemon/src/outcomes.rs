@@ -46,18 +46,22 @@ pub async fn record(
 ) -> Result<(), StoreError> {
     let now = gateway.clock.now();
     let mut outcomes = Vec::with_capacity(attempts.len());
+    let mut are_good = Vec::with_capacity(attempts.len());
     let mut unknown = 0;
     for attempt in attempts {
         match judge(&gateway.store, &gateway.retry, source, attempt, now).await? {
-            Some(outcome) => outcomes.push(outcome),
+            Some(outcome) => {
+                are_good.push(outcome.ending.is_success());
+                outcomes.push(outcome);
+            }
             None => unknown += 1,
         }
     }
     let recorded = gateway.store.record(outcomes).await?;
     let (mut finished, mut retried, mut duplicates) = (Vec::new(), 0, 0);
-    for one in recorded {
+    for (one, is_good) in recorded.into_iter().zip(are_good) {
         match one {
-            Recorded::New { origin, requeued: None } => finished.push(origin),
+            Recorded::New { origin, requeued: None } => finished.push((origin, is_good)),
             Recorded::New { requeued: Some(_), .. } => retried += 1,
             Recorded::Duplicate => duplicates += 1,
             Recorded::Unknown => unknown += 1,
@@ -69,7 +73,8 @@ pub async fn record(
     gateway.metrics.lines(backend, Line::Taken, done + retried);
     gateway.metrics.lines(backend, Line::Duplicate, duplicates);
     gateway.metrics.lines(backend, Line::Unknown, unknown);
-    gateway.held.tell(finished);
+    gateway.jobs.finished(finished.iter().copied());
+    gateway.held.tell(finished.into_iter().map(|(origin, _)| origin));
     Ok(())
 }
 

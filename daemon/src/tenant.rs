@@ -75,6 +75,7 @@ impl Admitted {
 pub struct Tenants {
     salt: [u8; 16],
     by_key: HashMap<[u8; 32], Arc<Account>>,
+    by_name: HashMap<TenantId, Arc<Account>>,
     open: Option<Arc<Account>>,
 }
 
@@ -83,9 +84,11 @@ impl Tenants {
     pub fn new(access: &Access, salt: u128) -> Self {
         let salt = salt.to_le_bytes();
         let mut by_key = HashMap::new();
+        let mut by_name = HashMap::new();
         let mut open = None;
         for tenant in access.tenants() {
             let account = Arc::new(Account::new(tenant));
+            by_name.insert(account.id.clone(), account.clone());
             for key in &tenant.keys {
                 by_key.insert(hash(&salt, key.expose().as_bytes()), account.clone());
             }
@@ -93,7 +96,12 @@ impl Tenants {
                 open = Some(account);
             }
         }
-        Self { salt, by_key, open }
+        Self { salt, by_key, by_name, open }
+    }
+
+    /// The account of this name.
+    pub fn account(&self, tenant: &TenantId) -> Option<Arc<Account>> {
+        self.by_name.get(tenant).cloned()
     }
 
     /// The caller, from `authorization: Bearer` or `x-api-key`.

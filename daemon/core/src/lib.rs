@@ -7,6 +7,7 @@ pub mod batch;
 pub mod depart;
 pub mod extent;
 pub mod gate;
+pub mod job;
 pub mod lane;
 pub mod outcome;
 pub mod retry;

@@ -68,6 +68,7 @@ struct Farewell<'a> {
 async fn cancel(gateway: &Gateway, origin: Place) -> Result<Response<ReplyBody>, Refusal> {
     let now = gateway.clock.now();
     gateway.store.cancel(origin, now).await.map_err(|error| store_failed(&error))?;
+    gateway.jobs.finished([(origin, false)]);
     gateway.held.tell([origin]);
     let id = delivery::request_id(origin);
     let farewell = Farewell { id: &id, object: "deferred", cancelled: true };

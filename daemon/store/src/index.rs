@@ -9,6 +9,7 @@ pub(crate) mod lanes;
 pub(crate) mod lookup;
 pub(crate) mod outcomes;
 pub(crate) mod query;
+pub(crate) mod standings;
 pub(crate) mod sweep;
 pub(crate) mod tables;
 

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use offpeak_core::words::{Millis, Timestamp};
+use offpeak_core::words::{Millis, Place, Timestamp};
 
 use crate::disk::Disk;
 use crate::error::StoreError;
@@ -152,12 +152,12 @@ impl Keeper {
         Ok(())
     }
 
-    /// Removes what nobody needs any more.
-    pub(crate) fn sweep(&mut self, now: Timestamp) -> Result<Swept, StoreError> {
+    /// Removes what nobody needs any more, but nothing that a tenant has since one of these.
+    pub(crate) fn sweep(&mut self, now: Timestamp, since: &[Place]) -> Result<Swept, StoreError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let removed = sweep::sweep(&self.index, now, self.retention, self.applied.segment);
+        let removed = sweep::sweep(&self.index, now, self.retention, self.applied.segment, since);
         if let Err(error) = &removed {
             self.failed = Some(error.clone());
         }

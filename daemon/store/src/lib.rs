@@ -37,9 +37,9 @@ pub use error::StoreError;
 pub use options::{OnAppended, Options};
 pub use store::Store;
 pub use values::{
-    Appended, BatchEnd, BatchRecord, BodyAt, Chunk, Counts, Document, Entry, Idempotency, Kind, LaneState,
-    NewBatch, NewOutcome, NewRequest, Order, Outcome, Quarantined, Recorded, Recovered, Selection, Standing,
-    Stats, Swept, Verdict,
+    Appended, BatchEnd, BatchRecord, BodyAt, Chunk, Counts, Document, Entry, Finished, FinishedChunk,
+    Idempotency, Kind, LaneState, NewBatch, NewOutcome, NewRequest, Order, Outcome, Quarantined, Recorded,
+    Recovered, Selection, Standing, Stats, Swept, Tally, Unfinished, Verdict,
 };
 
 use sha2::{Digest, Sha256};

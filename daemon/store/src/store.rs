@@ -5,6 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use offpeak_core::extent::Range;
 use offpeak_core::words::{BatchId, LaneId, LaneKey, Place, Timestamp};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
@@ -12,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::disk::{Disk, Folder};
 use crate::engine::Engine;
 use crate::error::StoreError;
-use crate::index::{View, query};
+use crate::index::{View, query, standings};
 use crate::keeper::Keeper;
 use crate::log::read::LogReader;
 use crate::log::record::RECORD_LIMIT;
@@ -22,8 +23,8 @@ use crate::options::Options;
 use crate::shared::Shared;
 use crate::threads::{Command, Threads};
 use crate::values::{
-    Appended, BatchRecord, BodyAt, Chunk, Counts, Document, Entry, Kind, NewBatch, NewOutcome, NewRequest,
-    Order, Recorded, Recovered, Selection, Standing, Stats, Swept, Verdict,
+    Appended, BatchRecord, BodyAt, Chunk, Counts, Document, Entry, FinishedChunk, Kind, NewBatch, NewOutcome,
+    NewRequest, Order, Recorded, Recovered, Selection, Standing, Stats, Swept, Tally, Unfinished, Verdict,
 };
 
 /// Largest texts of a lane's key together, in bytes.
@@ -282,6 +283,27 @@ impl Store {
             .await
     }
 
+    /// How many of the requests that first stood in these ranges are finished.
+    pub async fn tally(&self, ranges: Vec<Range>) -> Result<Tally, StoreError> {
+        self.0.read(move |view, _| standings::tally(view, &ranges)).await
+    }
+
+    /// The first requests of these ranges that have no final outcome, at most so many.
+    pub async fn unfinished(&self, ranges: Vec<Range>, most: usize) -> Result<Vec<Unfinished>, StoreError> {
+        self.0.read(move |view, _| standings::unfinished(view, &ranges, most)).await
+    }
+
+    /// The next finished requests of these ranges with their answers: about `max_bytes` of them, at least one if there
+    /// is one.
+    pub async fn finished(&self, ranges: Vec<Range>, max_bytes: usize) -> Result<FinishedChunk, StoreError> {
+        self.0.read(move |view, log| standings::finished(view, log, ranges, max_bytes)).await
+    }
+
+    /// A batch has this entry.
+    pub async fn is_sealed(&self, place: Place) -> Result<bool, StoreError> {
+        self.0.read(move |view, _| standings::is_sealed(view, place)).await
+    }
+
     /// Writes and removes documents, all or none of them; durable when it returns. The last word on a key counts.
     pub async fn keep(&self, documents: Vec<Document>) -> Result<(), StoreError> {
         check_size(documents_bytes(&documents), DOCUMENTS_LIMIT)?;
@@ -312,13 +334,19 @@ impl Store {
     /// Removes segments in which nothing is unfinished and whose answers were kept long enough, and batches that
     /// ended that long ago.
     pub async fn sweep(&self, now: Timestamp) -> Result<Swept, StoreError> {
+        self.sweep_but(now, Vec::new()).await
+    }
+
+    /// As [`Store::sweep`], but keeps what a tenant has since one of its requests came: for each of `since`, that
+    /// request and all requests and answers of its tenant after it.
+    pub async fn sweep_but(&self, now: Timestamp, since: Vec<Place>) -> Result<Swept, StoreError> {
         let (reply, answer) = oneshot::channel();
         match &self.0.drive {
-            Drive::Threads(threads) => threads.command(Command::Sweep { now, reply }),
+            Drive::Threads(threads) => threads.command(Command::Sweep { now, since, reply }),
             Drive::Inline(parts) => {
                 let mut parts = parts.lock();
                 let (_, keeper) = parts.as_mut().ok_or(StoreError::Closed)?;
-                let swept = keeper.sweep(now)?;
+                let swept = keeper.sweep(now, &since)?;
                 self.0.shared.count_swept(&swept);
                 return Ok(swept);
             }

@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod full;
 mod model;
+mod standings;
 mod sweep;
 mod threads;
 

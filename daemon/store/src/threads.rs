@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use offpeak_core::words::{Millis, Timestamp};
+use offpeak_core::words::{Millis, Place, Timestamp};
 use parking_lot::{Condvar, Mutex};
 
 use crate::engine::Engine;
@@ -31,7 +31,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Asked of the index's thread.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Sweep { now: Timestamp, reply: Reply<Swept> },
+    Sweep { now: Timestamp, since: Vec<Place>, reply: Reply<Swept> },
     Checkpoint { reply: Reply<()> },
 }
 
@@ -327,8 +327,8 @@ impl IndexThread {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Checkpoint { reply } => tell(reply, self.keeper.checkpoint()),
-            Command::Sweep { now, reply } => {
-                let swept = self.keeper.sweep(now);
+            Command::Sweep { now, since, reply } => {
+                let swept = self.keeper.sweep(now, &since);
                 if let Ok(swept) = &swept {
                     self.shared.count_swept(swept);
                 }

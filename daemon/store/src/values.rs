@@ -208,11 +208,15 @@ pub enum Kind {
     File = 1,
     /// What a client submitted as one piece: its items are requests in lanes.
     Job = 2,
+    /// A file that a client uploads in parts.
+    Upload = 3,
+    /// What is known of a background response beyond the request that it is.
+    Response = 4,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 2] = [Self::File, Self::Job];
+    pub const ALL: [Self; 4] = [Self::File, Self::Job, Self::Upload, Self::Response];
 
     pub(crate) const fn number(self) -> u8 {
         self as u8
@@ -309,11 +313,61 @@ pub struct Outcome {
     pub body: BodyAt,
 }
 
+/// How many of some requests are finished, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Answered with a 2xx.
+    pub succeeded: u64,
+    /// Finished in any other way.
+    pub failed: u64,
+    /// Not finished.
+    pub unfinished: u64,
+}
+
+/// A request that has no final outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Its identity.
+    pub origin: Place,
+    /// Where it stands now.
+    pub current: Place,
+    /// Attempts made before.
+    pub attempts: u16,
+}
+
+/// A finished request with its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// Its identity.
+    pub origin: Place,
+    /// The request's meta, as it was given.
+    pub request_meta: Bytes,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The answer.
+    pub body: Bytes,
+}
+
+/// Some of the finished requests of some ranges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FinishedChunk {
+    /// In the ranges' order.
+    pub finished: Vec<Finished>,
+    /// What is left to look through; none at the end.
+    pub rest: Option<Vec<Range>>,
+}
+
 /// Where the body of an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyAt(pub(crate) Location);
 
 impl BodyAt {
+    /// No answer: what tests of the store's users begin with.
+    #[must_use]
+    pub const fn nowhere() -> Self {
+        Self(Location { segment: 0, offset: 0, head: 0, meta: 0, body: 0 })
+    }
+
     /// Its length in bytes.
     #[must_use]
     pub const fn len(self) -> u32 {

@@ -13,7 +13,7 @@ use super::lanes::LaneRow;
 use super::outcomes::OutcomeRow;
 use super::tables::{
     BATCHES, DOCUMENTS, EXTENTS, KEYS, LANE_STATES, LANES, META, OUTCOMES, PlaceKey, SEGMENTS, SegmentRow,
-    key, meta,
+    TOUCHED, key, meta,
 };
 use crate::codec::Take;
 use crate::error::StoreError;
@@ -207,6 +207,21 @@ impl View {
         let number =
             |name| u32::try_from(self.number(name)?).map_err(|_| StoreError::IndexDamaged("position"));
         Ok(Position { segment: number(meta::SEGMENT)?, offset: number(meta::OFFSET)? })
+    }
+
+    /// How far a lane is.
+    pub(crate) fn lane_row(&self, lane: LaneId) -> Result<Option<LaneRow>, StoreError> {
+        let table = self.transaction.open_table(LANE_STATES)?;
+        table.get(lane.0)?.map(|row| LaneRow::decode(row.value())).transpose()
+    }
+
+    /// Which segments hold something of which lanes.
+    pub(crate) fn touched(&self) -> Result<Vec<(u32, u32)>, StoreError> {
+        let mut touched = Vec::new();
+        for row in self.transaction.open_table(TOUCHED)?.iter()? {
+            touched.push(row?.0.value());
+        }
+        Ok(touched)
     }
 
     /// All segments.

@@ -129,7 +129,7 @@ fn corrupt(at: Location) -> StoreError {
 }
 
 /// Visits the entries of a range in order; the flag says that an entry has an outcome.
-fn walk(
+pub(crate) fn walk(
     view: &View,
     range: Range,
     visit: &mut dyn FnMut(Place, &Indexed, bool) -> ControlFlow<()>,

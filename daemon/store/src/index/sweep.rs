@@ -1,6 +1,8 @@
 //! Removes what nobody needs any more: whole segments with all rows that point into them, and ended batches.
 
-use offpeak_core::words::{LaneId, Millis, Place, Seq, Timestamp};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use offpeak_core::words::{LaneId, Millis, Place, Seq, TenantId, Timestamp};
 use redb::{Durability, ReadableTable, Table, WriteTransaction};
 
 use super::database::Index;
@@ -19,17 +21,24 @@ pub(crate) struct Removed {
 }
 
 /// Removes the rows of segments before `active` in which nothing is unfinished and whose last request finished at
-/// least `retention` ago, and of batches that ended that long ago.
+/// least `retention` ago, and of batches that ended that long ago. What a tenant has since one of the entries in `since`
+/// stays.
 pub(crate) fn sweep(
     index: &Index,
     now: Timestamp,
     retention: Millis,
     active: u32,
+    since: &[Place],
 ) -> Result<Removed, StoreError> {
     let database = index.database()?;
     let mut removed = Removed::default();
     let is_over = |finished: u64| Timestamp(finished).after(retention) <= now;
-    for (segment, bytes) in removable(&index.view()?, active, is_over)? {
+    let view = index.view()?;
+    let kept = kept_since(&view, since)?;
+    let mut segments = removable(&view, active, is_over)?;
+    drop(view);
+    segments.retain(|(segment, _)| !kept.contains(segment));
+    for (segment, bytes) in segments {
         // One transaction a segment bounds what the index holds in memory.
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::None)?;
@@ -55,6 +64,34 @@ pub(crate) fn sweep(
     }
     transaction.commit()?;
     Ok(removed)
+}
+
+/// The segments that hold something of a tenant from one of its entries on. The log is in the order of time, so that
+/// what became of an entry lies in its segment or in a later one, in whatever lane of the tenant it went on.
+fn kept_since(view: &super::View, since: &[Place]) -> Result<BTreeSet<u32>, StoreError> {
+    let mut kept = BTreeSet::new();
+    if since.is_empty() {
+        return Ok(kept);
+    }
+    let tenants: BTreeMap<u32, TenantId> =
+        view.lanes()?.into_iter().map(|(lane, key, _)| (lane.0, key.tenant)).collect();
+    let mut first: HashMap<&TenantId, u32> = HashMap::new();
+    let mut rows = Rows::default();
+    for &place in since {
+        if let Some(entry) = rows.entry(&view.extents, place)?
+            && let Some(tenant) = tenants.get(&place.lane.0)
+        {
+            let segment = first.entry(tenant).or_insert(entry.at.segment);
+            *segment = entry.at.segment.min(*segment);
+        }
+    }
+    for (segment, lane) in view.touched()? {
+        let from = tenants.get(&lane).and_then(|tenant| first.get(tenant));
+        if from.is_some_and(|from| *from <= segment) {
+            kept.insert(segment);
+        }
+    }
+    Ok(kept)
 }
 
 fn removable(

@@ -7,6 +7,7 @@
 mod admin;
 mod chaos;
 mod expired;
+mod jobs;
 mod limits;
 mod lost;
 mod partial;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use offpeak::app::App;
 use offpeak::config::Config;
 use provider_sim::{Builder, Endpoint, Handle, Mode, Provider, Server, Sim, answer};
@@ -260,6 +260,16 @@ impl Daemon {
             (answer.status != StatusCode::ACCEPTED).then_some(answer)
         })
         .await
+    }
+
+    /// Any other call of a tenant.
+    pub(crate) fn call(&self, tenant: &str, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, self.url(path)).bearer_auth(key_of(tenant))
+    }
+
+    /// Files that clients uploaded, whole or not.
+    pub(crate) fn files_on_disk(&self) -> usize {
+        std::fs::read_dir(self.folder.path().join("data/files")).unwrap().count()
     }
 
     // === The admin plane ===

@@ -6,14 +6,14 @@ use offpeak_core::words::{LaneKey, Millis, Mode, SlaClass, Timestamp};
 use offpeak_host::values::router::{self, Decision};
 use offpeak_host::{PluginError, RouterPlugin};
 
-use crate::backends::{Menu, PrepareError, Seller};
+use crate::backends::{Menu, Offer, PrepareError, Seller};
 use crate::config::OnRouterFailure;
 use crate::defer::Deferral;
 use crate::dispatch::NowCall;
 use crate::envelope::Envelope;
 use crate::gateway::Gateway;
 use crate::reply::Refusal;
-use crate::tenant::Admitted;
+use crate::tenant::Account;
 
 /// What was decided. Dispatch and defer take nothing less.
 pub enum Routed {
@@ -29,18 +29,49 @@ const SECRET_HEADERS: [&str; 4] = ["authorization", "x-api-key", "cookie", "prox
 /// Decides how a request is run.
 pub fn route(
     gateway: &Gateway,
-    caller: &Admitted,
+    account: &Account,
     endpoint: &str,
     headers: &HeaderMap,
     envelope: &Envelope,
     now: Timestamp,
 ) -> Result<Routed, Refusal> {
-    if !caller.account().models.matches(&envelope.model) {
+    decide(gateway, account, Asked { endpoint, headers, envelope, is_later: false }, now)
+}
+
+/// Decides how a request is run whose caller does not wait for it: real-time offers are not among the candidates.
+pub fn route_later(
+    gateway: &Gateway,
+    account: &Account,
+    endpoint: &str,
+    headers: &HeaderMap,
+    envelope: &Envelope,
+    now: Timestamp,
+) -> Result<Deferral, Refusal> {
+    match decide(gateway, account, Asked { endpoint, headers, envelope, is_later: true }, now)? {
+        Routed::Later(deferral) => Ok(deferral),
+        Routed::Now(_) => Err(router_failed()),
+    }
+}
+
+/// The request that is asked about.
+struct Asked<'a> {
+    endpoint: &'a str,
+    headers: &'a HeaderMap,
+    envelope: &'a Envelope,
+    is_later: bool,
+}
+
+fn decide(gateway: &Gateway, account: &Account, asked: Asked<'_>, now: Timestamp) -> Result<Routed, Refusal> {
+    let Asked { endpoint, headers, envelope, is_later } = asked;
+    if !account.models.matches(&envelope.model) {
         let message = format!("This API key may not use the model '{}'.", envelope.model);
         return Err(Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model"));
     }
     let menu = gateway.backends.menu(endpoint, &envelope.model, now)?;
-    let question = Question { caller, endpoint, headers, envelope, menu: &menu, now };
+    let question = Question { account, endpoint, headers, envelope, menu: &menu, is_later, now };
+    if is_later && !question.has_offers() {
+        return Err(not_deferrable(&envelope.model, endpoint));
+    }
     match question.ask(gateway)? {
         Answer::Choice { choice, from_plugin } => question.follow(&choice, &from_plugin),
         Answer::Reject(rejection) => Err(rejection),
@@ -49,11 +80,12 @@ pub fn route(
 }
 
 struct Question<'a> {
-    caller: &'a Admitted,
+    account: &'a Account,
     endpoint: &'a str,
     headers: &'a HeaderMap,
     envelope: &'a Envelope,
     menu: &'a Menu,
+    is_later: bool,
     now: Timestamp,
 }
 
@@ -64,6 +96,21 @@ enum Answer {
 }
 
 impl Question<'_> {
+    /// The offers of a seller that may be chosen.
+    fn offers<'b>(&'b self, seller: &'b Seller) -> impl Iterator<Item = &'b Offer> {
+        seller.offers.iter().filter(|offer| !self.is_later || offer.mode() != Mode::Realtime)
+    }
+
+    fn has_offers(&self) -> bool {
+        self.menu.sellers.iter().any(|seller| self.offers(seller).next().is_some())
+    }
+
+    /// What a choice names, if it was among the candidates.
+    fn picked(&self, choice: &router::Choice) -> Option<(&Seller, &Offer)> {
+        let picked = self.menu.pick(&choice.backend, &choice.offer);
+        picked.filter(|(_, offer)| !self.is_later || offer.mode() != Mode::Realtime)
+    }
+
     /// The configured router first; where it passes, and if the configuration says so where it fails, the bundled one.
     fn ask(&self, gateway: &Gateway) -> Result<Answer, Refusal> {
         let router = &gateway.router;
@@ -97,13 +144,14 @@ impl Question<'_> {
             .menu
             .sellers
             .iter()
-            .map(|seller| seller.offers.iter().map(|offer| router::Offer::from(&offer.terms)).collect())
+            .map(|seller| self.offers(seller).map(|offer| router::Offer::from(&offer.terms)).collect())
             .collect();
         let candidates: Vec<router::Candidate<'_>> = self
             .menu
             .sellers
             .iter()
             .zip(&offers)
+            .filter(|(_, offers)| !offers.is_empty())
             .map(|(seller, offers)| router::Candidate {
                 backend: seller.backend.id.as_str(),
                 healthy: true,
@@ -113,7 +161,7 @@ impl Question<'_> {
         let shown = self.shown_headers(plugin);
         let envelope = self.envelope(plugin, &shown);
         match plugin.route(&envelope, &candidates, self.now.0)? {
-            Decision::Choose(choice) if self.menu.pick(&choice.backend, &choice.offer).is_none() => {
+            Decision::Choose(choice) if self.picked(&choice).is_none() => {
                 Err(RouterError::NotOnTheMenu { backend: choice.backend, offer: choice.offer })
             }
             Decision::Choose(choice) => Ok(Answer::Choice { choice, from_plugin: plugin.name().to_owned() }),
@@ -142,7 +190,7 @@ impl Question<'_> {
     ) -> router::Envelope<'b> {
         let body = &self.envelope.body;
         router::Envelope {
-            tenant: self.caller.account().id.as_str(),
+            tenant: self.account.id.as_str(),
             endpoint: self.endpoint,
             model: &self.envelope.model,
             sla: match self.envelope.sla {
@@ -170,7 +218,7 @@ impl Question<'_> {
 
     /// Turns a choice from the menu into what the daemon does.
     fn follow(&self, choice: &router::Choice, plugin: &str) -> Result<Routed, Refusal> {
-        let (seller, offer) = self.menu.pick(&choice.backend, &choice.offer).ok_or_else(router_failed)?;
+        let (seller, offer) = self.picked(choice).ok_or_else(router_failed)?;
         if offer.mode() == Mode::Realtime {
             let call = offer
                 .call(self.menu, &seller.backend, self.now)
@@ -186,13 +234,13 @@ impl Question<'_> {
         let within = match (choice.within_ms, self.envelope.sla) {
             (Some(within), _) => Millis(within),
             (None, Sla::Within(within)) => within,
-            (None, Sla::Realtime) => self.caller.account().sla.deferrable,
+            (None, Sla::Realtime) => self.account.sla.deferrable,
         };
         let key = LaneKey {
             backend: seller.backend.id.clone(),
             endpoint: self.menu.endpoint.clone(),
             model: self.menu.model.clone(),
-            tenant: self.caller.account().id.clone(),
+            tenant: self.account.id.clone(),
             offer: offer.name.clone(),
             sla_class: SlaClass::of(within),
             name: choice.lane.as_str().into(),
@@ -225,6 +273,13 @@ fn rejected(rejection: &router::Rejection) -> Result<Answer, RouterError> {
 fn failed(gateway: &Gateway, plugin: &RouterPlugin, error: &RouterError) {
     gateway.metrics.plugin_failed(plugin.name());
     tracing::error!(plugin = plugin.name(), %error, "a router failed");
+}
+
+fn not_deferrable(model: &str, endpoint: &str) -> Refusal {
+    let message = format!(
+        "No backend sells the model '{model}' at {endpoint} as something that can wait. Send its requests one by one."
+    );
+    Refusal::bad_request("model_not_deferrable", message).param("model")
 }
 
 fn router_failed() -> Refusal {

@@ -1,0 +1,292 @@
+//! Drives jobs: one task for each that has not ended.
+//!
+//! load -> put its requests into lanes -> wait until they are finished, the window is over, or the client cancels -> give
+//! what is unfinished its outcome -> write down what it came to. Each stage is in the store before the next begins, and
+//! each can be begun again after a crash.
+
+pub mod expand;
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use offpeak_core::job::{CANCELLED, Close, Event, Stage, WINDOW_OVER};
+use offpeak_core::outcome::{DidItRun, Ending};
+use offpeak_core::words::{Millis, Place};
+use offpeak_store::{NewOutcome, Recorded, StoreError, Unfinished, Verdict};
+
+use crate::delivery::output_file::{self, Label};
+use crate::documents::file::File;
+use crate::documents::{self, DocumentError, Job, Numbers};
+use crate::gateway::Gateway;
+use crate::job_book::{OpenJob, Progress};
+use crate::spool::Spool;
+
+/// A pause before trying again what the store or the disk refused.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Outcomes that are recorded in one commit when a job is settled.
+const SETTLE_AT_ONCE: usize = 1000;
+
+/// How long a job can be looked at after its answers are gone.
+const REMEMBERED: Millis = Millis::from_hours(24 * 30);
+
+/// Why a stage could not be gone through.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A document could not be read or written.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// The disk failed.
+    #[error("the file of a job's requests could not be read: {0}")]
+    Disk(#[from] io::Error),
+    /// The lanes are closed to it for now.
+    #[error("{0}")]
+    Lane(String),
+}
+
+/// Takes a new job in and sets it on its way. It is durable when this returns.
+pub async fn begin(gateway: &Arc<Gateway>, job: Job) -> Result<Arc<OpenJob>, DocumentError> {
+    documents::keep(&gateway.store, &job).await?;
+    tracing::info!(job = %job.id(), tenant = %job.tenant, requests = job.total, "a job begins");
+    Ok(spawn(gateway, job, false))
+}
+
+/// Asks a job to end, and waits until that is durable.
+pub async fn cancel(gateway: &Arc<Gateway>, open: &OpenJob) -> Option<Arc<Job>> {
+    open.cancel();
+    let may_run = |job: &Job| matches!(job.life.stage, Stage::Validating | Stage::InProgress);
+    tokio::select! {
+        job = open.wait_for(|job| !may_run(job)) => Some(job),
+        () = gateway.stopping.cancelled() => None,
+    }
+}
+
+/// Goes on with all jobs that have not ended, and tidies the folder of files. Returns the numbers that come next.
+pub async fn recover(gateway: &Arc<Gateway>) -> Result<(), StoreError> {
+    let mut open = Vec::new();
+    documents::each(&gateway.store, |job: Job| {
+        if !job.life.has_ended() {
+            open.push(job);
+        }
+    })
+    .await?;
+    for job in open {
+        tracing::info!(job = %job.id(), stage = job.status(), "a job goes on");
+        spawn(gateway, job, true);
+    }
+    Ok(())
+}
+
+/// The largest number given so far; and removes files that nothing knows.
+pub async fn largest_number(store: &offpeak_store::Store, spool: &Spool) -> Result<Numbers, JobError> {
+    let mut largest = 0;
+    let mut files = HashSet::new();
+    documents::each(store, |file: File| {
+        largest = largest.max(file.number);
+        files.insert(file.number);
+    })
+    .await?;
+    documents::each(store, |job: Job| largest = largest.max(job.number)).await?;
+    let removed = spool.tidy(&files)?;
+    if removed > 0 {
+        tracing::info!(files = removed, "uploads that were not finished before the stop were removed");
+    }
+    Ok(Numbers::after(largest))
+}
+
+/// Removes files and jobs whose time is over. Returns the requests since which their tenants' answers are still needed.
+pub async fn tidy(gateway: &Gateway) -> Result<Vec<Place>, JobError> {
+    let now = gateway.clock.now();
+    let mut removals = Vec::new();
+    let mut needed = Vec::new();
+    let mut inputs = HashSet::new();
+    documents::each(&gateway.store, |job: Job| {
+        let until = job.output_until(gateway.keep_results);
+        let is_readable = until.is_none_or(|until| now < until);
+        if is_readable && !job.has_failed() && !(job.is_output_deleted && job.are_errors_deleted) {
+            needed.extend(job.ranges.iter().map(|range| Place { lane: range.lane, seq: range.from }));
+        }
+        if job.life.stage == Stage::Validating {
+            inputs.insert(job.input);
+        }
+        if until.is_some_and(|until| until.after(REMEMBERED) <= now) {
+            removals.push(documents::removal(&job));
+        }
+    })
+    .await?;
+    let mut expired = Vec::new();
+    documents::each(&gateway.store, |file: File| {
+        if file.expires_at <= now && !inputs.contains(&file.number) {
+            expired.push(file);
+        }
+    })
+    .await?;
+    for file in &expired {
+        removals.push(documents::removal(file));
+    }
+    if !removals.is_empty() {
+        gateway.store.keep(removals).await?;
+    }
+    for file in expired {
+        gateway.spool.remove(file.number).await?;
+    }
+    Ok(needed)
+}
+
+fn spawn(gateway: &Arc<Gateway>, job: Job, is_recovered: bool) -> Arc<OpenJob> {
+    let open = gateway.jobs.open(job.clone());
+    let driver = Driver { gateway: gateway.clone(), open: open.clone(), job, is_recovered };
+    gateway.tasks.spawn(driver.run());
+    open
+}
+
+/// A job under way.
+struct Driver {
+    gateway: Arc<Gateway>,
+    open: Arc<OpenJob>,
+    job: Job,
+    /// A crash may have come between requests that were appended and the job's note of them.
+    is_recovered: bool,
+}
+
+impl Driver {
+    /// Until it has ended, or the daemon stops.
+    async fn run(mut self) {
+        let stopping = self.gateway.stopping.clone();
+        tokio::select! {
+            // What is not noted yet is done again at the next start.
+            () = stopping.cancelled() => return,
+            () = self.run_to_the_end() => {}
+        }
+        let job = &self.job;
+        self.gateway.jobs.close(job.number, &job.ranges);
+        tracing::info!(job = %job.id(), status = job.status(), "a job has ended");
+    }
+
+    async fn run_to_the_end(&mut self) {
+        while !self.job.life.has_ended() {
+            if let Err(error) = self.stage().await {
+                tracing::error!(job = %self.job.id(), %error, "a job's step failed; its requests are kept and it is tried again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    async fn stage(&mut self) -> Result<(), JobError> {
+        match self.job.life.stage {
+            Stage::Validating => self.expand().await,
+            Stage::InProgress => self.wait().await,
+            Stage::Finalizing(close) => self.settle(close).await,
+            Stage::Ended(_) => Ok(()),
+        }
+    }
+
+    /// Notes an event, durably; not at all if that fails.
+    async fn note(&mut self, event: Event) -> Result<(), JobError> {
+        let mut life = self.job.life.clone();
+        if life.step(event, self.gateway.clock.now()) {
+            let job = Job { life, ..self.job.clone() };
+            documents::keep(&self.gateway.store, &job).await?;
+            self.publish(job);
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, job: Job) {
+        self.open.publish(Arc::new(job.clone()));
+        self.job = job;
+    }
+
+    async fn wait(&mut self) -> Result<(), JobError> {
+        self.gateway.jobs.listen(&self.job.ranges, &self.open);
+        self.count().await?;
+        loop {
+            let progress = self.open.progress();
+            // What was told while it was counted may count twice, so that this comes too early but never too late.
+            if progress.succeeded + progress.failed >= self.job.total && self.count().await? == 0 {
+                return self.note(Event::AllFinished).await;
+            }
+            if self.open.is_cancel_asked() {
+                return self.note(Event::CancelAsked).await;
+            }
+            let left = self.job.life.deadline.since(self.gateway.clock.now());
+            if left == Millis(0) {
+                return self.note(Event::WindowOver).await;
+            }
+            tokio::select! {
+                () = self.open.changed() => {}
+                () = tokio::time::sleep(Duration::from(left).min(Duration::from_hours(1))) => {}
+            }
+        }
+    }
+
+    /// Counts anew; returns how many are unfinished.
+    async fn count(&self) -> Result<u64, JobError> {
+        self.open.set_progress(Progress::default());
+        let tally = self.gateway.store.tally(self.job.ranges.clone()).await?;
+        self.open.add_progress(Progress { succeeded: tally.succeeded, failed: tally.failed });
+        Ok(tally.unfinished)
+    }
+
+    /// Gives what is unfinished its outcome, and writes down what the job came to.
+    async fn settle(&mut self, close: Close) -> Result<(), JobError> {
+        let (code, message) = match close {
+            Close::Finished | Close::WindowOver => {
+                (WINDOW_OVER, "This request could not be executed before the completion window expired.")
+            }
+            Close::Cancelled => (CANCELLED, "The batch was cancelled before this request had an answer."),
+        };
+        loop {
+            let open = self.gateway.store.unfinished(self.job.ranges.clone(), SETTLE_AT_ONCE).await?;
+            if open.is_empty() {
+                break;
+            }
+            self.give_up(&open, code, message).await?;
+        }
+        let sums = output_file::sums(&self.gateway.store, self.job.api, self.job.ranges.clone()).await?;
+        self.job.sums = Some(sums);
+        // What was cancelled before it stood in a lane is not part of it.
+        self.job.total = sums.succeeded + sums.failed();
+        self.note(Event::Summed).await
+    }
+
+    async fn give_up(&self, open: &[Unfinished], code: &str, message: &str) -> Result<(), JobError> {
+        let now = self.gateway.clock.now();
+        let outcomes = open.iter().map(|one| NewOutcome {
+            place: one.current,
+            attempts: one.attempts,
+            batch: None,
+            finished_at: now,
+            ending: Ending::Failed {
+                ran: DidItRun::NotSent,
+                code: code.to_owned(),
+                message: message.to_owned(),
+            },
+            verdict: Verdict::Final,
+            meta: Bytes::new(),
+            body: Bytes::new(),
+            documents: Vec::new(),
+        });
+        let recorded = self.gateway.store.record(outcomes.collect()).await?;
+        // One that went back into a lane meanwhile is met again there.
+        let ended = recorded.into_iter().filter_map(|one| match one {
+            Recorded::New { origin, .. } => Some(origin),
+            Recorded::Duplicate | Recorded::Unknown => None,
+        });
+        let ended: Vec<Place> = ended.collect();
+        self.gateway.jobs.finished(ended.iter().map(|origin| (*origin, false)));
+        self.gateway.held.tell(ended);
+        Ok(())
+    }
+}
+
+/// The label of a job's request, as it is stored with it.
+pub fn label(line: u64, custom_id: &str) -> Bytes {
+    Label { line, custom_id: custom_id.to_owned() }.encode()
+}
