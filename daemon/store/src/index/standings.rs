@@ -48,7 +48,7 @@ fn each(
 pub(crate) fn tally(view: &View, ranges: &[Range]) -> Result<Tally, StoreError> {
     let mut tally = Tally::default();
     for &range in ranges {
-        let _: ControlFlow<()> = each(view, range, &mut |seen| {
+        let flow = each(view, range, &mut |seen| {
             match seen.row {
                 Some(OutcomeRow::Final { ending, .. }) if ending.is_success() => tally.succeeded += 1,
                 Some(OutcomeRow::Final { .. }) => tally.failed += 1,
@@ -57,6 +57,9 @@ pub(crate) fn tally(view: &View, ranges: &[Range]) -> Result<Tally, StoreError> 
             }
             Ok(ControlFlow::Continue(()))
         })?;
+        if flow.is_break() {
+            break;
+        }
     }
     Ok(tally)
 }
