@@ -54,6 +54,7 @@ pub fn route_later(
 }
 
 /// The request that is asked about.
+#[derive(Clone, Copy)]
 struct Asked<'a> {
     endpoint: &'a str,
     headers: &'a HeaderMap,

@@ -282,10 +282,10 @@ fn one_line(body: &[u8]) -> Box<RawValue> {
 pub fn usage(body: &[u8]) -> Usage {
     #[derive(Deserialize, Default)]
     struct Peek {
-        usage: Option<Tokens>,
+        usage: Option<Counted>,
     }
     #[derive(Deserialize, Default)]
-    struct Tokens {
+    struct Counted {
         #[serde(alias = "prompt_tokens")]
         input_tokens: Option<u64>,
         #[serde(alias = "completion_tokens")]
@@ -325,7 +325,7 @@ mod tests {
         let label = Label { line: 7, custom_id: "mine \"7\"".to_owned() };
         let mut text = Vec::new();
         write(api, &finished(ending, body, label.encode()), &mut text);
-        assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(text.split(|byte| *byte == b'\n').count(), 2);
         serde_json::from_slice(&text).unwrap()
     }
 

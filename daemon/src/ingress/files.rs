@@ -59,8 +59,8 @@ pub struct FileObject {
 
 /// Something that is called a file.
 enum Found {
-    Input(File),
-    Output(Job, Part),
+    Input(Box<File>),
+    Output(Box<Job>, Part),
 }
 
 /// Answers a call about files.
@@ -102,11 +102,14 @@ async fn find(gateway: &Gateway, account: &Account, id: &str) -> Result<Found, R
         let job = job_of(gateway, account, number).await?;
         return job
             .filter(|job| has(gateway, job, part))
-            .map(|job| Found::Output(job, part))
+            .map(|job| Found::Output(Box::new(job), part))
             .ok_or_else(|| not_found(id));
     }
     let number = documents::number(file::PREFIX, id).ok_or_else(|| not_found(id))?;
-    input(gateway, account, number).await?.map(Found::Input).ok_or_else(|| not_found(id))
+    input(gateway, account, number)
+        .await?
+        .map(|file| Found::Input(Box::new(file)))
+        .ok_or_else(|| not_found(id))
 }
 
 /// The tenant's uploaded file of this number, if its time is not over.
@@ -149,7 +152,7 @@ pub fn output_id(gateway: &Gateway, job: &Job, part: Part) -> Option<String> {
 
 async fn delete(gateway: &Gateway, account: &Account, id: &str) -> Result<Response<ReplyBody>, Refusal> {
     #[derive(Serialize)]
-    struct Deleted<'a> {
+    struct Farewell<'a> {
         id: &'a str,
         object: &'static str,
         deleted: bool,
@@ -166,10 +169,10 @@ async fn delete(gateway: &Gateway, account: &Account, id: &str) -> Result<Respon
                 Part::Answers => job.is_output_deleted = true,
                 Part::Errors | Part::All => job.are_errors_deleted = true,
             }
-            documents::keep(&gateway.store, &job).await.map_err(|error| unreadable(&error))?;
+            documents::keep(&gateway.store, &*job).await.map_err(|error| unreadable(&error))?;
         }
     }
-    Ok(reply::json_of(StatusCode::OK, &Deleted { id, object: "file", deleted: true }))
+    Ok(reply::json_of(StatusCode::OK, &Farewell { id, object: "file", deleted: true }))
 }
 
 /// Removes a file: its document first, so that what a crash leaves is found by nobody and tidied at the next start.
