@@ -16,7 +16,6 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use crate::batches::batch::{Batch, Order};
-use crate::batches::state::Status;
 use crate::batches::validate::{BatchError, Checked, check};
 use crate::clock::SimTime;
 use crate::error::ApiError;
@@ -26,6 +25,9 @@ use crate::provider::Inner;
 use crate::reply::SimResponse;
 use crate::wire::{Metadata, check_metadata, parse};
 use crate::work::Api;
+
+pub(crate) use crate::batches::results::damage;
+pub(crate) use crate::batches::state::{Cancel, Fate, Status, Timeline};
 
 const HOUR_MS: u64 = 3_600_000;
 

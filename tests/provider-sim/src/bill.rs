@@ -18,6 +18,8 @@ pub struct Usage {
     pub input_tokens: u64,
     /// The part of the input that the prompt cache had.
     pub cached_tokens: u64,
+    /// The part of the input that was written to the prompt cache at a price of its own (Anthropic).
+    pub cache_written_tokens: u64,
     /// Output tokens.
     pub output_tokens: u64,
 }
@@ -26,6 +28,7 @@ impl Usage {
     pub(crate) fn add(&mut self, other: Self) {
         self.input_tokens += other.input_tokens;
         self.cached_tokens += other.cached_tokens;
+        self.cache_written_tokens += other.cache_written_tokens;
         self.output_tokens += other.output_tokens;
     }
 }
@@ -284,14 +287,19 @@ mod tests {
     proptest! {
         #[test]
         fn the_bill_is_the_sum_of_its_items(
-            items in prop::collection::vec((0_usize..3, 0_usize..6, 0_u64..9_000, 0_u64..9_000, 0_u64..9_000), 0..50)
+            items in prop::collection::vec((0_usize..3, 0_usize..6, [0_u64..9_000, 0_u64..9_000, 0_u64..9_000, 0_u64..9_000]), 0..50)
         ) {
-            let names = ["gpt-5-mini", "gpt-4o-mini", "text-embedding-3-small"];
+            let names = ["gpt-5-mini", "claude-haiku-5-5", "text-embedding-3-small"];
             let catalog = Catalog::new(names.iter().map(ToString::to_string));
             let ledger = Ledger::new(3, false);
             let mut expected = PicoDollars(0);
-            for (model, mode, cached, fresh, output) in items.iter().copied() {
-                let usage = Usage { input_tokens: cached + fresh, cached_tokens: cached, output_tokens: output };
+            for (model, mode, [cached, written, fresh, output]) in items.iter().copied() {
+                let usage = Usage {
+                    input_tokens: cached + written + fresh,
+                    cached_tokens: cached,
+                    cache_written_tokens: written,
+                    output_tokens: output,
+                };
                 ledger.charge(model, Mode::ALL[mode], usage, None);
                 expected = expected + catalog.models()[model].prices.cost(Mode::ALL[mode], usage);
             }

@@ -1,7 +1,7 @@
 //! Provider time: real time multiplied, or advanced by hand.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -32,6 +32,15 @@ impl SimTime {
     pub fn millis_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
+}
+
+/// The last millisecond that RFC 3339 can write: the end of the year 9999.
+const LAST_MS: u64 = 253_402_300_799_999;
+
+/// `time` as Anthropic's API writes it, such as `2026-11-25T01:02:03.000Z`.
+pub(crate) fn rfc3339(time: SimTime) -> String {
+    let time = UNIX_EPOCH + Duration::from_millis(time.0.min(LAST_MS));
+    humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// A duration in whole milliseconds, saturating.
@@ -92,6 +101,12 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_written_as_dates() {
+        assert_eq!(rfc3339(SimTime(1_795_568_523_456)), "2026-11-25T01:02:03.456Z");
+        assert_eq!(rfc3339(SimTime(u64::MAX)), "9999-12-31T23:59:59.999Z");
+    }
 
     #[test]
     fn by_hand_it_stands_still_until_advanced() {

@@ -29,6 +29,14 @@ pub struct Limits {
     pub enqueued_tokens: Option<u64>,
     /// As `enqueued_tokens`, for single models.
     pub enqueued_tokens_of: HashMap<String, u64>,
+    /// Bytes of one call for a message: 32 MB.
+    pub message_bytes: u64,
+    /// Bytes of one message batch: 256 MB.
+    pub message_batch_bytes: u64,
+    /// Requests of one message batch: 100,000.
+    pub message_batch_requests: usize,
+    /// Requests waiting in message batches, over all batches.
+    pub message_batch_queue: Option<usize>,
     /// Calls to `/v1` in a provider minute, for each key.
     pub requests_per_minute: Option<u32>,
 }
@@ -43,6 +51,10 @@ impl Default for Limits {
             batches_per_hour: 2_000,
             enqueued_tokens: None,
             enqueued_tokens_of: HashMap::new(),
+            message_bytes: 32 << 20,
+            message_batch_bytes: 256 << 20,
+            message_batch_requests: 100_000,
+            message_batch_queue: None,
             requests_per_minute: None,
         }
     }
@@ -233,6 +245,18 @@ impl Builder {
 pub(crate) struct Model {
     pub(crate) id: String,
     pub(crate) prices: Prices,
+}
+
+impl Model {
+    /// Whether Anthropic's listing names it: all but those on OpenAI's price list.
+    pub(crate) fn is_anthropics(&self) -> bool {
+        self.id.starts_with("claude") || !LIST.iter().any(|(name, _)| *name == self.id)
+    }
+
+    /// Whether OpenAI's listing names it: all but Anthropic's.
+    pub(crate) fn is_openais(&self) -> bool {
+        !self.id.starts_with("claude")
+    }
 }
 
 /// The models on offer, found by name.

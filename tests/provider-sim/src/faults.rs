@@ -55,7 +55,7 @@ pub enum BatchFault {
         /// Items of a thousand, at random.
         permille: u16,
     },
-    /// The batch fails validation.
+    /// The batch fails validation; where there is none (Anthropic), its creation is refused.
     FailValidation {
         /// The error's code, such as `token_limit_exceeded`.
         code: String,
@@ -73,6 +73,8 @@ pub enum BatchFault {
     OutputUnknownId,
     /// One line of the output file comes twice.
     OutputDuplicateId,
+    /// One line of the output file is missing, though its item ran and is billed.
+    OutputLostLine,
 }
 
 /// What can happen to an item of a batch; decided when the item runs. None of them is billed.
@@ -101,7 +103,7 @@ pub enum TargetGroup {
     Realtime,
     /// Those under `/v1/files`.
     Files,
-    /// Those under `/v1/batches`.
+    /// Those under `/v1/batches` and `/v1/messages/batches`.
     Batches,
 }
 

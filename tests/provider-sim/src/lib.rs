@@ -1,4 +1,4 @@
-//! A simulated OpenAI-compatible provider.
+//! A simulated provider with the APIs of OpenAI and of Anthropic.
 //!
 //! It is strict like the real thing (field names, statuses, error bodies, limits) and it keeps the bill, so that what
 //! traffic cost is measured at the provider instead of believed. It comes as a library, for tests in the same process,
@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`Sim`] builds a [`Provider`], the core without sockets (request and time in, response out);
 //! [`Server`] puts it on a port. Inside, `provider.rs` shows the life of a call, `realtime.rs` and `batches.rs` do the
-//! work, `bill.rs` charges for it.
+//! work on OpenAI's side, `anthropic.rs` on Anthropic's, `bill.rs` charges for it.
 //!
 //! What a client can check without asking the simulator:
 //! - the answer to a prompt is a function of model and prompt: [`expected_answer`], [`expected_embedding`];
@@ -18,16 +18,19 @@
 
 mod admin;
 mod answer;
+mod anthropic;
 mod batches;
 mod bill;
 mod clock;
 mod config;
+mod dialect;
 mod embeddings;
 mod error;
 mod faults;
 mod files;
 mod ids;
 mod multipart;
+mod pace;
 mod pagination;
 mod prices;
 mod prompt_cache;

@@ -10,10 +10,10 @@ use clap::Parser;
 use provider_sim::{Faults, Limits, Server, Sim, SimTime};
 use tokio::net::TcpListener;
 
-/// A simulated OpenAI-compatible provider that keeps the bill.
+/// A simulated provider, with the APIs of OpenAI and of Anthropic, that keeps the bill.
 ///
-/// It answers chat completions, completions, embeddings, responses and moderations, with files and batches, on
-/// `http://ADDRESS/v1`. Answers are a function of the request. When it is ready it prints one line:
+/// It answers chat completions, completions, embeddings, responses and moderations, with files and batches, and messages
+/// with message batches, on `http://ADDRESS/v1`. Answers are a function of the request. When it is ready it prints one line:
 /// `listening on http://ADDRESS`.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = EXAMPLES)]

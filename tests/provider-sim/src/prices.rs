@@ -67,6 +67,8 @@ pub struct Prices {
     pub input: u64,
     /// An input token that the prompt cache had.
     pub cached: u64,
+    /// An input token that was written to the prompt cache, where that has a price.
+    pub cache_write: u64,
     /// An output token.
     pub output: u64,
     /// Priority price over standard price, as a fraction.
@@ -84,21 +86,29 @@ impl Prices {
             Mode::Background8h => (6, 10),
         };
         let rate = |list: u64| list.saturating_mul(times) / over;
-        let fresh = usage.input_tokens.saturating_sub(usage.cached_tokens);
-        [(fresh, self.input), (usage.cached_tokens, self.cached), (usage.output_tokens, self.output)]
-            .into_iter()
-            .map(|(tokens, list)| PicoDollars(tokens.saturating_mul(rate(list))))
-            .sum()
+        let fresh = usage.input_tokens.saturating_sub(usage.cached_tokens + usage.cache_written_tokens);
+        let parts = [
+            (fresh, self.input),
+            (usage.cached_tokens, self.cached),
+            (usage.cache_written_tokens, self.cache_write),
+            (usage.output_tokens, self.output),
+        ];
+        parts.into_iter().map(|(tokens, list)| PicoDollars(tokens.saturating_mul(rate(list)))).sum()
     }
 }
 
 const fn list(input: u64, cached: u64, output: u64, priority: (u64, u64)) -> Prices {
-    Prices { input, cached, output, priority }
+    Prices { input, cached, cache_write: input, output, priority }
+}
+
+/// A model of Anthropic's: writing to the cache has a price, priority is not sold by the token.
+const fn claude(input: u64, cached: u64, cache_write: u64, output: u64) -> Prices {
+    Prices { input, cached, cache_write, output, priority: (1, 1) }
 }
 
 /// Model, prices. US dollars for 1,000,000 tokens are 1,000,000 pico-dollars for one, so $0.15 reads 150,000.
-/// Source: the vendor's list prices of 2026-11 as collected in `LiteLLM`'s price file.
-pub(crate) const LIST: [(&str, Prices); 11] = [
+/// Source: the vendors' list prices of 2026-11 as collected in `LiteLLM`'s price file.
+pub(crate) const LIST: [(&str, Prices); 16] = [
     ("gpt-6-astra", list(10_000_000, 1_000_000, 50_000_000, (2, 1))),
     ("gpt-6.1-sol", list(2_000_000, 100_000, 10_000_000, (2, 1))),
     ("gpt-6.1-terra", list(1_000_000, 50_000, 5_000_000, (2, 1))),
@@ -110,6 +120,11 @@ pub(crate) const LIST: [(&str, Prices); 11] = [
     ("text-embedding-3-small", list(20_000, 20_000, 0, (2, 1))),
     ("text-embedding-3-large", list(130_000, 130_000, 0, (2, 1))),
     ("omni-moderation-latest", list(0, 0, 0, (1, 1))),
+    ("claude-opus-5-5", claude(4_000_000, 200_000, 5_000_000, 20_000_000)),
+    ("claude-sonnet-5-5", claude(2_000_000, 100_000, 2_500_000, 10_000_000)),
+    ("claude-haiku-5-5", claude(100_000, 10_000, 125_000, 500_000)),
+    ("claude-sonnet-4-5", claude(3_000_000, 300_000, 3_750_000, 15_000_000)),
+    ("claude-haiku-4-5", claude(1_000_000, 100_000, 1_250_000, 5_000_000)),
 ];
 
 /// What a configured model costs that the list does not name: the price of `gpt-4o-mini`, with priority at 2x.
@@ -127,7 +142,7 @@ mod tests {
     #[test]
     fn every_price_is_whole_in_every_mode() {
         for (model, prices) in LIST.iter().chain([&("unlisted", UNLISTED)]) {
-            for list in [prices.input, prices.cached, prices.output] {
+            for list in [prices.input, prices.cached, prices.cache_write, prices.output] {
                 let (times, over) = prices.priority;
                 assert_eq!((list % 10, list * times % over), (0, 0), "{model} {list}");
             }
@@ -136,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_million_tokens_cost_the_list_price() {
-        let million = Usage { input_tokens: 1_000_000, cached_tokens: 0, output_tokens: 1_000_000 };
+        let million = Usage { input_tokens: 1_000_000, output_tokens: 1_000_000, ..Usage::default() };
         let mini = price_of("gpt-4o-mini");
         assert_eq!(mini.cost(Mode::Realtime, million).to_string(), "$0.750000000000");
         assert_eq!(mini.cost(Mode::Batch, million).to_string(), "$0.375000000000");
@@ -144,7 +159,9 @@ mod tests {
         assert_eq!(mini.cost(Mode::Priority, million).to_string(), "$1.250000000000");
         assert_eq!(mini.cost(Mode::Background2h, million).to_string(), "$0.525000000000");
         assert_eq!(mini.cost(Mode::Background8h, million).to_string(), "$0.450000000000");
-        let cached = Usage { input_tokens: 1_000_000, cached_tokens: 1_000_000, output_tokens: 0 };
+        let cached = Usage { input_tokens: 1_000_000, cached_tokens: 1_000_000, ..Usage::default() };
         assert_eq!(mini.cost(Mode::Batch, cached).to_string(), "$0.037500000000");
+        let written = Usage { input_tokens: 1_000_000, cache_written_tokens: 1_000_000, ..Usage::default() };
+        assert_eq!(price_of("claude-haiku-5-5").cost(Mode::Realtime, written).to_string(), "$0.125000000000");
     }
 }

@@ -9,17 +9,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use parking_lot::Mutex;
 
+use crate::anthropic::{self, MessageBatches, Version};
 use crate::batches::{self, Shelf};
 use crate::bill::{Bill, Ledger};
-use crate::clock::{Clock, SimTime};
+use crate::clock::{Clock, SimTime, rfc3339};
 use crate::config::{Builder, Catalog, Limits, Timing};
+use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::faults::{Fault, FaultControl};
 use crate::ids::Ids;
-use crate::prompt_cache::PromptCache;
+use crate::prompt_cache::{Cached, PromptCache};
 use crate::reply::{Delivery, SimBody, SimResponse};
 use crate::responses::{self, ResponseStore};
 use crate::route::{Endpoint, Route, route};
@@ -27,6 +29,8 @@ use crate::work::{Api, Work};
 use crate::{admin, files, realtime};
 
 const MINUTE_MS: u64 = 60_000;
+/// How long a prefix stays in OpenAI's prompt cache after its last use, in provider milliseconds: 10 minutes.
+const CACHE_STAYS_MS: u64 = 600_000;
 
 /// A simulated provider; clones share its state.
 #[derive(Debug, Clone)]
@@ -49,6 +53,7 @@ pub(crate) struct Inner {
     pub(crate) faults: FaultControl,
     pub(crate) responses: ResponseStore,
     pub(crate) shelf: Mutex<Shelf>,
+    pub(crate) message_batches: Mutex<MessageBatches>,
     cache: Option<PromptCache>,
     keys: HashSet<String>,
     latency: Duration,
@@ -60,13 +65,21 @@ pub(crate) struct Inner {
 impl Inner {
     /// Prompt tokens of `work` that the prompt cache has; 0 when prompt caching is off.
     pub(crate) fn cached_tokens(&self, model: usize, work: &Work<'_>, now: SimTime) -> u64 {
-        let Some(cache) = &self.cache else { return 0 };
-        cache.cached_tokens(model, &work.prefix(), now).min(work.prompt_tokens())
+        if self.cache.is_none() {
+            return 0;
+        }
+        self.look_in_cache(model, &work.prefix(), now, CACHE_STAYS_MS).read.min(work.prompt_tokens())
+    }
+
+    /// What the prompt cache does for a prompt; nothing when prompt caching is off.
+    pub(crate) fn look_in_cache(&self, model: usize, prompt: &str, now: SimTime, stays_ms: u64) -> Cached {
+        self.cache.as_ref().map_or_else(Cached::default, |cache| cache.look(model, prompt, now, stays_ms))
     }
 
     /// Runs and charges whatever is due at `now`.
     pub(crate) fn settle(&self, now: SimTime) {
         self.shelf.lock().settle_all(self, now);
+        self.message_batches.lock().settle_all(self, now);
         self.responses.settle(self, now);
     }
 }
@@ -90,6 +103,7 @@ impl Provider {
             latency: builder.latency,
             responses: ResponseStore::default(),
             shelf: Mutex::default(),
+            message_batches: Mutex::default(),
             minutes: Mutex::default(),
             calls: [const { AtomicU64::new(0) }; Endpoint::ALL.len()],
         };
@@ -124,7 +138,15 @@ impl Provider {
         if let Some(rest) = path.strip_prefix("/sim/") {
             return admin::handle(self, &parts.method, rest, &body).unwrap_or_else(SimResponse::from);
         }
-        let call = Call { method: &parts.method, path, query: parts.uri.query(), headers: &parts.headers };
+        let request_id = self.inner.ids.text("req_");
+        let call = Call {
+            method: &parts.method,
+            path,
+            uri: &parts.uri,
+            headers: &parts.headers,
+            dialect: Dialect::of(path, &parts.headers),
+            request_id: &request_id,
+        };
         self.inner.handle(&call, body)
     }
 
@@ -140,8 +162,28 @@ impl Provider {
 struct Call<'a> {
     method: &'a Method,
     path: &'a str,
-    query: Option<&'a str>,
+    uri: &'a Uri,
     headers: &'a HeaderMap,
+    dialect: Dialect,
+    request_id: &'a str,
+}
+
+impl Call<'_> {
+    fn refuse(&self, error: ApiError) -> SimResponse {
+        self.dialect.refuse(error, self.request_id)
+    }
+
+    /// The call as Anthropic's endpoints need it.
+    fn of_anthropic(&self, now: SimTime) -> Result<anthropic::Call<'_>, ApiError> {
+        let host = self.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let host = host.or_else(|| self.uri.authority().map(http::uri::Authority::as_str));
+        Ok(anthropic::Call {
+            version: Version::of(self.headers)?,
+            query: self.uri.query(),
+            base_url: host.map_or_else(String::new, |host| format!("http://{host}")),
+            now,
+        })
+    }
 }
 
 impl Inner {
@@ -149,16 +191,10 @@ impl Inner {
         let now = self.clock.now();
         let mut limit_headers = None;
         let answered = self.answer(call, body, now, &mut limit_headers);
-        let mut response = answered.unwrap_or_else(SimResponse::from);
-        let headers = &mut response.headers;
-        if let Ok(id) = HeaderValue::from_str(&self.ids.text("req_")) {
-            headers.insert("x-request-id", id);
-        }
-        headers.insert("openai-version", HeaderValue::from_static("2020-10-01"));
-        headers.insert("openai-organization", HeaderValue::from_static("org-sim"));
-        headers.insert("openai-processing-ms", HeaderValue::from_static("1"));
+        let mut response = answered.unwrap_or_else(|error| call.refuse(error));
+        call.dialect.mark(&mut response.headers, call.request_id);
         if let Some(left) = limit_headers {
-            self.show_limits(headers, left, now);
+            self.show_limits(call.dialect, &mut response.headers, left, now);
         }
         response
     }
@@ -174,13 +210,13 @@ impl Inner {
         if let Some(count) = self.calls.get(route.endpoint as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        let key = self.authorise(call.headers)?;
+        let key = self.authorise(call)?;
         *left = self.limits.requests_per_minute.map(|_| 0);
         *left = self.take_call(key, now)?;
         let fault = self.faults.draw(route.endpoint, now);
         match fault {
             Some(Fault::Status { status, retry_after_ms }) => {
-                return Err(ApiError::of_status(valid_status(status), retry_after_ms));
+                return Err(call.dialect.error_of_status(valid_status(status), retry_after_ms));
             }
             Some(Fault::DropBeforeEffect) => {
                 let mut response = SimResponse::json(Bytes::new());
@@ -190,12 +226,12 @@ impl Inner {
             _ => {}
         }
         let answered = self.dispatch(route, call, body, now);
-        let mut response = answered.unwrap_or_else(SimResponse::from);
+        let mut response = answered.unwrap_or_else(|error| call.refuse(error));
         if route.endpoint.is_realtime() {
             response.delivery.after = self.latency;
         }
         if let Some(fault) = fault {
-            spoil(&mut response, fault);
+            spoil(call, &mut response, fault);
         }
         Ok(response)
     }
@@ -208,9 +244,17 @@ impl Inner {
         now: SimTime,
     ) -> Result<SimResponse, ApiError> {
         let Route { endpoint, id } = route;
-        if endpoint.is_realtime() || endpoint == Endpoint::CreateBatch {
+        if endpoint.takes_json() {
             check_json(call.headers)?;
         }
+        if call.dialect == Dialect::Anthropic {
+            let call = call.of_anthropic(now)?;
+            return match endpoint {
+                Endpoint::Models => anthropic::list_models(self, &call, id),
+                _ => anthropic::dispatch(self, route, &call, &body),
+            };
+        }
+        let query = call.uri.query();
         match endpoint {
             Endpoint::ChatCompletions => realtime::create(self, Api::Chat, &body, now),
             Endpoint::Completions => realtime::create(self, Api::Completions, &body, now),
@@ -222,35 +266,33 @@ impl Inner {
             Endpoint::DeleteResponse => responses::delete(self, id, now),
             Endpoint::Models => self.models(id),
             Endpoint::UploadFile => files::upload(self, call.headers, body, now),
-            Endpoint::ListFiles => files::list(self, call.query, now),
+            Endpoint::ListFiles => files::list(self, query, now),
             Endpoint::GetFile => files::get(self, id, now),
             Endpoint::FileContent => files::content(self, id, now),
             Endpoint::DeleteFile => files::delete(self, id, now),
             Endpoint::CreateBatch => batches::create(self, &body, now),
-            Endpoint::ListBatches => batches::list(self, call.query, now),
+            Endpoint::ListBatches => batches::list(self, query, now),
             Endpoint::GetBatch => batches::get(self, id, now),
             Endpoint::CancelBatch => batches::cancel(self, id, now),
+            // Everything under /v1/messages speaks the other dialect.
+            Endpoint::Messages
+            | Endpoint::CountTokens
+            | Endpoint::CreateMessageBatch
+            | Endpoint::ListMessageBatches
+            | Endpoint::GetMessageBatch
+            | Endpoint::CancelMessageBatch
+            | Endpoint::DeleteMessageBatch
+            | Endpoint::MessageBatchResults => Err(ApiError::not_found("Not found")),
         }
     }
 
     /// Finds the caller's key. Without configured keys, everybody may call.
-    fn authorise<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, ApiError> {
-        let value =
-            headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let key = value.strip_prefix("Bearer ").unwrap_or_default().trim();
+    fn authorise<'a>(&self, call: &Call<'a>) -> Result<&'a str, ApiError> {
+        let key = call.dialect.key(call.headers);
         if self.keys.is_empty() || self.keys.contains(key) {
             return Ok(key);
         }
-        let refused = |message: String| ApiError::invalid(message).status(StatusCode::UNAUTHORIZED);
-        if key.is_empty() {
-            return Err(refused(
-                "You didn't provide an API key. Provide it in an Authorization header using Bearer auth (i.e. \
-                 Authorization: Bearer YOUR_KEY)."
-                    .to_owned(),
-            ));
-        }
-        let shown: String = key.chars().take(8).collect();
-        Err(refused(format!("Incorrect API key provided: {shown}***.")).code("invalid_api_key"))
+        Err(call.dialect.wrong_key(key))
     }
 
     /// Takes one of the minute's calls. Returns how many are left, if they are limited.
@@ -271,13 +313,32 @@ impl Inner {
         Ok(Some(limit - entry.1))
     }
 
-    fn show_limits(&self, headers: &mut HeaderMap, left: u32, now: SimTime) {
+    fn show_limits(&self, dialect: Dialect, headers: &mut HeaderMap, left: u32, now: SimTime) {
         let Some(limit) = self.limits.requests_per_minute else { return };
-        headers.insert("x-ratelimit-limit-requests", HeaderValue::from(limit));
-        headers.insert("x-ratelimit-remaining-requests", HeaderValue::from(left));
-        let reset = format!("{}ms", self.clock.real_millis(MINUTE_MS - now.0 % MINUTE_MS));
+        let wait_ms = MINUTE_MS - now.0 % MINUTE_MS;
+        let (names, reset) = match dialect {
+            Dialect::OpenAi => (
+                [
+                    "x-ratelimit-limit-requests",
+                    "x-ratelimit-remaining-requests",
+                    "x-ratelimit-reset-requests",
+                ],
+                format!("{}ms", self.clock.real_millis(wait_ms)),
+            ),
+            Dialect::Anthropic => (
+                [
+                    "anthropic-ratelimit-requests-limit",
+                    "anthropic-ratelimit-requests-remaining",
+                    "anthropic-ratelimit-requests-reset",
+                ],
+                rfc3339(now.plus_millis(wait_ms)),
+            ),
+        };
+        let [of_limit, of_left, of_reset] = names;
+        headers.insert(of_limit, HeaderValue::from(limit));
+        headers.insert(of_left, HeaderValue::from(left));
         if let Ok(reset) = HeaderValue::from_str(&reset) {
-            headers.insert("x-ratelimit-reset-requests", reset);
+            headers.insert(of_reset, reset);
         }
     }
 
@@ -286,7 +347,8 @@ impl Inner {
         let created = self.clock.epoch().secs();
         let view = |id: &str| serde_json::json!({ "id": id, "object": "model", "created": created, "owned_by": "sim" });
         if id.is_empty() {
-            let data: Vec<_> = self.catalog.models().iter().map(|model| view(&model.id)).collect();
+            let models = self.catalog.models().iter().filter(|model| model.is_openais());
+            let data: Vec<_> = models.map(|model| view(&model.id)).collect();
             return Ok(SimResponse::of(&serde_json::json!({ "object": "list", "data": data })));
         }
         self.catalog.find(id).ok_or_else(|| ApiError::model_not_found(id))?;
@@ -312,14 +374,14 @@ fn valid_status(status: u16) -> StatusCode {
 }
 
 /// Does to a finished answer what the fault says.
-fn spoil(response: &mut SimResponse, fault: Fault) {
+fn spoil(call: &Call<'_>, response: &mut SimResponse, fault: Fault) {
     let half = response.body.bytes().len() / 2;
     match fault {
         Fault::Status { .. } | Fault::DropBeforeEffect => {}
         Fault::DropResponseAfterEffect => response.delivery.cut = Some(0),
         Fault::StatusAfterEffect { status } => {
             let delivery = response.delivery;
-            *response = ApiError::of_status(valid_status(status), None).into();
+            *response = call.refuse(call.dialect.error_of_status(valid_status(status), None));
             response.delivery = delivery;
         }
         Fault::Slow { ms } => {

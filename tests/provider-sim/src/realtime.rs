@@ -168,7 +168,8 @@ struct Delta<'a> {
 }
 
 fn usage_of(work: &Work<'_>, run: &Run<'_>, output_tokens: u64) -> Usage {
-    Usage { input_tokens: work.prompt_tokens(), cached_tokens: run.cached_tokens, output_tokens }
+    let input_tokens = work.prompt_tokens();
+    Usage { input_tokens, cached_tokens: run.cached_tokens, output_tokens, ..Usage::default() }
 }
 
 /// A chat completion in one piece.

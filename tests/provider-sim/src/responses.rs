@@ -242,6 +242,7 @@ fn finished(
         input_tokens: response.tokens,
         cached_tokens: run.cached_tokens,
         output_tokens: answer.tokens,
+        ..Usage::default()
     };
     let view = View {
         id,
@@ -401,6 +402,7 @@ impl Background {
             input_tokens: self.input_tokens,
             cached_tokens: self.cached_tokens,
             output_tokens: answer.tokens,
+            ..Usage::default()
         };
         (answer, usage)
     }

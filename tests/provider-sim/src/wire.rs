@@ -62,6 +62,10 @@ pub(crate) enum Content<'a> {
 pub(crate) struct Part<'a> {
     #[serde(borrow)]
     text: Option<Text<'a>>,
+    #[serde(borrow, rename = "type")]
+    pub(crate) kind: Option<Text<'a>>,
+    pub(crate) cache_control: Option<IgnoredAny>,
+    pub(crate) citations: Option<IgnoredAny>,
 }
 
 impl Content<'_> {
@@ -71,9 +75,17 @@ impl Content<'_> {
             Self::Nothing => Cow::Borrowed(""),
             Self::Text(text) => Cow::Borrowed(text),
             Self::Parts(parts) => match parts.as_slice() {
-                [Part { text: Some(only) }] => Cow::Borrowed(only),
+                [Part { text: Some(only), .. }] => Cow::Borrowed(only),
                 _ => Cow::Owned(parts.iter().filter_map(|part| part.text.as_deref()).collect()),
             },
+        }
+    }
+
+    /// The parts; none where the content is no array.
+    pub(crate) fn parts(&self) -> &[Part<'_>] {
+        match self {
+            Self::Parts(parts) => parts,
+            Self::Nothing | Self::Text(_) => &[],
         }
     }
 }
@@ -266,6 +278,7 @@ macro_rules! request {
         }
     };
 }
+pub(crate) use request;
 
 request! {
     /// `POST /v1/chat/completions`

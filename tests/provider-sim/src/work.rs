@@ -184,7 +184,12 @@ impl<'a> Work<'a> {
     pub(crate) fn run(&self, run: &Run<'_>) -> Result<Ran, ApiError> {
         let input_tokens = self.prompt_tokens();
         let whole = |body, output_tokens| Ran {
-            usage: Usage { input_tokens, cached_tokens: run.cached_tokens, output_tokens },
+            usage: Usage {
+                input_tokens,
+                cached_tokens: run.cached_tokens,
+                output_tokens,
+                ..Usage::default()
+            },
             body,
         };
         Ok(match &self.job {

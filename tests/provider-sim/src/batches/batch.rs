@@ -1,13 +1,12 @@
 //! One batch: its plan, its progress, its results.
 
 use bytes::Bytes;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
-use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
-use crate::batches::results::{damage, error_line, response_line};
-use crate::batches::state::{Cancel, Fate, Status, Timeline};
+use crate::batches::results::{damage, error_line, response_line, stray_line};
+use crate::batches::state::{Fate, Status, Timeline};
 use crate::batches::validate::{BatchError, Checked, Line, Span};
 use crate::bill::Usage;
 use crate::clock::{SimTime, millis};
@@ -15,16 +14,15 @@ use crate::error::ApiError;
 use crate::faults::{BatchFault, ItemFault};
 use crate::files::{Files, StoredFile, batch_file_expiry};
 use crate::ids::scatter;
+use crate::pace::{self, Item};
 use crate::prices::Mode;
 use crate::provider::Inner;
-use crate::responses::{ResponseUsage, draw_millis};
+use crate::responses::ResponseUsage;
 use crate::wire::Metadata;
 use crate::work::{Api, Ran, Run, Work};
 
 /// The window of a batch: 24 hours.
 const WINDOW_MS: u64 = 24 * 3_600_000;
-/// The least time a cancellation takes.
-const CANCEL_MS: u64 = 1_000;
 
 /// What the caller ordered.
 pub(super) struct Order {
@@ -35,13 +33,6 @@ pub(super) struct Order {
     /// How long the result files stay, in seconds.
     pub(super) output_secs: Option<u64>,
     pub(super) created: SimTime,
-}
-
-/// An item and when it finishes.
-#[derive(Debug, Clone, Copy)]
-struct Item {
-    finishes: SimTime,
-    line: Span,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -69,7 +60,7 @@ pub(super) struct Batch {
     timeline: Timeline,
     faults: Vec<BatchFault>,
     /// Items that will run, by the time at which they finish; the first `done` have run.
-    items: Vec<Item>,
+    items: Vec<Item<Span>>,
     done: usize,
     /// Items that never run.
     lost: Vec<Span>,
@@ -175,48 +166,15 @@ impl Batch {
         batch
     }
 
-    /// Spreads the items over the batch's time, in random order.
     fn plan_items(&mut self, inner: &Inner, checked: Checked, rng: &mut StdRng) {
         let Checked { model, prompt_tokens, lines } = checked;
         (self.model, self.prompt_tokens, self.counts.total) = (Some(model), prompt_tokens, lines.len());
-        let ordered = self.faults.iter().find_map(|fault| match fault {
-            BatchFault::Turnaround { ms } => Some(*ms),
-            _ => None,
-        });
-        let turnaround = ordered.unwrap_or_else(|| draw_millis(rng, &inner.timing.turnaround));
         let finalizing_ms = millis(inner.timing.finalizing);
-        let overhead = millis(inner.timing.validation) + finalizing_ms;
-        let span = turnaround.saturating_sub(overhead).max(1);
-
-        let mut lines = lines;
-        lines.shuffle(rng);
-        self.lost = self.draw_lost(&mut lines, rng);
-        let mut after: Vec<u64> = lines.iter().map(|_| rng.random_range(1..=span)).collect();
-        after.sort_unstable();
-        if let Some(last) = after.last_mut() {
-            *last = span;
-        }
+        let overhead_ms = millis(inner.timing.validation) + finalizing_ms;
         let start = self.timeline.validated;
-        let item = |(line, ms)| Item { finishes: start.plus_millis(ms), line };
-        self.items = lines.into_iter().zip(after).map(item).collect();
-        let last_item = if self.lost.is_empty() { Some(start.plus_millis(span)) } else { None };
-        self.timeline.fate = Fate::Runs { last_item, finalizing_ms };
-    }
-
-    /// Takes the items that never run out of the (shuffled) lines.
-    fn draw_lost(&self, lines: &mut Vec<Span>, rng: &mut StdRng) -> Vec<Span> {
-        let mut lost = Vec::new();
-        for fault in &self.faults {
-            match fault {
-                BatchFault::Stall => lost.extend(lines.split_off(lines.len() / 2)),
-                BatchFault::LoseItems { permille } => {
-                    let is_lost = |_: &mut Span| rng.random_range(0..1000) < *permille;
-                    lost.extend(lines.extract_if(.., is_lost));
-                }
-                _ => {}
-            }
-        }
-        lost
+        let plan = pace::plan(rng, &inner.timing, &self.faults, start, overhead_ms, lines);
+        (self.items, self.lost) = (plan.items, plan.lost);
+        self.timeline.fate = Fate::Runs { last_item: plan.last_item, finalizing_ms };
     }
 
     pub(super) fn status(&self, now: SimTime) -> Status {
@@ -243,17 +201,15 @@ impl Batch {
     /// Stops what has not started.
     pub(super) fn cancel(&mut self, inner: &Inner, now: SimTime) {
         let validating = now < self.timeline.validated;
-        let runs_until = if validating { now } else { now.plus(inner.timing.in_flight) };
-        let in_flight = self.items.iter().skip(self.done).take_while(|item| item.finishes <= runs_until);
-        let last = in_flight.last().map_or(now, |item| item.finishes);
-        let done = last.max(now.plus_millis(CANCEL_MS));
-        self.timeline.cancel = Some(Cancel { at: now, runs_until, done });
+        let in_flight_ms = if validating { 0 } else { millis(inner.timing.in_flight) };
+        let upcoming = self.items.iter().skip(self.done).map(|item| item.finishes);
+        self.timeline.cancel = Some(pace::cancellation(now, in_flight_ms, upcoming));
     }
 
     /// Runs one item: answers it, writes its line, charges for it if it was answered.
-    fn run(&mut self, inner: &Inner, item: Item) {
+    fn run(&mut self, inner: &Inner, item: Item<Span>) {
         let input = self.input.clone();
-        let Some((custom_id, body)) = read(&input, item.line) else { return };
+        let Some((custom_id, body)) = read(&input, item.what) else { return };
         let number = [self.serial, self.done as u64];
         let fault = inner.faults.for_item(number, &custom_id, body);
         let answered = match fault {
@@ -298,7 +254,7 @@ impl Batch {
         self.closed = true;
         let end = self.timeline.end();
         let unrun = self.items.split_off(self.done.min(self.items.len()));
-        let unrun = unrun.into_iter().map(|item| item.line).chain(std::mem::take(&mut self.lost));
+        let unrun = unrun.into_iter().map(|item| item.what).chain(std::mem::take(&mut self.lost));
         let code = match self.timeline.at(end).status {
             Status::Expired => Some("batch_expired"),
             Status::Cancelled if inner.lines_for_cancelled && end >= self.timeline.validated => {
@@ -316,7 +272,7 @@ impl Batch {
         }
         // Where nothing ran there is no file to damage.
         if !self.output.is_empty() {
-            damage(&mut self.output, &self.faults, &inner.ids);
+            damage(&mut self.output, &self.faults, || stray_line(&inner.ids));
         }
         let id = &self.id;
         let mut store = |kind: &str, bytes: &mut Vec<u8>| {

@@ -36,8 +36,17 @@ fn line_head(to: &mut Vec<u8>, ids: &Ids, custom_id: &str) {
     to.push(b',');
 }
 
+/// The line of an item that nobody sent.
+pub(crate) fn stray_line(ids: &Ids) -> Vec<u8> {
+    let mut line = Vec::new();
+    let id = ids.text("nobody-sent-this-");
+    response_line(&mut line, ids, &id, 200, br#"{"object":"chat.completion","choices":[]}"#);
+    line
+}
+
 /// Spoils an output file as `faults` say. Only what a client can notice: the lines meant for others stay whole.
-pub(crate) fn damage(output: &mut Vec<u8>, faults: &[BatchFault], ids: &Ids) {
+/// `stray_line` makes a line that answers nobody's request.
+pub(crate) fn damage(output: &mut Vec<u8>, faults: &[BatchFault], stray_line: impl Fn() -> Vec<u8>) {
     for fault in faults {
         let middle = line_start_near(output, output.len() / 2);
         match fault {
@@ -50,14 +59,16 @@ pub(crate) fn damage(output: &mut Vec<u8>, faults: &[BatchFault], ids: &Ids) {
                 output.splice(middle..middle, *b"<html>502 Bad Gateway</html>\n");
             }
             BatchFault::OutputUnknownId => {
-                let mut line = Vec::new();
-                let id = ids.text("nobody-sent-this-");
-                response_line(&mut line, ids, &id, 200, br#"{"object":"chat.completion","choices":[]}"#);
-                output.splice(middle..middle, line);
+                output.splice(middle..middle, stray_line());
             }
             BatchFault::OutputDuplicateId => {
                 let line = output.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default().to_vec();
                 output.extend_from_slice(&line);
+            }
+            BatchFault::OutputLostLine => {
+                let rest = output.get(middle..).unwrap_or_default();
+                let line = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |end| end + 1);
+                output.drain(middle..middle + line);
             }
             BatchFault::Stall
             | BatchFault::LoseItems { .. }
@@ -118,12 +129,13 @@ mod tests {
         let ids = Ids::new(1);
         let damaged = |fault| {
             let mut output = three_lines(&ids);
-            damage(&mut output, &[fault], &ids);
+            damage(&mut output, &[fault], || stray_line(&ids));
             custom_ids(&output)
         };
         assert_eq!(damaged(BatchFault::OutputTruncated), [Some("a".into()), None]);
         assert_eq!(damaged(BatchFault::OutputGarbageLine).iter().filter(|id| id.is_none()).count(), 1);
         assert_eq!(damaged(BatchFault::OutputUnknownId).len(), 4);
+        assert_eq!(damaged(BatchFault::OutputLostLine), [Some("a".into()), Some("c".into())]);
         let twice = damaged(BatchFault::OutputDuplicateId);
         assert_eq!((twice.len(), &twice[0]), (4, &twice[3]));
     }

@@ -5,6 +5,8 @@
 mod batches;
 mod faults;
 mod files;
+mod message_batches;
+mod messages;
 mod program;
 mod realtime;
 mod rig;
