@@ -12,6 +12,7 @@ use crate::faults::{BatchFault, FaultOrder, Faults};
 use crate::provider::Provider;
 use crate::reply::SimResponse;
 use crate::route::Endpoint;
+use crate::scenario::Scenario;
 use crate::wire::parse;
 
 /// Body of `POST /sim/faults`. What is left out stays as it is.
@@ -26,6 +27,17 @@ struct FaultsRequest {
     /// Orders the faults of coming batches, one list a batch.
     #[serde(default)]
     next_batch: Vec<Vec<BatchFault>>,
+}
+
+/// Body of `POST /sim/scenario`: one of `name` and `set`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScenarioRequest {
+    name: Option<String>,
+    set: Option<Scenario>,
+    /// Whether its times of day count from now on instead of from the start.
+    #[serde(default)]
+    from_now: bool,
 }
 
 /// Body of `POST /sim/clock/advance`.
@@ -59,6 +71,11 @@ pub(crate) fn handle(
             }
             Ok(SimResponse::of(&json!({ "ok": true })))
         }
+        ("GET", "scenario") => Ok(SimResponse::of(&provider.scenario())),
+        ("POST", "scenario") => {
+            provider.set_scenario(scenario(provider, parse(body)?)?);
+            Ok(SimResponse::of(&provider.scenario()))
+        }
         ("GET", "clock") => Ok(clock(provider)),
         ("POST", "clock/advance") => {
             let AdvanceRequest { ms } = parse(body)?;
@@ -66,10 +83,26 @@ pub(crate) fn handle(
             Ok(clock(provider))
         }
         _ => Err(ApiError::not_found(format!(
-            "No {method} /sim/{path}. There are GET /sim/bill, GET /sim/stats, POST /sim/faults, GET /sim/clock and \
-             POST /sim/clock/advance."
+            "No {method} /sim/{path}. There are GET /sim/bill, GET /sim/stats, POST /sim/faults, GET and POST \
+             /sim/scenario, GET /sim/clock and POST /sim/clock/advance."
         ))),
     }
+}
+
+fn scenario(provider: &Provider, request: ScenarioRequest) -> Result<Scenario, ApiError> {
+    let scenario = match (request.name, request.set) {
+        (Some(name), None) => Scenario::named(&name).ok_or_else(|| {
+            let names: Vec<_> = Scenario::names().collect();
+            ApiError::invalid_value("name", &name, &names.join(", "))
+        })?,
+        (None, Some(scenario)) => scenario,
+        _ => return Err(ApiError::invalid("Give either the 'name' of a scenario or one to 'set'.")),
+    };
+    if !request.from_now {
+        return Ok(scenario);
+    }
+    let clock = provider.clock();
+    Ok(scenario.later(Duration::from_millis(clock.now().millis_since(clock.epoch()))))
 }
 
 fn clock(provider: &Provider) -> SimResponse {

@@ -16,6 +16,7 @@ use http::HeaderMap;
 use crate::clock::SimTime;
 use crate::error::ApiError;
 use crate::provider::Inner;
+use crate::quota::Caller;
 use crate::reply::SimResponse;
 use crate::route::{Endpoint, Route};
 
@@ -55,6 +56,7 @@ impl Version {
 /// What an endpoint needs to know about a call.
 pub(crate) struct Call<'a> {
     pub(crate) version: Version,
+    pub(crate) caller: &'a Caller<'a>,
     pub(crate) query: Option<&'a str>,
     /// The address that the caller used, without a path; empty when it named none.
     pub(crate) base_url: String,

@@ -61,6 +61,15 @@ impl Shelf {
         });
     }
 
+    /// Moves what has not finished, as the stalls of the provider change. Everything must be settled.
+    pub(crate) fn move_items(&mut self, to: impl Fn(SimTime) -> SimTime) {
+        for serial in &self.batches.active {
+            if let Some(batch) = self.batches.by_serial.get_mut(serial) {
+                batch.move_items(&to);
+            }
+        }
+    }
+
     /// Brings the batch `id` up to date and returns it.
     fn settled(&mut self, inner: &Inner, id: &str, now: SimTime) -> Result<&mut Batch, ApiError> {
         let unknown = || ApiError::not_found(format!("No batch found with id '{id}'.")).param("id");
@@ -85,7 +94,7 @@ impl Shelf {
         while recent.front().is_some_and(|at| now.millis_since(*at) >= HOUR_MS) {
             recent.pop_front();
         }
-        if recent.len() >= inner.limits.batches_per_hour {
+        if recent.len() >= inner.conditions().limits.batches_per_hour {
             let free = recent.front().map_or(now, |first| first.plus_millis(HOUR_MS));
             let message = format!("Rate limit reached: {} batches created in an hour.", recent.len());
             let wait = inner.clock.real_millis(free.millis_since(now));
@@ -170,14 +179,15 @@ fn check_input(inner: &Inner, input: Option<&(Bytes, bool)>, api: Api) -> Result
     match input {
         None => Err(of_file("file_not_found", "The input file does not exist or has expired.")),
         Some((_, false)) => Err(of_file("invalid_file_purpose", "The input file's purpose is not 'batch'.")),
-        Some((bytes, true)) => check(bytes, api, &inner.catalog, &inner.limits),
+        Some((bytes, true)) => check(bytes, api, &inner.catalog, &inner.conditions().limits),
     }
 }
 
 /// Holds the limit on enqueued tokens.
 fn within_quota(inner: &Inner, shelf: &Shelf, checked: Checked) -> Result<Checked, Vec<BatchError>> {
     let model = inner.catalog.name(checked.model);
-    let limit = inner.limits.enqueued_tokens_of.get(model).copied().or(inner.limits.enqueued_tokens);
+    let limits = &inner.conditions().limits;
+    let limit = limits.enqueued_tokens_of.get(model).copied().or(limits.enqueued_tokens);
     let after = shelf.enqueued_tokens(checked.model) + checked.prompt_tokens;
     match limit {
         Some(limit) if after > limit => Err(vec![BatchError::of_file(

@@ -4,16 +4,21 @@ use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::{Clock, SimTime};
 use crate::faults::Faults;
 use crate::prices::{LIST, Prices, price_of};
 use crate::provider::Provider;
+use crate::scenario::Scenario;
+use crate::stalls::Stall;
 
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 
 /// The provider's limits. The defaults are the published ones, those of an account (`None`) are off.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Bytes of one uploaded file: 512 MB.
     pub file_bytes: u64,
@@ -39,6 +44,27 @@ pub struct Limits {
     pub message_batch_queue: Option<usize>,
     /// Calls to `/v1` in a provider minute, for each key.
     pub requests_per_minute: Option<u32>,
+    /// What each key may run of each model in real time. Windowed background responses do not count.
+    pub realtime: RealtimeLimits,
+    /// As `realtime`, for single models.
+    pub realtime_of: HashMap<String, RealtimeLimits>,
+}
+
+/// What may run in real time in a provider minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RealtimeLimits {
+    /// Requests.
+    pub requests_per_minute: Option<u32>,
+    /// Tokens: of each request those of the prompt, or its limit on output where that is more.
+    pub tokens_per_minute: Option<u64>,
+}
+
+impl Limits {
+    /// The limits of `model` in real time.
+    pub(crate) fn realtime_of(&self, model: &str) -> &RealtimeLimits {
+        self.realtime_of.get(model).unwrap_or(&self.realtime)
+    }
 }
 
 impl Default for Limits {
@@ -56,27 +82,100 @@ impl Default for Limits {
             message_batch_requests: 100_000,
             message_batch_queue: None,
             requests_per_minute: None,
+            realtime: RealtimeLimits::default(),
+            realtime_of: HashMap::new(),
         }
     }
 }
 
-/// How long deferred work takes, in provider time. Ranges are drawn from with the seed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How long deferred work takes, in provider time. Ranges are drawn from with the seed. As JSON the names end in `_ms`,
+/// and a range is a pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Timing {
     /// Checking a batch's input file.
+    #[serde(rename = "validation_ms", with = "as_millis")]
     pub validation: Duration,
-    /// A batch from creation to `completed`, validation and writing of results included.
+    /// A batch from creation to its end, validation and writing of results included.
+    #[serde(rename = "turnaround_ms", with = "as_pair")]
     pub turnaround: RangeInclusive<Duration>,
+    /// How the items of a batch share that time.
+    pub pace: Pace,
+    /// When no batch makes progress.
+    pub stalls: Vec<Stall>,
     /// Writing a batch's results.
+    #[serde(rename = "finalizing_ms", with = "as_millis")]
     pub finalizing: Duration,
     /// How long one item is in flight: what started this long before a cancel still finishes.
+    #[serde(rename = "in_flight_ms", with = "as_millis")]
     pub in_flight: Duration,
     /// A background response without a window.
+    #[serde(rename = "background_soonest_ms", with = "as_pair")]
     pub background_soonest: RangeInclusive<Duration>,
     /// A background response with the 2 h window.
+    #[serde(rename = "background_2h_ms", with = "as_pair")]
     pub background_2h: RangeInclusive<Duration>,
     /// A background response with the 8 h window.
+    #[serde(rename = "background_8h_ms", with = "as_pair")]
     pub background_8h: RangeInclusive<Duration>,
+}
+
+/// How the items of a batch share its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Pace {
+    /// They finish evenly until the turnaround is over.
+    #[default]
+    Even,
+    /// Most finish evenly, and the batch waits for the rest.
+    SlowTail {
+        /// Items of a thousand that are slow; one at least.
+        permille: u16,
+        /// They finish between the turnaround and this many times as much.
+        times: u32,
+    },
+    /// A part finishes, the rest never does, and the batch expires.
+    Expiring {
+        /// Items of a thousand that finish.
+        done_permille: u16,
+    },
+}
+
+/// A duration as a number of milliseconds.
+mod as_millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(crate::clock::millis(*duration))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
+/// A range of durations as a pair of numbers of milliseconds.
+mod as_pair {
+    use std::ops::RangeInclusive;
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        range: &RangeInclusive<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        [*range.start(), *range.end()].map(crate::clock::millis).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<RangeInclusive<Duration>, D::Error> {
+        let [from, to] = <[u64; 2]>::deserialize(deserializer)?.map(Duration::from_millis);
+        Ok(from..=to)
+    }
 }
 
 impl Default for Timing {
@@ -84,6 +183,8 @@ impl Default for Timing {
         Self {
             validation: Duration::from_secs(10),
             turnaround: 10 * MINUTE..=40 * MINUTE,
+            pace: Pace::Even,
+            stalls: Vec::new(),
             finalizing: Duration::from_secs(20),
             in_flight: Duration::from_secs(30),
             background_soonest: Duration::from_secs(2)..=Duration::from_secs(30),
@@ -106,9 +207,7 @@ impl Sim {
             epoch: SimTime(1_795_000_000_000),
             models: LIST.iter().map(|(id, _)| (*id).to_owned()).collect(),
             keys: HashSet::new(),
-            faults: Faults::default(),
-            limits: Limits::default(),
-            timing: Timing::default(),
+            scenario: Scenario::default(),
             latency: Duration::ZERO,
             stream_gap: Duration::ZERO,
             track_executions: false,
@@ -126,9 +225,7 @@ pub struct Builder {
     pub(crate) epoch: SimTime,
     pub(crate) models: Vec<String>,
     pub(crate) keys: HashSet<String>,
-    pub(crate) faults: Faults,
-    pub(crate) limits: Limits,
-    pub(crate) timing: Timing,
+    pub(crate) scenario: Scenario,
     pub(crate) latency: Duration,
     pub(crate) stream_gap: Duration,
     pub(crate) track_executions: bool,
@@ -172,24 +269,31 @@ impl Builder {
         self
     }
 
+    /// The scenario to start with; it brings limits, timing and faults.
+    #[must_use]
+    pub fn scenario(mut self, scenario: Scenario) -> Self {
+        self.scenario = scenario;
+        self
+    }
+
     /// The fault plan to start with.
     #[must_use]
     pub fn faults(mut self, faults: Faults) -> Self {
-        self.faults = faults;
+        self.scenario.faults = faults;
         self
     }
 
     /// The limits.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+        self.scenario.limits = limits;
         self
     }
 
     /// How long deferred work takes.
     #[must_use]
     pub fn timing(mut self, timing: Timing) -> Self {
-        self.timing = timing;
+        self.scenario.timing = timing;
         self
     }
 

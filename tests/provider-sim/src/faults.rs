@@ -198,6 +198,8 @@ pub struct Faults {
     pub listing_lag_ms: u64,
     /// How likely a flex request is refused for want of resources (429, not billed).
     pub flex_unavailable: f64,
+    /// How likely a background response ends as `failed` (not billed); drawn when it is created.
+    pub background_fails: f64,
 }
 
 /// A single fault, ordered in advance.
@@ -322,6 +324,17 @@ impl FaultControl {
         }
         let probability = self.plan.lock().faults.flex_unavailable;
         self.chance(probability)
+    }
+
+    /// Whether the background response that is being created fails.
+    pub(crate) fn background_fails(&self) -> bool {
+        let probability = self.plan.lock().faults.background_fails;
+        self.chance(probability)
+    }
+
+    /// The rules.
+    pub fn rules(&self) -> Faults {
+        self.plan.lock().faults.clone()
     }
 
     /// What happens to the batch with this serial number.

@@ -133,7 +133,8 @@ pub(crate) fn upload(
     if is_batch && Path::new(&filename).extension().is_none_or(|extension| extension != "jsonl") {
         return Err(ApiError::invalid("Invalid file format for Batch API. Must be .jsonl"));
     }
-    let most = if is_batch { inner.limits.batch_file_bytes } else { inner.limits.file_bytes };
+    let limits = &inner.conditions().limits;
+    let most = if is_batch { limits.batch_file_bytes } else { limits.file_bytes };
     if bytes.len() as u64 > most {
         let message =
             format!("File is too large: {} bytes. The limit for '{purpose}' is {most} bytes.", bytes.len());

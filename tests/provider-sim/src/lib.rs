@@ -35,19 +35,22 @@ mod pagination;
 mod prices;
 mod prompt_cache;
 mod provider;
+mod quota;
 mod realtime;
 mod reply;
 mod responses;
 mod route;
+mod scenario;
 mod server;
 mod sse;
+mod stalls;
 mod wire;
 mod work;
 
 pub use answer::{Answer, Finish, answer, count_tokens, expected_answer, expected_embedding};
 pub use bill::{Bill, BillLine, ExecutionKey, Executions, Usage, execution_key};
 pub use clock::{Clock, SimTime};
-pub use config::{Builder, Limits, Sim, Timing};
+pub use config::{Builder, Limits, Pace, RealtimeLimits, Sim, Timing};
 pub use faults::{
     BatchFault, BatchRule, Fault, FaultControl, FaultOrder, Faults, HttpRule, ItemFault, ItemRule, Target,
     TargetGroup,
@@ -56,4 +59,6 @@ pub use prices::{Mode, PicoDollars, Prices, price_of};
 pub use provider::Provider;
 pub use reply::{Delivery, SimBody, SimResponse};
 pub use route::Endpoint;
+pub use scenario::{NotSold, Scenario};
 pub use server::{Handle, Server};
+pub use stalls::Stall;

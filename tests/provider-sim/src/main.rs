@@ -2,12 +2,13 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use provider_sim::{Faults, Limits, Server, Sim, SimTime};
+use provider_sim::{Scenario, Server, Sim, SimTime};
+use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 
 /// A simulated provider, with the APIs of OpenAI and of Anthropic, that keeps the bill.
@@ -46,12 +47,21 @@ struct Args {
     /// Simulate prompt caching.
     #[arg(long)]
     prompt_cache: bool,
-    /// Calls allowed in a provider minute, for each key.
+    /// Calls of any kind allowed in a provider minute, for each key.
     #[arg(long)]
     requests_per_minute: Option<u32>,
+    /// Requests to a model in real time allowed in a provider minute, for each key.
+    #[arg(long)]
+    realtime_requests_per_minute: Option<u32>,
+    /// Tokens of a model in real time allowed in a provider minute, for each key.
+    #[arg(long)]
+    realtime_tokens_per_minute: Option<u64>,
     /// Prompt tokens of a model that may wait in batches.
     #[arg(long)]
     enqueued_tokens: Option<u64>,
+    /// The scenario to start with: the name of a ready one, or a file of JSON. Options of their own go before it.
+    #[arg(long, value_name = "NAME|FILE")]
+    scenario: Option<String>,
     /// A fault plan to start with, as JSON.
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
@@ -63,6 +73,16 @@ const EXAMPLES: &str = r#"Beside the API there is, without a key:
   GET  /sim/clock           provider time
   POST /sim/clock/advance   {"ms": 3600000}
   POST /sim/faults          {"set": PLAN, "next": [...], "next_batch": [[...]]}
+  GET  /sim/scenario        the scenario as it is now
+  POST /sim/scenario        {"name": NAME, "from_now": true} or {"set": SCENARIO}; batches under way feel new stalls
+
+Ready scenarios: healthy, slow_tail, stall, expiring, tight_quota, tight_enqueued, storm_429, storm_5xx, flex_scarce,
+no_flex. A scenario (SCENARIO), every part optional; times of day are milliseconds since the start:
+  {"timing":   {"turnaround_ms": [600000, 2400000], "pace": {"kind": "slow_tail", "permille": 50, "times": 8},
+                "stalls": [{"from_ms": 3600000, "until_ms": 18000000}]},
+   "limits":   {"realtime": {"requests_per_minute": 60, "tokens_per_minute": 40000}, "enqueued_tokens": 200000},
+   "faults":   PLAN,
+   "not_sold": {"flex": ["gpt-6-astra"], "background_windows": ["*"]}}
 
 A fault plan (PLAN), every part optional:
   {"http":    [{"on": "realtime", "probability": 0.01,
@@ -76,10 +96,10 @@ The answer to the next creation of a batch is lost, but the batch exists:
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("cannot read the fault plan {0}: {1}; check the path given with --faults")]
-    ReadFaults(PathBuf, std::io::Error),
-    #[error("the fault plan {0} is not valid: {1}; see --help for its form")]
-    ParseFaults(PathBuf, serde_json::Error),
+    #[error("cannot read the {0} {1}: {2}; check the path given with --{0}")]
+    Read(&'static str, PathBuf, std::io::Error),
+    #[error("the {0} {1} is not valid: {2}; see --help for its form")]
+    Parse(&'static str, PathBuf, serde_json::Error),
     #[error("cannot listen on {0}: {1}; choose another address with --listen")]
     Listen(SocketAddr, std::io::Error),
     #[error("cannot write to the standard output: {0}")]
@@ -98,27 +118,14 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), Failure> {
-    let faults = match args.faults {
-        None => Faults::default(),
-        Some(path) => {
-            let text =
-                std::fs::read_to_string(&path).map_err(|error| Failure::ReadFaults(path.clone(), error))?;
-            serde_json::from_str(&text).map_err(|error| Failure::ParseFaults(path, error))?
-        }
-    };
-    let limits = Limits {
-        requests_per_minute: args.requests_per_minute,
-        enqueued_tokens: args.enqueued_tokens,
-        ..Limits::default()
-    };
+    let scenario = scenario(&args)?;
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut builder = Sim::builder()
         .seed(args.seed)
         .speed(args.speed)
         .epoch(SimTime(u64::try_from(wall.as_millis()).unwrap_or_default()))
         .keys(args.keys)
-        .faults(faults)
-        .limits(limits)
+        .scenario(scenario)
         .latency(Duration::from_millis(args.latency_ms))
         .stream_gap(Duration::from_millis(args.stream_gap_ms))
         .track_executions(args.track_executions)
@@ -133,4 +140,30 @@ async fn run(args: Args) -> Result<(), Failure> {
     writeln!(out, "listening on {}", server.url()).and_then(|()| out.flush()).map_err(Failure::Print)?;
     server.wait().await;
     Ok(())
+}
+
+/// The scenario that the arguments describe.
+fn scenario(args: &Args) -> Result<Scenario, Failure> {
+    let mut scenario = match &args.scenario {
+        None => Scenario::default(),
+        Some(name) => match Scenario::named(name) {
+            Some(ready) => ready,
+            None => read("scenario", name.as_ref())?,
+        },
+    };
+    if let Some(path) = &args.faults {
+        scenario.faults = read("faults", path)?;
+    }
+    let limits = &mut scenario.limits;
+    limits.requests_per_minute = args.requests_per_minute.or(limits.requests_per_minute);
+    limits.enqueued_tokens = args.enqueued_tokens.or(limits.enqueued_tokens);
+    let realtime = &mut limits.realtime;
+    realtime.requests_per_minute = args.realtime_requests_per_minute.or(realtime.requests_per_minute);
+    realtime.tokens_per_minute = args.realtime_tokens_per_minute.or(realtime.tokens_per_minute);
+    Ok(scenario)
+}
+
+fn read<T: DeserializeOwned>(what: &'static str, path: &Path) -> Result<T, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::Read(what, path.into(), error))?;
+    serde_json::from_str(&text).map_err(|error| Failure::Parse(what, path.into(), error))
 }

@@ -3,32 +3,34 @@
 //! Count it, check the key, the rate limit and the fault plan, find the endpoint, let it do its work, and spoil the
 //! answer if the fault plan says so. No sockets here, and no waiting.
 
-use std::collections::{HashMap, HashSet};
+use std::cell::Cell;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
-use parking_lot::Mutex;
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use parking_lot::{Mutex, RwLock};
 
 use crate::anthropic::{self, MessageBatches, Version};
 use crate::batches::{self, Shelf};
 use crate::bill::{Bill, Ledger};
-use crate::clock::{Clock, SimTime, rfc3339};
-use crate::config::{Builder, Catalog, Limits, Timing};
+use crate::clock::{Clock, SimTime};
+use crate::config::{Builder, Catalog, RealtimeLimits};
 use crate::dialect::Dialect;
 use crate::error::ApiError;
 use crate::faults::{Fault, FaultControl};
 use crate::ids::Ids;
 use crate::prompt_cache::{Cached, PromptCache};
+use crate::quota::{Caller, Quota};
 use crate::reply::{Delivery, SimBody, SimResponse};
 use crate::responses::{self, ResponseStore};
 use crate::route::{Endpoint, Route, route};
+use crate::scenario::{Conditions, Scenario};
 use crate::work::{Api, Work};
-use crate::{admin, files, realtime};
+use crate::{admin, files, pace, realtime};
 
-const MINUTE_MS: u64 = 60_000;
 /// How long a prefix stays in OpenAI's prompt cache after its last use, in provider milliseconds: 10 minutes.
 const CACHE_STAYS_MS: u64 = 600_000;
 
@@ -44,8 +46,6 @@ pub(crate) struct Inner {
     pub(crate) seed: u64,
     pub(crate) clock: Clock,
     pub(crate) catalog: Catalog,
-    pub(crate) limits: Limits,
-    pub(crate) timing: Timing,
     pub(crate) lines_for_cancelled: bool,
     pub(crate) stream_gap: Duration,
     pub(crate) ids: Ids,
@@ -54,11 +54,11 @@ pub(crate) struct Inner {
     pub(crate) responses: ResponseStore,
     pub(crate) shelf: Mutex<Shelf>,
     pub(crate) message_batches: Mutex<MessageBatches>,
+    conditions: RwLock<Arc<Conditions>>,
     cache: Option<PromptCache>,
     keys: HashSet<String>,
     latency: Duration,
-    /// For each key, the current minute and the calls in it.
-    minutes: Mutex<HashMap<String, (u64, u32)>>,
+    quota: Quota,
     calls: [AtomicU64; Endpoint::ALL.len()],
 }
 
@@ -76,6 +76,42 @@ impl Inner {
         self.cache.as_ref().map_or_else(Cached::default, |cache| cache.look(model, prompt, now, stays_ms))
     }
 
+    /// The conditions of this moment.
+    pub(crate) fn conditions(&self) -> Arc<Conditions> {
+        self.conditions.read().clone()
+    }
+
+    /// Takes a request to a model, by place and name, from what the caller may run in real time.
+    pub(crate) fn take_request(
+        &self,
+        conditions: &Conditions,
+        caller: &Caller<'_>,
+        model: (usize, &str),
+        now: SimTime,
+        tokens: impl FnOnce() -> u64,
+    ) -> Result<(), ApiError> {
+        let limits = conditions.limits.realtime_of(model.1);
+        if *limits == RealtimeLimits::default() {
+            return Ok(());
+        }
+        self.quota.take_request(caller, limits, model, tokens(), &self.clock, now)
+    }
+
+    /// Exchanges the conditions. What has run by now has run under the old ones; batches under way are moved by the new
+    /// stalls, and keep what else was drawn for them.
+    fn change(&self, scenario: Scenario) {
+        let now = self.clock.now();
+        let (mut shelf, mut batches) = (self.shelf.lock(), self.message_batches.lock());
+        shelf.settle_all(self, now);
+        batches.settle_all(self, now);
+        self.faults.set(scenario.faults.clone());
+        let new = Arc::new(Conditions::of(scenario, self.clock.epoch()));
+        let old = std::mem::replace(&mut *self.conditions.write(), new.clone());
+        let to = |at| pace::moved(&old.stalls, &new.stalls, now, at);
+        shelf.move_items(to);
+        batches.move_items(to);
+    }
+
     /// Runs and charges whatever is due at `now`.
     pub(crate) fn settle(&self, now: SimTime) {
         self.shelf.lock().settle_all(self, now);
@@ -91,12 +127,11 @@ impl Provider {
             clock: builder.clock(),
             ledger: Ledger::new(catalog.models().len(), builder.track_executions),
             ids: Ids::new(builder.seed),
-            faults: FaultControl::new(builder.seed, builder.epoch, builder.faults),
+            faults: FaultControl::new(builder.seed, builder.epoch, builder.scenario.faults.clone()),
+            conditions: RwLock::new(Arc::new(Conditions::of(builder.scenario, builder.epoch))),
             cache: builder.prompt_cache.then(PromptCache::default),
             seed: builder.seed,
             catalog,
-            limits: builder.limits,
-            timing: builder.timing,
             lines_for_cancelled: builder.lines_for_cancelled,
             stream_gap: builder.stream_gap,
             keys: builder.keys,
@@ -104,7 +139,7 @@ impl Provider {
             responses: ResponseStore::default(),
             shelf: Mutex::default(),
             message_batches: Mutex::default(),
-            minutes: Mutex::default(),
+            quota: Quota::default(),
             calls: [const { AtomicU64::new(0) }; Endpoint::ALL.len()],
         };
         Self { inner: Arc::new(inner) }
@@ -118,6 +153,23 @@ impl Provider {
     /// The fault plan, to read or to change.
     pub fn faults(&self) -> &FaultControl {
         &self.inner.faults
+    }
+
+    /// The scenario as it is now.
+    pub fn scenario(&self) -> Scenario {
+        let conditions = self.inner.conditions();
+        Scenario {
+            timing: conditions.timing.clone(),
+            limits: conditions.limits.clone(),
+            not_sold: conditions.not_sold.clone(),
+            faults: self.inner.faults.rules(),
+        }
+    }
+
+    /// Exchanges the scenario. Batches under way are moved by the new stalls; how fast else they are was drawn when
+    /// they were created, and stays.
+    pub fn set_scenario(&self, scenario: Scenario) {
+        self.inner.change(scenario);
     }
 
     /// The bill, with everything that has run by now.
@@ -174,11 +226,16 @@ impl Call<'_> {
     }
 
     /// The call as Anthropic's endpoints need it.
-    fn of_anthropic(&self, now: SimTime) -> Result<anthropic::Call<'_>, ApiError> {
+    fn of_anthropic<'c>(
+        &'c self,
+        caller: &'c Caller<'c>,
+        now: SimTime,
+    ) -> Result<anthropic::Call<'c>, ApiError> {
         let host = self.headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let host = host.or_else(|| self.uri.authority().map(http::uri::Authority::as_str));
         Ok(anthropic::Call {
             version: Version::of(self.headers)?,
+            caller,
             query: self.uri.query(),
             base_url: host.map_or_else(String::new, |host| format!("http://{host}")),
             now,
@@ -189,30 +246,30 @@ impl Call<'_> {
 impl Inner {
     fn handle(&self, call: &Call<'_>, body: Bytes) -> SimResponse {
         let now = self.clock.now();
-        let mut limit_headers = None;
-        let answered = self.answer(call, body, now, &mut limit_headers);
+        let caller = Caller { key: call.dialect.key(call.headers), readings: Cell::default() };
+        let answered = self.answer(call, &caller, body, now);
         let mut response = answered.unwrap_or_else(|error| call.refuse(error));
         call.dialect.mark(&mut response.headers, call.request_id);
-        if let Some(left) = limit_headers {
-            self.show_limits(call.dialect, &mut response.headers, left, now);
-        }
+        caller.readings.get().show(call.dialect, &mut response.headers, &self.clock, now);
         response
     }
 
     fn answer(
         &self,
         call: &Call<'_>,
+        caller: &Caller<'_>,
         body: Bytes,
         now: SimTime,
-        left: &mut Option<u32>,
     ) -> Result<SimResponse, ApiError> {
         let route = route(call.method, call.path)?;
         if let Some(count) = self.calls.get(route.endpoint as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        let key = self.authorise(call)?;
-        *left = self.limits.requests_per_minute.map(|_| 0);
-        *left = self.take_call(key, now)?;
+        if !self.keys.is_empty() && !self.keys.contains(caller.key) {
+            return Err(call.dialect.wrong_key(caller.key));
+        }
+        let limit = self.conditions().limits.requests_per_minute;
+        self.quota.take_call(caller, limit, &self.clock, now)?;
         let fault = self.faults.draw(route.endpoint, now);
         match fault {
             Some(Fault::Status { status, retry_after_ms }) => {
@@ -225,7 +282,7 @@ impl Inner {
             }
             _ => {}
         }
-        let answered = self.dispatch(route, call, body, now);
+        let answered = self.dispatch(route, call, caller, body, now);
         let mut response = answered.unwrap_or_else(|error| call.refuse(error));
         if route.endpoint.is_realtime() {
             response.delivery.after = self.latency;
@@ -240,6 +297,7 @@ impl Inner {
         &self,
         route: Route<'_>,
         call: &Call<'_>,
+        caller: &Caller<'_>,
         body: Bytes,
         now: SimTime,
     ) -> Result<SimResponse, ApiError> {
@@ -248,19 +306,20 @@ impl Inner {
             check_json(call.headers)?;
         }
         if call.dialect == Dialect::Anthropic {
-            let call = call.of_anthropic(now)?;
+            let call = call.of_anthropic(caller, now)?;
             return match endpoint {
                 Endpoint::Models => anthropic::list_models(self, &call, id),
                 _ => anthropic::dispatch(self, route, &call, &body),
             };
         }
         let query = call.uri.query();
+        let run = |api| realtime::create(self, api, caller, &body, now);
         match endpoint {
-            Endpoint::ChatCompletions => realtime::create(self, Api::Chat, &body, now),
-            Endpoint::Completions => realtime::create(self, Api::Completions, &body, now),
-            Endpoint::Embeddings => realtime::create(self, Api::Embeddings, &body, now),
-            Endpoint::Responses => realtime::create(self, Api::Responses, &body, now),
-            Endpoint::Moderations => realtime::create(self, Api::Moderations, &body, now),
+            Endpoint::ChatCompletions => run(Api::Chat),
+            Endpoint::Completions => run(Api::Completions),
+            Endpoint::Embeddings => run(Api::Embeddings),
+            Endpoint::Responses => run(Api::Responses),
+            Endpoint::Moderations => run(Api::Moderations),
             Endpoint::GetResponse => responses::get(self, id, now),
             Endpoint::CancelResponse => responses::cancel(self, id, now),
             Endpoint::DeleteResponse => responses::delete(self, id, now),
@@ -283,62 +342,6 @@ impl Inner {
             | Endpoint::CancelMessageBatch
             | Endpoint::DeleteMessageBatch
             | Endpoint::MessageBatchResults => Err(ApiError::not_found("Not found")),
-        }
-    }
-
-    /// Finds the caller's key. Without configured keys, everybody may call.
-    fn authorise<'a>(&self, call: &Call<'a>) -> Result<&'a str, ApiError> {
-        let key = call.dialect.key(call.headers);
-        if self.keys.is_empty() || self.keys.contains(key) {
-            return Ok(key);
-        }
-        Err(call.dialect.wrong_key(key))
-    }
-
-    /// Takes one of the minute's calls. Returns how many are left, if they are limited.
-    fn take_call(&self, key: &str, now: SimTime) -> Result<Option<u32>, ApiError> {
-        let Some(limit) = self.limits.requests_per_minute else { return Ok(None) };
-        let minute = now.0 / MINUTE_MS;
-        let mut minutes = self.minutes.lock();
-        let entry = minutes.entry(key.to_owned()).or_insert((minute, 0));
-        if entry.0 != minute {
-            *entry = (minute, 0);
-        }
-        if entry.1 >= limit {
-            let message = format!("Rate limit reached for requests. Limit: {limit} / min.");
-            let wait = self.clock.real_millis(MINUTE_MS - now.0 % MINUTE_MS);
-            return Err(ApiError::rate_limited(message, Some(wait)));
-        }
-        entry.1 += 1;
-        Ok(Some(limit - entry.1))
-    }
-
-    fn show_limits(&self, dialect: Dialect, headers: &mut HeaderMap, left: u32, now: SimTime) {
-        let Some(limit) = self.limits.requests_per_minute else { return };
-        let wait_ms = MINUTE_MS - now.0 % MINUTE_MS;
-        let (names, reset) = match dialect {
-            Dialect::OpenAi => (
-                [
-                    "x-ratelimit-limit-requests",
-                    "x-ratelimit-remaining-requests",
-                    "x-ratelimit-reset-requests",
-                ],
-                format!("{}ms", self.clock.real_millis(wait_ms)),
-            ),
-            Dialect::Anthropic => (
-                [
-                    "anthropic-ratelimit-requests-limit",
-                    "anthropic-ratelimit-requests-remaining",
-                    "anthropic-ratelimit-requests-reset",
-                ],
-                rfc3339(now.plus_millis(wait_ms)),
-            ),
-        };
-        let [of_limit, of_left, of_reset] = names;
-        headers.insert(of_limit, HeaderValue::from(limit));
-        headers.insert(of_left, HeaderValue::from(left));
-        if let Ok(reset) = HeaderValue::from_str(&reset) {
-            headers.insert(of_reset, reset);
         }
     }
 

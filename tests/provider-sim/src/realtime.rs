@@ -9,15 +9,29 @@ use crate::clock::SimTime;
 use crate::error::ApiError;
 use crate::prices::Mode;
 use crate::provider::Inner;
+use crate::quota::Caller;
 use crate::reply::SimResponse;
 use crate::responses;
+use crate::scenario::NotSold;
 use crate::sse::Events;
 use crate::work::{Api, ChatWork, CompletionWork, Job, Ran, Run, Work, tier_name};
 
 /// Runs one call: check, answer, charge.
-pub(crate) fn create(inner: &Inner, api: Api, body: &Bytes, now: SimTime) -> Result<SimResponse, ApiError> {
+pub(crate) fn create(
+    inner: &Inner,
+    api: Api,
+    caller: &Caller<'_>,
+    body: &Bytes,
+    now: SimTime,
+) -> Result<SimResponse, ApiError> {
     let work = Work::parse(api, body)?;
     let model = inner.catalog.find(&work.model).ok_or_else(|| ApiError::model_not_found(&work.model))?;
+    let conditions = inner.conditions();
+    check_offer(&conditions.not_sold, &work)?;
+    if work.window().is_none() {
+        let tokens = || work.prompt_tokens().max(work.max_tokens().unwrap_or(0).into());
+        inner.take_request(&conditions, caller, (model, &work.model), now, tokens)?;
+    }
     if work.tier == Mode::Flex && inner.faults.flex_unavailable() {
         return Err(ApiError::rate_limited("Resource Unavailable: no flex capacity right now.", None)
             .code("resource_unavailable"));
@@ -56,6 +70,22 @@ pub(crate) fn create(inner: &Inner, api: Api, body: &Bytes, now: SimTime) -> Res
     };
     inner.ledger.charge(model, work.tier, usage, key);
     Ok(response)
+}
+
+/// Refuses what is not sold for this model.
+fn check_offer(not_sold: &NotSold, work: &Work<'_>) -> Result<(), ApiError> {
+    if work.tier == Mode::Flex && NotSold::names(&not_sold.flex, &work.model) {
+        let message =
+            format!("Invalid service_tier argument: 'flex' is not available for model `{}`.", &*work.model);
+        return Err(ApiError::invalid(message).param("service_tier").code("invalid_value"));
+    }
+    if work.window().is_some() && NotSold::names(&not_sold.background_windows, &work.model) {
+        let message =
+            format!("Completion windows of 2h and 8h are not available for model `{}`.", &*work.model);
+        let param = "background_options.completion_window";
+        return Err(ApiError::invalid(message).param(param).code("invalid_value"));
+    }
+    Ok(())
 }
 
 #[derive(Serialize)]

@@ -36,7 +36,7 @@ pub(crate) struct ResponseWork<'a> {
     prompt: Cow<'a, str>,
     context: String,
     tokens: u64,
-    max_output_tokens: Option<u32>,
+    pub(crate) max_output_tokens: Option<u32>,
     instructions: Option<Cow<'a, str>>,
     metadata: Metadata,
     store: bool,
@@ -143,6 +143,9 @@ impl View<'_> {
         let cut = self.result.is_some_and(|(answer, _)| answer.finish == Finish::Length);
         let output: Vec<_> = self.result.iter().map(|(answer, _)| item(self.id, answer)).collect();
         let usage = self.result.map(|(_, usage)| ResponseUsage::from(usage));
+        let error = (self.status == "failed").then(|| {
+            json!({ "code": "server_error", "message": "An error occurred while processing your request." })
+        });
         json!({
             "id": self.id,
             "object": "response",
@@ -150,7 +153,7 @@ impl View<'_> {
             "status": self.status,
             "background": self.background,
             "completed_at": self.completed.map(SimTime::secs),
-            "error": null,
+            "error": error,
             "incomplete_details": cut.then_some(json!({ "reason": "max_output_tokens" })),
             "instructions": self.instructions,
             "max_output_tokens": self.max_output_tokens,
@@ -354,6 +357,8 @@ struct Background {
     cancelled: Option<SimTime>,
     key: Option<ExecutionKey>,
     charged: bool,
+    /// It ends as `failed`, and is not charged.
+    fails: bool,
 }
 
 impl ResponseStore {
@@ -408,16 +413,18 @@ impl Background {
     }
 
     fn settle(&mut self, inner: &Inner, now: SimTime) {
-        if !self.charged && self.cancelled.is_none() && now >= self.ends {
+        if !self.charged && !self.fails && self.cancelled.is_none() && now >= self.ends {
             self.charged = true;
             inner.ledger.charge(self.model, self.mode, self.answer(inner).1, self.key);
         }
     }
 
     fn json(&self, inner: &Inner, id: &str, now: SimTime) -> Value {
-        let result = (self.cancelled.is_none() && now >= self.ends).then(|| self.answer(inner));
+        let ended = self.cancelled.is_none() && now >= self.ends;
+        let result = (ended && !self.fails).then(|| self.answer(inner));
         let status = match (&result, self.cancelled) {
             (_, Some(_)) => "cancelled",
+            _ if ended && self.fails => "failed",
             (Some((answer, _)), None) => final_status(answer),
             (None, None) if now < self.starts => "queued",
             (None, None) => "in_progress",
@@ -449,10 +456,11 @@ pub(crate) fn create_background(
     run: &Run<'_>,
     key: Option<ExecutionKey>,
 ) -> SimResponse {
+    let timing = &inner.conditions().timing;
     let range: &RangeInclusive<Duration> = match mode {
-        Mode::Background2h => &inner.timing.background_2h,
-        Mode::Background8h => &inner.timing.background_8h,
-        _ => &inner.timing.background_soonest,
+        Mode::Background2h => &timing.background_2h,
+        Mode::Background8h => &timing.background_8h,
+        _ => &timing.background_soonest,
     };
     let mut rng = StdRng::seed_from_u64(scatter(inner.ids.number()));
     let takes = draw_millis(&mut rng, range);
@@ -472,6 +480,7 @@ pub(crate) fn create_background(
         cancelled: None,
         key,
         charged: false,
+        fails: inner.faults.background_fails(),
     };
     let id = run.ids.text("resp_");
     let reply = SimResponse::of(&background.json(inner, &id, run.now));
@@ -510,7 +519,7 @@ pub(crate) fn cancel(inner: &Inner, id: &str, now: SimTime) -> Result<SimRespons
     }
     let background = store.background.get_mut(id).ok_or_else(|| unknown(id))?;
     background.settle(inner, now);
-    if !background.charged {
+    if now < background.ends {
         background.cancelled.get_or_insert(now);
     }
     Ok(SimResponse::of(&background.json(inner, id, now)))

@@ -166,6 +166,22 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// The caller's limit on output.
+    pub(crate) fn max_tokens(&self) -> Option<u32> {
+        match &self.job {
+            Job::Chat(chat) => chat.max_tokens,
+            Job::Completions(work) => work.max_tokens,
+            Job::Responses(work) => work.max_output_tokens,
+            Job::Embeddings(_) | Job::Moderations(_) => None,
+        }
+    }
+
+    /// The mode of a background response with a window of 2 or 8 hours.
+    pub(crate) fn window(&self) -> Option<Mode> {
+        let Job::Responses(work) = &self.job else { return None };
+        work.background.filter(|mode| matches!(mode, Mode::Background2h | Mode::Background8h))
+    }
+
     /// How many inputs count towards the limit of an embeddings batch.
     pub(crate) fn embedding_inputs(&self) -> usize {
         if let Job::Embeddings(work) = &self.job { work.inputs.len() } else { 0 }

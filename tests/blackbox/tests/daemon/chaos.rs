@@ -39,7 +39,7 @@ fn plan() -> Faults {
             item(ItemFault::NoResponse { code: "request_timeout".to_owned() }),
         ],
         listing_lag_ms: 300_000,
-        flex_unavailable: 0.0,
+        ..Faults::default()
     }
 }
 

@@ -98,7 +98,7 @@ impl MessageBatch {
     ) -> Self {
         let mut rng = StdRng::seed_from_u64(scatter(inner.seed ^ scatter(number)));
         let total = entries.len();
-        let plan = pace::plan(&mut rng, &inner.timing, &faults, now, 0, entries);
+        let plan = pace::plan(&mut rng, &inner.conditions(), &faults, now, 0, entries);
         Self {
             id: inner.ids.text("msgbatch_"),
             number,
@@ -214,11 +214,22 @@ impl MessageBatch {
         self.finished = Some(Bytes::from(std::mem::take(&mut self.results)));
     }
 
+    /// Moves what has not finished, as the stalls of the provider change.
+    pub(super) fn move_items(&mut self, to: impl Fn(SimTime) -> SimTime) {
+        if self.timeline.cancel.is_some() {
+            return;
+        }
+        for item in self.items.iter_mut().skip(self.done) {
+            item.finishes = to(item.finishes);
+        }
+        self.timeline.move_end(to);
+    }
+
     /// Stops what has not started; nothing changes when that was asked for before. It must be settled and not ended.
     pub(super) fn cancel(&mut self, inner: &Inner, now: SimTime) {
         if self.timeline.cancel.is_none() {
             let upcoming = self.items.iter().skip(self.done).map(|item| item.finishes);
-            let cancel = pace::cancellation(now, millis(inner.timing.in_flight), upcoming);
+            let cancel = pace::cancellation(now, millis(inner.conditions().timing.in_flight), upcoming);
             self.timeline.cancel = Some(cancel);
         }
     }

@@ -45,6 +45,15 @@ impl MessageBatches {
         });
     }
 
+    /// Moves what has not finished, as the stalls of the provider change. Everything must be settled.
+    pub(crate) fn move_items(&mut self, to: impl Fn(SimTime) -> SimTime) {
+        for serial in &self.active {
+            if let Some(batch) = self.by_serial.get_mut(serial) {
+                batch.move_items(&to);
+            }
+        }
+    }
+
     /// Brings the batch `id` up to date and returns it.
     fn settled(&mut self, inner: &Inner, id: &str, now: SimTime) -> Result<&mut MessageBatch, ApiError> {
         let unknown = || ApiError::not_found(format!("No message batch found with ID: {id}"));
@@ -82,7 +91,7 @@ struct Item<'a> {
 
 /// `POST /v1/messages/batches`: only the frame is checked now, the parameters when the requests run.
 pub(super) fn create(inner: &Inner, call: &Call<'_>, body: &Bytes) -> Result<SimResponse, ApiError> {
-    let limits = &inner.limits;
+    let limits = &inner.conditions().limits;
     check_size(body, limits.message_batch_bytes)?;
     let entries = read(body, limits.message_batch_requests)?;
     let mut batches = inner.message_batches.lock();

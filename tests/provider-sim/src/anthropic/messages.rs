@@ -26,9 +26,13 @@ pub(super) struct Said {
 
 /// `POST /v1/messages`: check, answer, charge.
 pub(super) fn create(inner: &Inner, call: &Call<'_>, body: &Bytes) -> Result<SimResponse, ApiError> {
-    check_size(body, inner.limits.message_bytes)?;
+    let conditions = inner.conditions();
+    check_size(body, conditions.limits.message_bytes)?;
     let work = MessageWork::parse(body, call.version, Use::Call)?;
     let model = find(inner, &work.model)?;
+    inner.take_request(&conditions, call.caller, (model, &work.model), call.now, || {
+        work.tokens().max(work.max_tokens.into())
+    })?;
     let said = say(&work);
     let usage = usage_of(inner, model, &work, &said, call.now);
     let id = inner.ids.text("msg_");
@@ -43,7 +47,7 @@ pub(super) fn create(inner: &Inner, call: &Call<'_>, body: &Bytes) -> Result<Sim
 
 /// `POST /v1/messages/count_tokens`: free.
 pub(super) fn count_tokens(inner: &Inner, call: &Call<'_>, body: &Bytes) -> Result<SimResponse, ApiError> {
-    check_size(body, inner.limits.message_bytes)?;
+    check_size(body, inner.conditions().limits.message_bytes)?;
     let work = MessageWork::parse(body, call.version, Use::Count)?;
     find(inner, &work.model)?;
     Ok(SimResponse::of(&json!({ "input_tokens": work.tokens() })))
@@ -179,7 +183,7 @@ pub(super) fn message(
 }
 
 #[derive(Serialize)]
-struct Delta<'a> {
+struct TextEvent<'a> {
     r#type: &'static str,
     index: u32,
     delta: TextDelta<'a>,
@@ -210,7 +214,7 @@ fn stream(id: &str, work: &MessageWork<'_>, said: &Said, usage: Usage) -> Events
     events.event("ping", &json!({ "type": "ping" }));
     for text in said.text.split_inclusive(' ') {
         let delta = TextDelta { r#type: "text_delta", text };
-        events.event("content_block_delta", &Delta { r#type: "content_block_delta", index: 0, delta });
+        events.event("content_block_delta", &TextEvent { r#type: "content_block_delta", index: 0, delta });
     }
     events.event("content_block_stop", &json!({ "type": "content_block_stop", "index": 0 }));
     let delta = json!({

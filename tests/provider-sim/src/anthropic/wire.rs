@@ -120,15 +120,13 @@ fn check_fields(request: &MessagesRequest<'_>, version: Version, of: Use) -> Res
         return Err(invalid("temperature", "range: 0..1"));
     }
     match of {
-        Use::Call => {}
         Use::BatchEntry if request.stream == Some(true) => {
             return Err(invalid("stream", "Streaming is not supported in a batch"));
         }
         Use::BatchEntry if request.speed.is_some() => return Err(extra("speed")),
-        Use::BatchEntry => {}
         Use::Count if request.max_tokens.is_some() => return Err(extra("max_tokens")),
         Use::Count if request.stream.is_some() => return Err(extra("stream")),
-        Use::Count => {}
+        Use::Call | Use::BatchEntry | Use::Count => {}
     }
     match request.speed.as_deref() {
         None | Some("standard") => {}
@@ -167,12 +165,11 @@ fn check_message(n: usize, message: &Message<'_>, version: Version) -> Result<()
             let field = format!("messages.{n}");
             return Err(invalid(field, "user messages must have non-empty content"));
         }
-        Content::Text(_) => {}
         Content::Parts(parts) if parts.is_empty() && role == "user" => {
             let field = format!("messages.{n}");
             return Err(invalid(field, "user messages must have non-empty content"));
         }
-        Content::Parts(_) => {}
+        Content::Text(_) | Content::Parts(_) => {}
     }
     for (k, part) in message.content.parts().iter().enumerate() {
         let place = format!("messages.{n}.content.{k}");

@@ -18,6 +18,7 @@ use crate::pace::{self, Item};
 use crate::prices::Mode;
 use crate::provider::Inner;
 use crate::responses::ResponseUsage;
+use crate::scenario::Conditions;
 use crate::wire::Metadata;
 use crate::work::{Api, Ran, Run, Work};
 
@@ -127,7 +128,8 @@ impl Batch {
             None => checked,
         };
         let created = order.created;
-        let validated = created.plus(inner.timing.validation);
+        let conditions = inner.conditions();
+        let validated = created.plus(conditions.timing.validation);
         let mut batch = Self {
             id: inner.ids.text("batch_"),
             serial,
@@ -160,19 +162,19 @@ impl Batch {
             closed: false,
         };
         match checked {
-            Ok(checked) => batch.plan_items(inner, checked, &mut rng),
+            Ok(checked) => batch.plan_items(&conditions, checked, &mut rng),
             Err(errors) => batch.errors = errors,
         }
         batch
     }
 
-    fn plan_items(&mut self, inner: &Inner, checked: Checked, rng: &mut StdRng) {
+    fn plan_items(&mut self, conditions: &Conditions, checked: Checked, rng: &mut StdRng) {
         let Checked { model, prompt_tokens, lines } = checked;
         (self.model, self.prompt_tokens, self.counts.total) = (Some(model), prompt_tokens, lines.len());
-        let finalizing_ms = millis(inner.timing.finalizing);
-        let overhead_ms = millis(inner.timing.validation) + finalizing_ms;
+        let finalizing_ms = millis(conditions.timing.finalizing);
+        let overhead_ms = millis(conditions.timing.validation) + finalizing_ms;
         let start = self.timeline.validated;
-        let plan = pace::plan(rng, &inner.timing, &self.faults, start, overhead_ms, lines);
+        let plan = pace::plan(rng, conditions, &self.faults, start, overhead_ms, lines);
         (self.items, self.lost) = (plan.items, plan.lost);
         self.timeline.fate = Fate::Runs { last_item: plan.last_item, finalizing_ms };
     }
@@ -198,10 +200,21 @@ impl Batch {
         }
     }
 
+    /// Moves what has not finished, as the stalls of the provider change.
+    pub(super) fn move_items(&mut self, to: impl Fn(SimTime) -> SimTime) {
+        if self.timeline.cancel.is_some() {
+            return;
+        }
+        for item in self.items.iter_mut().skip(self.done) {
+            item.finishes = to(item.finishes);
+        }
+        self.timeline.move_end(to);
+    }
+
     /// Stops what has not started.
     pub(super) fn cancel(&mut self, inner: &Inner, now: SimTime) {
         let validating = now < self.timeline.validated;
-        let in_flight_ms = if validating { 0 } else { millis(inner.timing.in_flight) };
+        let in_flight_ms = if validating { 0 } else { millis(inner.conditions().timing.in_flight) };
         let upcoming = self.items.iter().skip(self.done).map(|item| item.finishes);
         self.timeline.cancel = Some(pace::cancellation(now, in_flight_ms, upcoming));
     }

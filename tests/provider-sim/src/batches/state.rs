@@ -132,6 +132,14 @@ impl Timeline {
         self.cancel.map_or(self.expires, |cancel| cancel.runs_until)
     }
 
+    /// Moves the end of work that is not done yet, as the stalls of the provider change. A batch that is being cancelled
+    /// is past that.
+    pub(crate) fn move_end(&mut self, to: impl Fn(SimTime) -> SimTime) {
+        if let Fate::Runs { last_item: Some(last), .. } = &mut self.fate {
+            *last = to(*last);
+        }
+    }
+
     /// When the batch reaches its last state, as things stand.
     pub(crate) fn end(&self) -> SimTime {
         if let Some(cancel) = self.cancel {

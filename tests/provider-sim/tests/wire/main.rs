@@ -10,3 +10,4 @@ mod messages;
 mod program;
 mod realtime;
 mod rig;
+mod scenarios;

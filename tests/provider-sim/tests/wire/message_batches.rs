@@ -185,7 +185,7 @@ async fn what_is_not_done_in_a_day_expires() {
     let rig = Rig::of(sim()).await;
     rig.provider.faults().next_batch(vec![BatchFault::Stall]);
     let id = rig.start(&requests(10)).await;
-    rig.advance(DAY - Duration::from_secs(1));
+    rig.advance(Duration::from_secs(24 * 3600 - 1));
     assert_eq!(rig.batch_of(&id).await["processing_status"], "in_progress");
     let early = rig.client.get(rig.url(&format!("{BATCHES}/{id}/results"))).header(VERSION, "2026-10-21");
     assert_eq!(refused(early, 404).await.0, "not_found_error");
