@@ -6,6 +6,7 @@
 
 mod admin;
 mod chaos;
+mod dialects;
 mod expired;
 mod jobs;
 mod limits;
