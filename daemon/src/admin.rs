@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use offpeak_core::batch::Journey;
 use offpeak_core::extent::Range;
 use offpeak_core::scheduler::{Event, LaneView};
@@ -20,7 +19,7 @@ use crate::gateway::Gateway;
 use crate::reply::{Refusal, json_of};
 
 /// Answers one request of an operator.
-pub async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<ReplyBody> {
+pub async fn handle<B>(gateway: Arc<Gateway>, request: Request<B>) -> Response<ReplyBody> {
     let path = request.uri().path().trim_end_matches('/').to_owned();
     match answer(&gateway, request.method(), &path).await {
         Ok(response) => response,

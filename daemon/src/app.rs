@@ -8,15 +8,17 @@ use std::time::Duration;
 use offpeak_core::words::Millis;
 use offpeak_host::values::provider::CredentialPlace;
 use offpeak_host::{Engine, EngineOptions, HostError, Limits, ProviderPlugin, RouterPlugin, Source};
+use offpeak_store::disk::Disk;
 use offpeak_store::{Options, Recovered, Store, StoreError};
 use reqwest::Url;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backends::{Backend, Backends};
-use crate::clock::{Clock, RequestIds, random_u64};
+use crate::clock::{Chance, Clock, RequestIds};
 use crate::config::{self, Config, PluginLimits, PluginSource};
 use crate::gateway::{Gateway, Router};
 use crate::held::Held;
@@ -26,14 +28,16 @@ use crate::lanes;
 use crate::spool::Spool;
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
-use crate::upstream::{self, Address, ClientError, Upstream, credential_header};
+use crate::upstream::{self, Address, ClientError, Network, Upstream, credential_header};
 use crate::{admin, ingress, jobs, listen};
 
 /// Connections to the admin plane at once.
 const ADMIN_CONNECTIONS: usize = 256;
 
-/// How often results whose retention is over are dropped.
-const SWEEP_EVERY: Duration = Duration::from_mins(1);
+/// How often results whose retention is over are dropped, at most and at least; in between, so often that little is kept
+/// beyond it.
+const SWEEP_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(10));
+const SWEEPS_A_RETENTION: u32 = 100;
 
 /// The daemon could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -81,45 +85,70 @@ pub enum StartError {
     },
 }
 
-/// A daemon that is ready to run.
-pub struct App {
-    gateway: Arc<Gateway>,
-    commands: Commands,
-    recovered: Recovered,
-    data: TcpListener,
-    admin: TcpListener,
-    max_connections: usize,
-    drain: Duration,
+/// What the daemon stands in. A simulation brings its own.
+pub struct World {
+    /// The wall clock.
+    pub clock: Clock,
+    /// All randomness.
+    pub chance: Chance,
+    /// Where the store lies, in place of the configured folder; its work is then done by whoever asks for it.
+    pub disk: Option<Arc<dyn Disk>>,
+    /// The way to the backends.
+    pub network: Network,
+    /// Compiled plugins, if there are some already.
+    pub engine: Option<Engine>,
 }
 
-impl App {
-    /// Opens the store, loads the plugins, and takes the addresses. Nothing is served yet.
-    pub async fn open(config: &Config) -> Result<Self, StartError> {
-        upstream::install_crypto();
-        let clock = Clock;
+impl World {
+    /// The real one.
+    pub const fn real() -> Self {
+        Self {
+            clock: Clock::System,
+            chance: Chance::system(),
+            disk: None,
+            network: Network::Http,
+            engine: None,
+        }
+    }
+}
+
+/// The daemon without its listeners: opened, and not yet at work.
+pub struct Core {
+    /// What every request needs: [`ingress::handle`] takes it.
+    pub gateway: Arc<Gateway>,
+    commands: Commands,
+    recovered: Recovered,
+}
+
+/// The daemon without its listeners, at work.
+pub struct Running {
+    gateway: Arc<Gateway>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Core {
+    /// Opens the store and loads the plugins.
+    pub async fn open(config: &Config, world: World) -> Result<Self, StartError> {
         // The store first: the plugins' cache lies in its folder by default, and what is wrong with the folder is better
         // said of the store.
         let (lanes, commands) = LaneBook::new();
-        let (store, recovered) = open_store(config, &lanes, clock)?;
+        let (store, recovered) = open_store(config, &lanes, &world)?;
         let spool = Spool::open(config.store.folder.join("files")).map_err(jobs::JobError::from)?;
         let numbers = jobs::largest_number(&store, &spool).await?;
-        let engine = Engine::new(&EngineOptions {
-            cache_dir: Some(config.plugins.cache.clone()),
-            ..EngineOptions::default()
-        })?;
-        let backends = Arc::new(open_backends(config, &engine, clock)?);
-        let router = open_router(config, &engine, clock)?;
-        let data = bind("listen", config.server.listen).await?;
-        let admin = bind("admin", config.server.admin).await?;
+        let engine = match &world.engine {
+            Some(engine) => engine.clone(),
+            None => Engine::new(&EngineOptions {
+                cache_dir: Some(config.plugins.cache.clone()),
+                ..EngineOptions::default()
+            })?,
+        };
+        let World { clock, chance, network, .. } = world;
         let gateway = Gateway {
             clock,
-            ids: RequestIds::new(),
-            tenants: Tenants::new(
-                &config.access,
-                (u128::from(random_u64()) << 64) | u128::from(random_u64()),
-            ),
-            backends,
-            router,
+            ids: RequestIds::new(&chance),
+            tenants: Tenants::new(&config.access, chance.wide()),
+            backends: Arc::new(open_backends(config, &engine, clock, &network)?),
+            router: open_router(config, &engine, clock)?,
             store,
             lanes,
             jobs: JobBook::default(),
@@ -133,11 +162,59 @@ impl App {
             keep_results: config.store.keep_results,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            chance,
         };
+        Ok(Self { gateway: Arc::new(gateway), commands, recovered })
+    }
+
+    /// Goes on with what was in the store.
+    pub async fn start(self) -> Result<Running, StoreError> {
+        let Self { gateway, commands, recovered } = self;
+        report(&recovered);
+        lanes::recover(&gateway, recovered.lanes, recovered.open_batches);
+        jobs::recover(&gateway).await?;
+        let tasks =
+            [tokio::spawn(lanes::run(gateway.clone(), commands)), tokio::spawn(sweep(gateway.clone()))];
+        Ok(Running { gateway, tasks })
+    }
+}
+
+impl Running {
+    /// Stops: nothing new is begun, what is under way has at most `drain`; then the store is closed.
+    pub async fn stop(self, drain: Duration) -> Result<(), StoreError> {
+        let Self { gateway, tasks } = self;
+        gateway.stopping.cancel();
+        for task in tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task of the daemon did not end as it should");
+            }
+        }
+        gateway.tasks.close();
+        if tokio::time::timeout(drain, gateway.tasks.wait()).await.is_err() {
+            tracing::warn!("calls of deferred requests were still under way when the drain time was over");
+        }
+        gateway.store.close().await
+    }
+}
+
+/// A daemon that is ready to run.
+pub struct App {
+    core: Core,
+    data: TcpListener,
+    admin: TcpListener,
+    max_connections: usize,
+    drain: Duration,
+}
+
+impl App {
+    /// Opens the store, loads the plugins, and takes the addresses. Nothing is served yet.
+    pub async fn open(config: &Config) -> Result<Self, StartError> {
+        upstream::install_crypto();
+        let core = Core::open(config, World::real()).await?;
+        let data = bind("listen", config.server.listen).await?;
+        let admin = bind("admin", config.server.admin).await?;
         Ok(Self {
-            gateway: Arc::new(gateway),
-            commands,
-            recovered,
+            core,
             data,
             admin,
             max_connections: config.server.max_connections,
@@ -157,12 +234,9 @@ impl App {
 
     /// Serves until `stop`; then lets what is under way finish, and closes the store.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StoreError> {
-        let Self { gateway, commands, recovered, data, admin, max_connections, drain } = self;
-        report(&recovered);
-        lanes::recover(&gateway, recovered.lanes, recovered.open_batches);
-        jobs::recover(&gateway).await?;
-        let lanes = tokio::spawn(lanes::run(gateway.clone(), commands));
-        let sweeper = tokio::spawn(sweep(gateway.clone()));
+        let Self { core, data, admin, max_connections, drain } = self;
+        let gateway = core.gateway.clone();
+        let running = core.start().await?;
         let serving = gateway.clone();
         let data = listen::serve(data, max_connections, drain, stop.clone(), move |request| {
             ingress::handle(serving.clone(), request)
@@ -172,23 +246,13 @@ impl App {
             listen::serve(admin, ADMIN_CONNECTIONS, Duration::from_secs(1), stop.clone(), move |request| {
                 admin::handle(administered.clone(), request)
             });
-        let told = gateway.clone();
-        let stopper = tokio::spawn(async move {
+        let letting_go = async {
             stop.cancelled().await;
             // Held calls and batches let go at once: what they stand for is in the store.
-            told.stopping.cancel();
-        });
-        tokio::join!(data, admin);
-        for task in [lanes, sweeper, stopper] {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a task of the daemon did not end as it should");
-            }
-        }
-        gateway.tasks.close();
-        if tokio::time::timeout(drain, gateway.tasks.wait()).await.is_err() {
-            tracing::warn!("calls of deferred requests were still under way when the drain time was over");
-        }
-        gateway.store.close().await
+            gateway.stopping.cancel();
+        };
+        tokio::join!(data, admin, letting_go);
+        running.stop(drain).await
     }
 }
 
@@ -219,10 +283,13 @@ fn report(recovered: &Recovered) {
 }
 
 async fn sweep(gateway: Arc<Gateway>) {
+    let retention: Duration = gateway.keep_results.into();
+    let pause = (retention / SWEEPS_A_RETENTION).clamp(SWEEP_EVERY.0, SWEEP_EVERY.1);
     loop {
         tokio::select! {
+            biased;
             () = gateway.stopping.cancelled() => return,
-            () = tokio::time::sleep(SWEEP_EVERY) => {}
+            () = tokio::time::sleep(pause) => {}
         }
         let needed = match jobs::tidy(&gateway).await {
             Ok(needed) => needed,
@@ -245,13 +312,19 @@ async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, St
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { what, address, source })
 }
 
-fn open_store(config: &Config, lanes: &LaneBook, clock: Clock) -> Result<(Store, Recovered), StoreError> {
+fn open_store(config: &Config, lanes: &LaneBook, world: &World) -> Result<(Store, Recovered), StoreError> {
     let mut options = Options::new(config.store.folder.clone());
     options.segment_bytes = u32::try_from(config.store.segment).unwrap_or(u32::MAX);
     options.retention = config.store.keep_results;
-    options.install_id_if_new = random_u64();
+    options.install_id_if_new = world.chance.bits();
     options.on_appended = Box::new(lanes.on_appended());
-    Store::open(options, clock.now())
+    match &world.disk {
+        None => Store::open(options, world.clock.now()),
+        Some(disk) => {
+            options.inline = true;
+            Store::open_on(disk.clone(), options, world.clock.now())
+        }
+    }
 }
 
 fn open_router(config: &Config, engine: &Engine, clock: Clock) -> Result<Router, StartError> {
@@ -270,9 +343,16 @@ fn open_router(config: &Config, engine: &Engine, clock: Clock) -> Result<Router,
     Ok(Router { configured, bundled, on_failure: router.on_failure })
 }
 
-fn open_backends(config: &Config, engine: &Engine, clock: Clock) -> Result<Backends, StartError> {
-    let backends =
-        config.backends.iter().map(|backend| open_backend(config, backend, engine, clock).map(Arc::new));
+fn open_backends(
+    config: &Config,
+    engine: &Engine,
+    clock: Clock,
+    network: &Network,
+) -> Result<Backends, StartError> {
+    let backends = config
+        .backends
+        .iter()
+        .map(|backend| open_backend(config, backend, engine, clock, network).map(Arc::new));
     Ok(Backends::new(backends.collect::<Result<_, _>>()?))
 }
 
@@ -281,6 +361,7 @@ fn open_backend(
     backend: &config::Backend,
     engine: &Engine,
     clock: Clock,
+    network: &Network,
 ) -> Result<Backend, StartError> {
     let unusable = |problem: String| StartError::Backend { backend: backend.id.to_string(), problem };
     let chosen = config
@@ -305,12 +386,13 @@ fn open_backend(
         })?),
     };
     let base = Url::parse(&backend.base_url).map_err(|error| unusable(format!("base_url: {error}")))?;
-    let upstream = Upstream::new(Address {
+    let address = Address {
         base,
         credential,
         connect_timeout: millis(backend.connect_timeout),
         answer_timeout: millis(backend.answer_timeout),
-    })?;
+    };
+    let upstream = Upstream::new(address, network)?;
     Ok(Backend {
         id: backend.id.clone(),
         models: backend.models.clone(),

@@ -21,6 +21,7 @@ use offpeak_store::{BatchRecord, StoreError};
 use reqwest::{Body, Url};
 
 use crate::backends::{Backend, PrepareError, headers};
+use crate::blocking::blocking;
 use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
 use crate::upstream::{BadPath, SendError};
@@ -101,6 +102,7 @@ pub async fn drive(
     let driver = Driver { gateway, backend, record, mark };
     let stopping = driver.gateway.stopping.clone();
     let finish = tokio::select! {
+        biased;
         // At every await the store knows what is being done, so that stopping here is no worse than a crash.
         () = stopping.cancelled() => return,
         finish = driver.run(progress) => finish,
@@ -174,7 +176,7 @@ impl Driver {
         let state = progress.map(|progress| progress.plugin_state.as_slice()).unwrap_or_default();
         let now = self.gateway.clock.now().0;
         let step = |event: &Event<'_>| {
-            tokio::task::block_in_place(|| self.backend.provider.batch_step(&self.batch(), state, event, now))
+            blocking(|| self.backend.provider.batch_step(&self.batch(), state, event, now))
         };
         match told {
             Told::Start => step(&Event::Start),
@@ -238,7 +240,7 @@ impl Driver {
 
     async fn upload(&self, upload: provider::Upload) -> Result<Told, StepError> {
         let (method, url, mut headers) = self.head(&upload.method, &upload.path, &upload.headers)?;
-        let wrapping = frame::Wrapping::new(&upload.framing);
+        let wrapping = frame::Wrapping::new(&upload.framing, self.gateway.chance.wide());
         if let Some(kind) = wrapping.content_type().and_then(|kind| HeaderValue::try_from(kind).ok()) {
             headers.insert(CONTENT_TYPE, kind);
         }

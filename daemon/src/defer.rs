@@ -90,6 +90,7 @@ async fn hold(gateway: &Arc<Gateway>, origin: Place) -> Result<Response<ReplyBod
             return Ok(answer);
         }
         tokio::select! {
+            biased;
             () = waiter.told() => {}
             () = gateway.stopping.cancelled() => return Err(stopping()),
         }

@@ -9,7 +9,7 @@ use offpeak_store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::backends::Backends;
-use crate::clock::{Clock, RequestIds};
+use crate::clock::{Chance, Clock, RequestIds};
 use crate::config::OnRouterFailure;
 use crate::documents::Numbers;
 use crate::held::Held;
@@ -23,6 +23,8 @@ use crate::tenant::Tenants;
 pub struct Gateway {
     /// The wall clock.
     pub clock: Clock,
+    /// All randomness.
+    pub chance: Chance,
     /// Names for requests that are not deferred.
     pub ids: RequestIds,
     /// Who may call.

@@ -13,9 +13,9 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HeaderMap};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use http_body::Body;
 
-use crate::body::ReplyBody;
+use crate::body::{ReplyBody, RequestBody};
 use crate::gateway::Gateway;
 use crate::reply::{Refusal, stamp};
 use crate::route::{self, Routed};
@@ -26,7 +26,7 @@ use crate::{defer, delivery, dispatch, envelope};
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Answers one request. Nothing that a client sends makes this fail; what goes wrong becomes an answer.
-pub async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<ReplyBody> {
+pub async fn handle(gateway: Arc<Gateway>, request: Request<RequestBody>) -> Response<ReplyBody> {
     match answer(&gateway, request).await {
         Ok(response) => response,
         Err(refusal) => {
@@ -39,7 +39,7 @@ pub async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Respon
     }
 }
 
-async fn answer(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Result<Response<ReplyBody>, Refusal> {
+async fn answer(gateway: &Arc<Gateway>, request: Request<RequestBody>) -> Result<Response<ReplyBody>, Refusal> {
     let caller = gateway.tenants.identify(request.headers())?;
     let path = request.uri().path();
     if let Some(id) = path.strip_prefix(delivery::PATH) {
@@ -71,7 +71,7 @@ fn below(path: &str, above: &str) -> Option<Vec<String>> {
 async fn model_call(
     gateway: &Arc<Gateway>,
     caller: Identified,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Result<Response<ReplyBody>, Refusal> {
     let (head, body) = request.into_parts();
     let body = read_body(&head.headers, body, gateway.max_body).await?;
@@ -118,7 +118,7 @@ fn check_background(envelope: &envelope::Envelope) -> Result<(), Refusal> {
 }
 
 /// Reads a body of at most `max` bytes. One that arrives in one piece is not copied.
-pub(crate) async fn read_body(headers: &HeaderMap, mut body: Incoming, max: usize) -> Result<Bytes, Refusal> {
+pub(crate) async fn read_body(headers: &HeaderMap, mut body: RequestBody, max: usize) -> Result<Bytes, Refusal> {
     let announced: Option<usize> =
         headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length| length > max) {

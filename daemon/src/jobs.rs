@@ -62,6 +62,7 @@ pub async fn cancel(gateway: &Arc<Gateway>, open: &OpenJob) -> Option<Arc<Job>> 
     open.cancel();
     let may_run = |job: &Job| matches!(job.life.stage, Stage::Validating | Stage::InProgress);
     tokio::select! {
+        biased;
         job = open.wait_for(|job| !may_run(job)) => Some(job),
         () = gateway.stopping.cancelled() => None,
     }

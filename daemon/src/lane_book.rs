@@ -90,9 +90,13 @@ impl LaneBook {
         Ok(lane)
     }
 
-    /// The lanes of a tenant.
+    /// The lanes of a tenant, in the order of their numbers.
     pub fn of_tenant(&self, tenant: &TenantId) -> Vec<LaneId> {
-        self.book.read().iter().filter(|(key, _)| key.tenant == *tenant).map(|(_, lane)| *lane).collect()
+        let book = self.book.read();
+        let mut lanes: Vec<LaneId> =
+            book.iter().filter(|(key, _)| key.tenant == *tenant).map(|(_, lane)| *lane).collect();
+        lanes.sort_unstable();
+        lanes
     }
 
     /// What waits in a tenant's lanes; as of the last step of the scheduler.

@@ -51,6 +51,7 @@ pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
         let pause: Duration =
             wake_at.since(gateway.clock.now()).min(offpeak_core::words::Millis::from_hours(1)).into();
         tokio::select! {
+            biased;
             () = gateway.stopping.cancelled() => return,
             taken = commands.recv_many(&mut waiting_commands, COMMANDS_AT_ONCE) => {
                 if taken == 0 {
@@ -128,6 +129,7 @@ async fn seal(gateway: &Gateway, batch: NewBatch) -> Option<BatchRecord> {
             Err(error) => {
                 tracing::error!(%error, "a batch could not be sealed; trying again");
                 tokio::select! {
+                    biased;
                     () = gateway.stopping.cancelled() => return None,
                     () = tokio::time::sleep(STORE_PAUSE) => {}
                 }

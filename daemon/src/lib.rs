@@ -33,5 +33,6 @@ pub mod spool;
 pub mod members;
 pub mod body;
 pub mod telemetry;
+pub mod blocking;
 pub mod clock;
 pub mod config;

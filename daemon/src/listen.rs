@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::body::ReplyBody;
+use crate::body::{ReplyBody, RequestBody};
 
 /// The longest pause after a failed accept.
 const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ pub async fn serve<H, F>(
     stop: CancellationToken,
     handle: H,
 ) where
-    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<ReplyBody>> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
@@ -48,8 +48,8 @@ pub async fn serve<H, F>(
             stream = accept(&listener) => stream,
         };
         let handle = handle.clone();
-        let service = service_fn(move |request| {
-            let answer = handle(request);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let answer = handle(request.map(RequestBody::Arriving));
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();

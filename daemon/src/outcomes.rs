@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use offpeak_core::outcome::Ending;
-use offpeak_core::retry::{self, RetryPolicy};
+use offpeak_core::retry;
 use offpeak_core::words::{BackendId, BatchId, Millis, Place, Timestamp};
 use offpeak_store::{NewOutcome, Recorded, Standing, Store, StoreError, Verdict};
 
-use crate::clock::random_permille;
 use crate::gateway::Gateway;
 use crate::telemetry::Line;
 
@@ -49,7 +48,7 @@ pub async fn record(
     let mut are_good = Vec::with_capacity(attempts.len());
     let mut unknown = 0;
     for attempt in attempts {
-        match judge(&gateway.store, &gateway.retry, source, attempt, now).await? {
+        match judge(gateway, source, attempt, now).await? {
             Some(outcome) => {
                 are_good.push(outcome.ending.is_success());
                 outcomes.push(outcome);
@@ -80,15 +79,16 @@ pub async fn record(
 
 /// What becomes of one attempt. None if the store knows no such request.
 async fn judge(
-    store: &Store,
-    policy: &RetryPolicy,
+    gateway: &Gateway,
     source: &Source,
     attempt: Attempt,
     now: Timestamp,
 ) -> Result<Option<NewOutcome>, StoreError> {
+    let store = &gateway.store;
     let Some(made_before) = attempts_before(store, attempt.place).await? else { return Ok(None) };
     let attempts = made_before.saturating_add(attempt.tries);
-    let judged = policy.judge(&attempt.ending, attempts, attempt.retry_after, random_permille(), now);
+    let jitter = gateway.chance.permille();
+    let judged = gateway.retry.judge(&attempt.ending, attempts, attempt.retry_after, jitter, now);
     let verdict = match judged {
         retry::Verdict::Deliver => Verdict::Final,
         retry::Verdict::Again(not_before) => requeue(store, attempt.place, not_before).await?,

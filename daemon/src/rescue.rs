@@ -13,7 +13,6 @@ use offpeak_core::words::Millis;
 use offpeak_store::{BatchRecord, Entry, Selection, StoreError};
 
 use crate::backends::{Backend, PrepareError, PreparedCall};
-use crate::clock::random_permille;
 use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
 use crate::upstream::SendError;
@@ -81,6 +80,7 @@ async fn prepare(gateway: &Gateway, backend: &Backend, record: &BatchRecord) -> 
 /// None if the daemon stops meanwhile.
 async fn pause(gateway: &Gateway, pause: Duration) -> Option<()> {
     tokio::select! {
+        biased;
         () = gateway.stopping.cancelled() => None,
         () = tokio::time::sleep(pause) => Some(()),
     }
@@ -117,7 +117,8 @@ async fn run_one(gateway: &Gateway, backend: &Backend, call: &PreparedCall, entr
         drop(place);
         let now = gateway.clock.now();
         let attempts = entry.attempts.saturating_add(tries);
-        match gateway.retry.judge(&ended.ending, attempts, ended.retry_after, random_permille(), now) {
+        let jitter = gateway.chance.permille();
+        match gateway.retry.judge(&ended.ending, attempts, ended.retry_after, jitter, now) {
             Verdict::Deliver => return Some(ended),
             Verdict::Again(not_before) => {
                 tracing::debug!(place = %entry.place, ?not_before, "a rescued request is tried again");

@@ -1,5 +1,8 @@
 //! The only HTTP client: the lock to the backend's base URL, credentials, time-outs, and "did it run?".
 
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,14 +10,51 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response};
 use offpeak_core::outcome::DidItRun;
 use offpeak_core::words::Millis;
-use reqwest::{Body, Client, Request, Url};
+use reqwest::{Body, Client, Url};
 
 /// Where a backend is and how to be let in.
 #[derive(Clone)]
 pub struct Upstream {
-    client: Client,
+    transport: Transport,
     base: Url,
     credential: Option<(HeaderName, HeaderValue)>,
+}
+
+/// What carries calls.
+#[derive(Clone)]
+enum Transport {
+    Http(Client),
+    InProcess(InProcess),
+}
+
+/// The way to all backends.
+#[derive(Debug, Clone, Default)]
+pub enum Network {
+    /// HTTP.
+    #[default]
+    Http,
+    /// Calls are answered in this process, and time-outs are the answerer's business: for simulations.
+    InProcess(InProcess),
+}
+
+/// Answers calls without a socket.
+#[derive(Clone)]
+pub struct InProcess(Arc<dyn Fn(http::Request<Body>) -> Answering + Send + Sync>);
+
+/// An answer on its way.
+pub type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, SendError>> + Send>>;
+
+impl InProcess {
+    /// All calls are given to this function.
+    pub fn new(answer: impl Fn(http::Request<Body>) -> Answering + Send + Sync + 'static) -> Self {
+        Self(Arc::new(answer))
+    }
+}
+
+impl fmt::Debug for InProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InProcess")
+    }
 }
 
 /// How a backend is reached.
@@ -57,14 +97,12 @@ pub struct BadPath(String);
 
 impl Upstream {
     /// A client for one backend.
-    pub fn new(address: Address) -> Result<Self, ClientError> {
-        let client = Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(address.connect_timeout.into())
-            .read_timeout(address.answer_timeout.into())
-            .pool_idle_timeout(std::time::Duration::from_mins(1))
-            .build()?;
-        Ok(Self { client, base: address.base, credential: address.credential })
+    pub fn new(address: Address, network: &Network) -> Result<Self, ClientError> {
+        let transport = match network {
+            Network::Http => Transport::Http(client(&address)?),
+            Network::InProcess(answer) => Transport::InProcess(answer.clone()),
+        };
+        Ok(Self { transport, base: address.base, credential: address.credential })
     }
 
     /// The URL of a path below the base.
@@ -91,12 +129,20 @@ impl Upstream {
         if let Some((name, value)) = &self.credential {
             headers.insert(name.clone(), value.clone());
         }
-        let mut request = Request::new(method, url);
-        *request.headers_mut() = headers;
-        *request.body_mut() = Some(body);
-        match self.client.execute(request).await {
-            Ok(response) => Ok(response.into()),
-            Err(error) => Err(send_error(error)),
+        match &self.transport {
+            Transport::Http(client) => {
+                let mut request = reqwest::Request::new(method, url);
+                *request.headers_mut() = headers;
+                *request.body_mut() = Some(body);
+                client.execute(request).await.map(Into::into).map_err(send_error)
+            }
+            Transport::InProcess(answer) => {
+                let mut request = http::Request::new(body);
+                *request.method_mut() = method;
+                *request.uri_mut() = url.as_str().parse().map_err(bad_uri)?;
+                *request.headers_mut() = headers;
+                (answer.0)(request).await
+            }
         }
     }
 
@@ -113,6 +159,15 @@ impl Upstream {
         let (parts, body) = response.into_parts();
         Ok(Response::from_parts(parts, read_up_to(body, limit).await?))
     }
+}
+
+fn client(address: &Address) -> Result<Client, reqwest::Error> {
+    Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(address.connect_timeout.into())
+        .read_timeout(address.answer_timeout.into())
+        .pool_idle_timeout(std::time::Duration::from_mins(1))
+        .build()
 }
 
 /// Reads a body to its end or to the limit, whichever comes first.
@@ -145,6 +200,10 @@ fn send_error(error: reqwest::Error) -> SendError {
     SendError { ran, timed_out, message }
 }
 
+fn bad_uri(error: http::uri::InvalidUri) -> SendError {
+    SendError { ran: DidItRun::NotSent, timed_out: false, message: error.to_string() }
+}
+
 /// The header that carries a credential.
 pub fn credential_header(header: Option<&str>, secret: &str) -> Option<(HeaderName, HeaderValue)> {
     let (name, value) = match header {
@@ -168,13 +227,13 @@ mod tests {
 
     fn upstream(base: &str) -> Upstream {
         install_crypto();
-        Upstream::new(Address {
+        let address = Address {
             base: Url::parse(base).unwrap(),
             credential: None,
             connect_timeout: Millis(1000),
             answer_timeout: Millis(1000),
-        })
-        .unwrap()
+        };
+        Upstream::new(address, &Network::Http).unwrap()
     }
 
     #[test]

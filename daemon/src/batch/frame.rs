@@ -9,7 +9,8 @@ use offpeak_host::values::provider::{self, Framing};
 use offpeak_store::{BatchRecord, Selection, Store};
 
 use crate::backends::Backend;
-use crate::clock::{Clock, random_u64};
+use crate::blocking::blocking;
+use crate::clock::Clock;
 
 /// Bodies that are in memory at once, in bytes.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -37,12 +38,12 @@ pub struct Wrapping {
 }
 
 impl Wrapping {
-    /// As the plugin asked for.
-    pub fn new(framing: &Framing) -> Self {
+    /// As the plugin asked for. `random` tells one multipart body from what may stand in it.
+    pub fn new(framing: &Framing, random: u128) -> Self {
         match framing {
             Framing::Lines => Self::plain("", "", ""),
             Framing::JsonArray(surround) => Self::plain(&surround.before, ",", &surround.after),
-            Framing::Multipart(multipart) => Self::multipart(multipart, &boundary()),
+            Framing::Multipart(multipart) => Self::multipart(multipart, &boundary(random)),
         }
     }
 
@@ -95,8 +96,8 @@ fn quoted(text: &str) -> String {
 }
 
 /// 128 random bits, which no body holds by chance.
-fn boundary() -> String {
-    format!("offpeak-{:016x}{:016x}", random_u64(), random_u64())
+fn boundary(random: u128) -> String {
+    format!("offpeak-{random:032x}")
 }
 
 enum At {
@@ -152,9 +153,8 @@ impl Items {
             return Ok((Vec::new(), chunk.rest));
         }
         let batch = self.batch();
-        let encoded = tokio::task::block_in_place(|| {
-            self.backend.provider.encode_items(&batch, &items, self.clock.now().0)
-        });
+        let now = self.clock.now().0;
+        let encoded = blocking(|| self.backend.provider.encode_items(&batch, &items, now));
         match encoded {
             Ok(encoded) => Ok((encoded, chunk.rest)),
             Err(error) => {

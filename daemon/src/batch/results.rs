@@ -12,6 +12,7 @@ use offpeak_host::values::provider::{self, Decoded, ItemOutcome, ItemResult};
 use offpeak_store::{BatchRecord, StoreError};
 
 use crate::backends::Backend;
+use crate::blocking::blocking;
 use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
 use crate::telemetry::Line;
@@ -119,9 +120,8 @@ impl Reader<'_> {
         }
         let slices: Vec<&[u8]> = lines.iter().map(|line| &line[..]).collect();
         let now = self.gateway.clock.now().0;
-        let decoded = tokio::task::block_in_place(|| {
-            self.backend.provider.decode_results(self.batch, self.source, &slices, now)
-        })?;
+        let decoded =
+            blocking(|| self.backend.provider.decode_results(self.batch, self.source, &slices, now))?;
         let mut attempts = Vec::with_capacity(decoded.len());
         let (mut garbage, mut unknown) = (0, 0);
         for line in decoded {

@@ -5,13 +5,12 @@ pub mod submit;
 use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use offpeak_core::job::{Close, End, Stage};
 use offpeak_store::Order;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use crate::body::ReplyBody;
+use crate::body::{ReplyBody, RequestBody};
 use crate::delivery::output_file::Part;
 use crate::documents;
 use crate::documents::file::Problem;
@@ -35,7 +34,7 @@ const LIST_USUAL: usize = 20;
 pub async fn answer(
     gateway: &Arc<Gateway>,
     caller: Identified,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
     names: &[String],
 ) -> Result<Response<ReplyBody>, Refusal> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -9,14 +9,13 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, Stream};
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use offpeak_core::job::Stage;
 use offpeak_core::words::Timestamp;
 use offpeak_store::Order;
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
 
-use crate::body::ReplyBody;
+use crate::body::{ReplyBody, RequestBody};
 use crate::defer::store_failed;
 use crate::delivery::output_file::{self, Part};
 use crate::documents::file::{self, File};
@@ -67,7 +66,7 @@ enum Found {
 pub async fn answer(
     gateway: &Arc<Gateway>,
     caller: Identified,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
     names: &[String],
 ) -> Result<Response<ReplyBody>, Refusal> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -7,9 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{Stream, StreamExt};
 use http::StatusCode;
-use hyper::body::{Body, Incoming};
+use http_body::Body;
 use tokio::time::{Instant, Sleep};
 
+use crate::body::RequestBody;
 use crate::reply::Refusal;
 
 /// A client may pause this long between two pieces.
@@ -21,7 +22,7 @@ const TURN: usize = 256 << 10;
 
 /// The body as a stream.
 pub struct Pieces {
-    body: Incoming,
+    body: RequestBody,
     left: u64,
     most: u64,
     since_pause: usize,
@@ -45,7 +46,7 @@ pub enum Broken {
 
 impl Pieces {
     /// At most so many bytes.
-    pub fn new(body: Incoming, most: u64) -> Self {
+    pub fn new(body: RequestBody, most: u64) -> Self {
         let timer = Box::pin(tokio::time::sleep(PATIENCE));
         Self { body, left: most, most, since_pause: 0, timer, broken: None }
     }

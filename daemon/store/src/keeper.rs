@@ -162,6 +162,9 @@ impl Keeper {
             self.failed = Some(error.clone());
         }
         let removed = removed?;
+        if removed.segments.is_empty() && removed.batches == 0 {
+            return Ok(Swept::default());
+        }
         self.has_unsaved = true;
         // Files may only go when no restart can bring back the rows that point to them.
         self.checkpoint()?;

@@ -346,7 +346,7 @@ impl Planner {
                 Ok(Planned {
                     answer: Recorded::New { origin, requeued: Some(to) },
                     change: Some(Change::Requeued(requeued)),
-                    extent: Some(Extent { earliest_deadline: deadline, ..entry.extent(to) }),
+                    extent: Some(entry.requeued(place, deadline, attempts, not_before).extent(to)),
                 })
             }
         }

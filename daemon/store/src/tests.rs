@@ -7,6 +7,7 @@ mod model;
 mod standings;
 mod sweep;
 mod threads;
+mod told;
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::{Request, StatusCode};
-use hyper::body::Incoming;
 use offpeak_core::job::Life;
 use offpeak_core::sla::parse_duration;
 use offpeak_core::words::Millis;
@@ -13,6 +12,7 @@ use offpeak_store::Order;
 use serde::Deserialize;
 
 use super::page;
+use crate::body::RequestBody;
 use crate::defer::{IDEMPOTENCY_KEY_REUSED, RETRIES_COME_WITHIN, given_key, idempotency_key, is_sdk_retry};
 use crate::documents::file::{self, File};
 use crate::documents::job::{Api, Expansion, Job};
@@ -53,7 +53,7 @@ struct ExpiresAfter {
 pub(super) async fn take(
     gateway: &Arc<Gateway>,
     account: &Account,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Result<Arc<Job>, Refusal> {
     let (head, body) = request.into_parts();
     let body = read_body(&head.headers, body, CALL_MAX).await?;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use http::Request;
 use http::header::CONTENT_TYPE;
-use hyper::body::Incoming;
 use multer::{Constraints, Field, Multipart, SizeLimit};
 use offpeak_core::words::Millis;
 
+use crate::body::RequestBody;
 use crate::documents::file::{self, File};
 use crate::documents::{self};
 use crate::gateway::Gateway;
@@ -46,7 +46,7 @@ struct Form {
 pub async fn take(
     gateway: &Arc<Gateway>,
     account: &Account,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Result<File, Refusal> {
     let (head, body) = request.into_parts();
     let mut pieces = Pieces::new(body, FILE_MAX + FORM_MAX);

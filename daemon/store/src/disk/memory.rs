@@ -66,6 +66,12 @@ impl MemoryDisk {
         self.0.lock().power_off_at = Some(step);
     }
 
+    /// The power has gone off.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.0.lock().is_off
+    }
+
     /// These steps fail, and change nothing but what they wrote before they failed.
     pub fn fail_steps(&self, steps: std::ops::Range<u64>) {
         self.0.lock().failing = steps;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use offpeak_core::words::{BatchId, LaneId, LaneKey, Place, Seq};
 use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
 
-use super::extents::{Again, Indexed, Row};
+use super::extents::{Indexed, Row};
 use super::lanes::LaneRow;
 use super::lookup::{KeyRow, Rows, decode_batch, row_before};
 use super::outcomes::OutcomeRow;
@@ -157,12 +157,8 @@ impl<'t> Changes<'t> {
 
     fn requeued(&mut self, requeued: &Requeued) -> Result<(), StoreError> {
         let Some(entry) = self.unfinished(requeued.from)? else { return Ok(()) };
-        let again = Again {
-            attempts: requeued.attempts,
-            not_before: requeued.not_before,
-            origin: entry.origin(requeued.from),
-        };
-        let entry = Indexed { deadline: requeued.deadline, again: Some(again), ..entry };
+        let Requeued { from, deadline, attempts, not_before, .. } = *requeued;
+        let entry = entry.requeued(from, deadline, attempts, not_before);
         if !self.add_entry(requeued.to, &entry)? {
             return Ok(());
         }

@@ -56,6 +56,18 @@ impl Indexed {
         self.again.map_or(0, |again| again.attempts)
     }
 
+    /// The same request, as it stands where it goes again from `from`.
+    pub(crate) fn requeued(
+        &self,
+        from: Place,
+        deadline: Timestamp,
+        attempts: u16,
+        not_before: Timestamp,
+    ) -> Self {
+        let again = Again { attempts, not_before, origin: self.origin(from) };
+        Self { deadline, again: Some(again), ..*self }
+    }
+
     /// As an extent of one.
     pub(crate) fn extent(&self, place: Place) -> Extent {
         Extent {

@@ -134,14 +134,22 @@ impl View {
 
     /// All batches that have not ended.
     pub(crate) fn open_batches(&self) -> Result<Vec<BatchRecord>, StoreError> {
-        let mut open = Vec::new();
+        self.batches(|batch| batch.ended.is_none())
+    }
+
+    /// Batches that are wanted, oldest first.
+    pub(crate) fn batches(
+        &self,
+        is_wanted: impl Fn(&BatchRecord) -> bool,
+    ) -> Result<Vec<BatchRecord>, StoreError> {
+        let mut wanted = Vec::new();
         for row in self.transaction.open_table(BATCHES)?.iter()? {
             let batch = decode_batch(row?.1.value())?;
-            if batch.ended.is_none() {
-                open.push(batch);
+            if is_wanted(&batch) {
+                wanted.push(batch);
             }
         }
-        Ok(open)
+        Ok(wanted)
     }
 
     /// A document.

@@ -7,7 +7,7 @@ use redb::{Durability, ReadableTable, Table, WriteTransaction};
 
 use super::database::Index;
 use super::extents::summary;
-use super::lookup::{Rows, decode_batch};
+use super::lookup::Rows;
 use super::outcomes::OutcomeRow;
 use super::tables::{BATCHES, EXTENTS, KEY_OF, KEYS, OUTCOMES, PlaceKey, SEGMENTS, TOUCHED};
 use crate::error::StoreError;
@@ -32,10 +32,11 @@ pub(crate) fn sweep(
 ) -> Result<Removed, StoreError> {
     let database = index.database()?;
     let mut removed = Removed::default();
-    let is_over = |finished: u64| Timestamp(finished).after(retention) <= now;
     let view = index.view()?;
+    let is_over = |finished: u64| Timestamp(finished).after(retention) <= now;
     let kept = kept_since(&view, since)?;
     let mut segments = removable(&view, active, is_over)?;
+    let ended = view.batches(|batch| batch.ended.as_ref().is_some_and(|end| is_over(end.at.0)))?;
     drop(view);
     segments.retain(|(segment, _)| !kept.contains(segment));
     for (segment, bytes) in segments {
@@ -46,19 +47,16 @@ pub(crate) fn sweep(
         transaction.commit()?;
         removed.segments.push((segment, bytes));
     }
+    // A store in which nothing is over is not written to.
+    if ended.is_empty() {
+        return Ok(removed);
+    }
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::None)?;
     {
         let mut batches = transaction.open_table(BATCHES)?;
-        let mut ended = Vec::new();
-        for row in batches.iter()? {
-            let (id, row) = row?;
-            if decode_batch(row.value())?.ended.is_some_and(|end| is_over(end.at.0)) {
-                ended.push(id.value());
-            }
-        }
-        for id in ended {
-            batches.remove(id)?;
+        for batch in ended {
+            batches.remove(batch.id.0)?;
             removed.batches += 1;
         }
     }
