@@ -91,12 +91,22 @@ pub struct World {
     pub clock: Clock,
     /// All randomness.
     pub chance: Chance,
-    /// Where the store lies, in place of the configured folder; its work is then done by whoever asks for it.
-    pub disk: Option<Arc<dyn Disk>>,
+    /// Where the store lies, if not in the configured folder.
+    pub place: Option<StorePlace>,
     /// The way to the backends.
     pub network: Network,
     /// Compiled plugins, if there are some already.
     pub engine: Option<Engine>,
+}
+
+/// A place for the store of a simulation. Its work is done by whoever asks for it, without threads.
+pub struct StorePlace {
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
+    /// When a segment is full.
+    pub segment_bytes: u32,
+    /// After so much of the log the index is made durable.
+    pub checkpoint_bytes: u64,
 }
 
 impl World {
@@ -105,7 +115,7 @@ impl World {
         Self {
             clock: Clock::System,
             chance: Chance::system(),
-            disk: None,
+            place: None,
             network: Network::Http,
             engine: None,
         }
@@ -318,11 +328,13 @@ fn open_store(config: &Config, lanes: &LaneBook, world: &World) -> Result<(Store
     options.retention = config.store.keep_results;
     options.install_id_if_new = world.chance.bits();
     options.on_appended = Box::new(lanes.on_appended());
-    match &world.disk {
+    match &world.place {
         None => Store::open(options, world.clock.now()),
-        Some(disk) => {
+        Some(place) => {
             options.inline = true;
-            Store::open_on(disk.clone(), options, world.clock.now())
+            options.segment_bytes = place.segment_bytes;
+            options.checkpoint_bytes = place.checkpoint_bytes;
+            Store::open_on(place.disk.clone(), options, world.clock.now())
         }
     }
 }
