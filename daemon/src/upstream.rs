@@ -139,7 +139,7 @@ impl Upstream {
             Transport::InProcess(answer) => {
                 let mut request = http::Request::new(body);
                 *request.method_mut() = method;
-                *request.uri_mut() = url.as_str().parse().map_err(bad_uri)?;
+                *request.uri_mut() = url.as_str().parse().map_err(|error| bad_uri(&error))?;
                 *request.headers_mut() = headers;
                 (answer.0)(request).await
             }
@@ -200,7 +200,7 @@ fn send_error(error: reqwest::Error) -> SendError {
     SendError { ran, timed_out, message }
 }
 
-fn bad_uri(error: http::uri::InvalidUri) -> SendError {
+fn bad_uri(error: &http::uri::InvalidUri) -> SendError {
     SendError { ran: DidItRun::NotSent, timed_out: false, message: error.to_string() }
 }
 
