@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HeaderMap};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
 use http_body::Body;
+use http_body_util::BodyExt;
 
 use crate::body::{ReplyBody, RequestBody};
 use crate::gateway::Gateway;
@@ -39,7 +39,10 @@ pub async fn handle(gateway: Arc<Gateway>, request: Request<RequestBody>) -> Res
     }
 }
 
-async fn answer(gateway: &Arc<Gateway>, request: Request<RequestBody>) -> Result<Response<ReplyBody>, Refusal> {
+async fn answer(
+    gateway: &Arc<Gateway>,
+    request: Request<RequestBody>,
+) -> Result<Response<ReplyBody>, Refusal> {
     let caller = gateway.tenants.identify(request.headers())?;
     let path = request.uri().path();
     if let Some(id) = path.strip_prefix(delivery::PATH) {
@@ -118,7 +121,11 @@ fn check_background(envelope: &envelope::Envelope) -> Result<(), Refusal> {
 }
 
 /// Reads a body of at most `max` bytes. One that arrives in one piece is not copied.
-pub(crate) async fn read_body(headers: &HeaderMap, mut body: RequestBody, max: usize) -> Result<Bytes, Refusal> {
+pub(crate) async fn read_body(
+    headers: &HeaderMap,
+    mut body: RequestBody,
+    max: usize,
+) -> Result<Bytes, Refusal> {
     let announced: Option<usize> =
         headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length| length > max) {
