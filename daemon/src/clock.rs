@@ -129,7 +129,7 @@ mod tests {
     async fn a_virtual_clock_goes_with_tokios_time_and_can_be_set() {
         let set = VirtualClock::starting_at(Timestamp(10_000));
         let clock = Clock::Virtual(set);
-        tokio::time::sleep(Duration::from_secs(3600)).await;
+        tokio::time::sleep(Duration::from_hours(1)).await;
         assert_eq!(clock.now(), Timestamp(3_610_000));
         set.set_by(-4_000_000);
         assert_eq!(clock.now(), Timestamp(0));
