@@ -4,6 +4,7 @@
 //! stands after it, and the crates below (`offpeak-host`, `offpeak-store`, `offpeak-core`). ARCHITECTURE.md beside this
 //! crate tells the life of a request with the names of these files.
 
+pub mod cli;
 pub mod demo;
 pub mod app;
 pub mod listen;

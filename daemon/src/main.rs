@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use offpeak::app::App;
 use offpeak::config::{self, Config, ProcessEnv};
-use offpeak::{demo, telemetry};
+use offpeak::{cli, demo, telemetry};
 use tokio_util::sync::CancellationToken;
 
 /// Exit code for what the user has to mend: the configuration, an address in use (`EX_USAGE` of sysexits.h).
@@ -60,6 +60,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    #[command(flatten)]
+    Client(cli::Command),
 }
 
 #[derive(Args)]
@@ -70,13 +72,33 @@ struct ConfigArgs {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    let arguments = match Cli::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
+    match arguments.command {
         Command::Serve(args) => with_config(&args, |config| serve(&config)),
         Command::Check { config, json } => with_config(&config, |config| check(&config, json)),
         Command::Demo { realtime, deferrable, seed, keep, json } => {
             run_demo(demo::Options { realtime, deferrable, seed, keep, json })
         }
+        Command::Client(command) => run_client(command),
     }
+}
+
+/// Help and version are no mistakes; anything else is the user's to mend.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let is_mistake = error.use_stderr();
+    match error.print() {
+        Ok(()) if is_mistake => ExitCode::from(EXIT_USAGE),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+#[tokio::main]
+async fn run_client(command: cli::Command) -> ExitCode {
+    ExitCode::from(cli::run(command).await)
 }
 
 fn with_config(args: &ConfigArgs, run: impl FnOnce(Config) -> ExitCode) -> ExitCode {

@@ -47,6 +47,11 @@ class Provider(Program):
         """How many calls an endpoint got."""
         return httpx2.get(f"{self.url}/sim/stats").raise_for_status().json()["calls"][endpoint]
 
+    def advance(self, hours: float) -> None:
+        """Moves the provider's clock."""
+        moved = {"ms": int(hours * 3_600_000)}
+        httpx2.post(f"{self.url}/sim/clock/advance", json=moved).raise_for_status()
+
     def plan(self, **plan: Any) -> None:
         """Plans faults: `set`, `next` or `next_batch`, as `provider-sim --help` explains them."""
         httpx2.post(f"{self.url}/sim/faults", json=plan).raise_for_status()

@@ -4,6 +4,7 @@ mod ci;
 mod debian;
 mod licences;
 mod metadata;
+mod node;
 mod python;
 mod setup;
 mod step;
@@ -21,7 +22,9 @@ commands:
   demo [OPTIONS]        shows offpeak at work; the options are those of `offpeak demo`, such as --keep
   test                  runs all tests: those in Rust, then official clients against the programs
   test rust             only those in Rust
-  test clients [ARGS]   only those with official clients; the arguments are pytest's, such as -k ticket
+  test clients [ARGS]   only those with official clients, in Python and Node; with arguments, which are pytest's, such as
+                        -k ticket, only those in Python
+  test node             only those with official clients in Node
   setup                 makes the WebAssembly target available that plugins are compiled for; quick when nothing is to
                         be done, and part of the commands above
   licences              checks the licences of everything that we are built from
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         ["demo", options @ ..] => report(ci::demo(options).map(|()| String::new())),
         ["test"] => report(test::run(Which::All, &[])),
         ["test", "rust"] => report(test::run(Which::Rust, &[])),
+        ["test", "node"] => report(test::run(Which::Node, &[])),
         ["test", "clients", arguments @ ..] => report(test::run(Which::Clients, arguments)),
         ["licences"] => report(licences::run()),
         ["ci"] => report(ci::run()),

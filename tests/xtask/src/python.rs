@@ -19,7 +19,7 @@ pub(crate) fn environment(folder: &Path, requirements: &Path) -> Result<PathBuf,
     // Written last: without it the environment is not complete.
     let installed = folder.join("installed.txt");
     let is_complete = fs::read_to_string(&installed).is_ok_and(|installed| installed == wanted);
-    if is_complete && output_of(&interpreter, &["-c", "import openai, pytest"]).is_some() {
+    if is_complete && output_of(&interpreter, &["-c", "import anthropic, openai, pytest"]).is_some() {
         announce("the Python environment is there");
         return Ok(interpreter);
     }

@@ -1,10 +1,14 @@
 //! `cargo xtask test`: everything that can be tested, in one go.
 
-use std::{env, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use crate::{
     metadata::Metadata,
-    python, setup,
+    node, python, setup,
     step::{TaskError, announce, cargo_with, output_of, root, step},
 };
 
@@ -14,16 +18,24 @@ pub(crate) enum Which {
     All,
     Rust,
     Clients,
+    Node,
 }
 
-/// Runs tests; `arguments` go to pytest.
+/// Runs tests; `arguments` go to pytest, and leave out those in Node.
 pub(crate) fn run(which: Which, arguments: &[&str]) -> Result<String, TaskError> {
     announce(&setup::run()?);
-    if which != Which::Clients {
+    if matches!(which, Which::All | Which::Rust) {
         rust()?;
     }
-    if which != Which::Rust {
-        clients(arguments)?;
+    if which == Which::Rust {
+        return Ok("all tests passed".to_owned());
+    }
+    let target = programs()?;
+    if which != Which::Node {
+        clients_in_python(&target, arguments)?;
+    }
+    if arguments.is_empty() {
+        clients_in_node(&target)?;
     }
     Ok("all tests passed".to_owned())
 }
@@ -43,20 +55,58 @@ fn rust() -> Result<(), TaskError> {
     }
 }
 
-/// Official client packages against the programs as users run them.
-fn clients(arguments: &[&str]) -> Result<(), TaskError> {
+/// Builds the programs that clients talk to and returns the target folder.
+fn programs() -> Result<PathBuf, TaskError> {
     // With the tests, so that dependencies have the features that the tests before were built with, and are not built twice.
     step("the programs", &mut cargo_with(&["build", "--workspace", "--bins", "--tests", "--locked"]))?;
-    let target = Metadata::read()?.target_directory()?;
-    let python = python::environment(&target.join("venv"), &root().join("tests/clients/requirements.txt"))?;
+    Metadata::read()?.target_directory()
+}
+
+/// Tells where the programs are.
+fn with_programs<'c>(command: &'c mut Command, target: &Path) -> &'c mut Command {
     let programs = target.join("debug");
-    let mut pytest = Command::new(python);
-    pytest
-        .args(["-m", "pytest"])
-        .args(arguments)
-        .current_dir(root().join("tests/clients"))
-        .env("PYTHONDONTWRITEBYTECODE", "1")
+    command
         .env("OFFPEAK_BIN", programs.join("offpeak"))
-        .env("PROVIDER_SIM_BIN", programs.join("provider-sim"));
-    step("tests with official clients", &mut pytest)
+        .env("PROVIDER_SIM_BIN", programs.join("provider-sim"))
+}
+
+/// Official client packages for Python against the programs as users run them.
+fn clients_in_python(target: &Path, arguments: &[&str]) -> Result<(), TaskError> {
+    let sources = root().join("tests/clients");
+    let python = python::environment(&target.join("venv"), &sources.join("requirements.txt"))?;
+    let mut pytest = Command::new(python);
+    pytest.args(["-m", "pytest"]).args(arguments).current_dir(sources).env("PYTHONDONTWRITEBYTECODE", "1");
+    step("tests with official clients in Python", with_programs(&mut pytest, target))
+}
+
+/// The same for Node.
+fn clients_in_node(target: &Path) -> Result<(), TaskError> {
+    let sources = root().join("tests/clients/node");
+    let packages = target.join("node");
+    let node = node::packages(&packages, &sources)?;
+    let mut tests = Command::new(node);
+    tests
+        .args(["--test", "--test-reporter=spec"])
+        .args(test_files(&sources)?)
+        .current_dir(&sources)
+        .env("NODE_CLIENTS", &packages)
+        .env("PLUGIN_CACHE", packages.join("plugins"));
+    step("tests with official clients in Node", with_programs(&mut tests, target))
+}
+
+/// The files of a folder that hold tests. An empty answer would let node look for tests of its own choice.
+fn test_files(folder: &Path) -> Result<Vec<PathBuf>, TaskError> {
+    let file_error = |error| TaskError::File(folder.to_owned(), error);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(file_error)? {
+        let path = entry.map_err(file_error)?.path();
+        if path.to_string_lossy().ends_with(".test.js") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(TaskError::Wrong(format!("there are no tests in {}", folder.display())));
+    }
+    Ok(files)
 }

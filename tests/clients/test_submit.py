@@ -1,0 +1,393 @@
+"""`offpeak submit`, `jobs` and `cancel`: a file becomes one job, whatever happens in between, and answers become files.
+
+The commands speak OpenAI's API, so that the simulated provider stands in for the daemon where a fault is wanted.
+"""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from rig import MODEL, PROVIDER_KEY, eventually
+from rig.programs import clean_environment, program_path
+
+CHAT = "/v1/chat/completions"
+ALL_GOOD, NOT_ALL, USAGE, UNAVAILABLE, CANNOT_WRITE, NOT_ALLOWED, INTERRUPTED = 0, 1, 64, 69, 74, 77, 130
+
+
+def line(number, **body):
+    body = {"model": MODEL, "messages": [{"role": "user", "content": f"question {number}"}]} | body
+    return {"custom_id": f"item-{number}", "method": "POST", "url": CHAT, "body": body}
+
+
+@pytest.fixture
+def requests(tmp_path):
+    """A file of twenty requests."""
+    return write(tmp_path / "requests.jsonl", [line(number) for number in range(20)])
+
+
+def write(path, lines):
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return path
+
+
+def read(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def command(*arguments):
+    return [str(program_path("OFFPEAK_BIN")), *map(str, arguments)]
+
+
+def environment(url, key=PROVIDER_KEY):
+    return clean_environment(OFFPEAK_URL=url, OFFPEAK_API_KEY=key)
+
+
+def offpeak(provider, *arguments, code=ALL_GOOD, key=PROVIDER_KEY, url=None, **options):
+    done = subprocess.run(
+        command(*arguments),
+        env=environment(url or provider.url, key),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,
+    )
+    assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert key not in done.stdout + done.stderr
+    return done
+
+
+def submit(provider, *arguments, **options):
+    return json.loads(offpeak(provider, "submit", *arguments, "--json", **options).stdout)
+
+
+def answers(path):
+    return {line["custom_id"]: line["response"]["body"]["choices"][0]["message"]["content"] for line in read(path)}
+
+
+def results(folder):
+    """What a command leaves for its user."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix == ".jsonl" and not path.name.startswith("."))
+
+
+def litter(folder):
+    return [path.name for path in folder.iterdir() if path.name.endswith((".part", ".tmp"))]
+
+
+# --- The way it goes ----------------------------------------------------------------------------------------------
+
+
+def test_a_file_becomes_answers(start_provider, requests, tmp_path, oracle):
+    provider = start_provider()
+    report = submit(provider, requests, "--watch")
+    assert (report["status"], report["endpoint"], report["window"]) == ("completed", CHAT, "24h")
+    assert report["requests"] == {"total": 20, "completed": 20, "failed": 0}
+    assert (report["output"], report["errors"], report["resumed"]) == (
+        str(tmp_path / "requests.output.jsonl"),
+        None,
+        False,
+    )
+    assert report["usage"]["input_tokens"] > 0
+    found = answers(report["output"])
+    assert len(found) == 20
+    expected = oracle.client().chat.completions.create(**line(7)["body"])
+    assert found["item-7"] == expected.choices[0].message.content
+    assert results(tmp_path) == ["requests.jsonl", "requests.output.jsonl"]
+    assert litter(tmp_path) == []
+
+    again = submit(provider, requests, "--watch")
+    assert again == report | {"resumed": True}
+    assert (provider.calls("create_batch"), provider.calls("upload_file")) == (1, 1)
+
+
+def test_text_for_people(start_provider, requests, tmp_path):
+    provider = start_provider()
+    done = offpeak(provider, "submit", "requests.jsonl", "--watch", cwd=tmp_path)
+    assert "completed, 20 of 20 answered" in done.stdout
+    assert "requests.output.jsonl" in done.stdout
+    assert done.stderr == "", "quiet where nobody looks"
+
+
+def test_hand_in_now_and_fetch_later(start_provider, requests, tmp_path):
+    provider = start_provider()
+    provider.next_batch_takes(1.5)
+    out = tmp_path / "answers" / "of today"
+    first = submit(provider, requests, "--out", out)
+    assert first["status"] in ("validating", "in_progress")
+    assert first["output"] is None
+    job = first["id"]
+    listed = json.loads(offpeak(provider, "jobs", "--json").stdout)
+    assert [entry["id"] for entry in listed] == [job]
+    assert job in offpeak(provider, "jobs").stdout
+    assert json.loads(offpeak(provider, "jobs", job, "--json").stdout)["endpoint"] == CHAT
+
+    def fetched():
+        report = submit(provider, requests, "--out", out)
+        assert (report["id"], report["resumed"]) == (job, True)
+        return report["output"]
+
+    eventually(fetched, "the answers")
+    assert len(answers(out / "requests.output.jsonl")) == 20
+    assert provider.calls("create_batch") == 1
+
+
+def test_progress_for_a_person_at_a_terminal(start_provider, requests):
+    provider = start_provider()
+    provider.next_batch_takes(1.5)
+    ours, theirs = pty.openpty()
+    running = subprocess.Popen(
+        command("submit", requests, "--watch"),
+        env=environment(provider.url) | {"TERM": "xterm"},
+        stdin=theirs,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    except OSError:  # the other end of a terminal has gone
+        pass
+    os.close(ours)
+    assert running.wait(60) == ALL_GOOD
+    for expected in (b"Handing in 20 requests", b"/20", b"due in"):
+        assert expected in shown, shown.decode(errors="replace")
+
+
+# --- What fails -----------------------------------------------------------------------------------------------------
+
+
+def test_some_items_fail(start_provider, tmp_path):
+    provider = start_provider()
+    lines = [line(number, **({"messages": []} if number % 5 == 0 else {})) for number in range(20)]
+    requests = write(tmp_path / "requests.jsonl", lines)
+    report = submit(provider, requests, "--watch", code=NOT_ALL)
+    assert report["requests"] == {"total": 20, "completed": 16, "failed": 4}
+    failed = {entry["custom_id"] for entry in read(report["errors"])}
+    assert failed == {"item-0", "item-5", "item-10", "item-15"}
+    assert len(answers(report["output"])) == 16
+    assert [reason["requests"] for reason in report["reasons"]] == [4]
+    people = offpeak(provider, "submit", requests, "--watch", code=NOT_ALL)
+    assert "16 of 20 answered" in people.stdout
+    assert "4 x 400: " in people.stdout
+
+    # Only what failed goes again.
+    mended = write(tmp_path / "mended.jsonl", [line(int(name.split("-")[1])) for name in sorted(failed)])
+    assert submit(provider, mended, "--watch")["requests"]["completed"] == 4
+
+
+def test_a_refused_file_shows_its_lines_and_is_handed_in_anew_when_mended(start_provider, tmp_path):
+    provider = start_provider()
+    requests = write(tmp_path / "requests.jsonl", [line(1), line(1)])
+    report = submit(provider, requests, "--watch", code=NOT_ALL)
+    assert report["status"] == "failed"
+    assert report["refused"][0]["line"] == 2
+    people = offpeak(provider, "submit", requests, "--watch", code=NOT_ALL)
+    assert "nothing of it was run" in people.stdout
+    assert "line 2: " in people.stdout
+    write(requests, [line(1), line(2)])
+    assert submit(provider, requests, "--watch")["requests"]["completed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is empty"),
+        ("[1, 2]\n", "JSON array"),
+        ('{"custom_id": "a"', "line 1"),
+        ('{"custom_id": "a", "params": {}}\n', "Anthropic"),
+        ('{"model": "m", "messages": []}\n', "bare request"),
+    ],
+)
+def test_a_file_that_is_none_is_refused_before_anything_is_sent(start_provider, tmp_path, content, said):
+    provider = start_provider()
+    requests = tmp_path / "requests.jsonl"
+    requests.write_text(content)
+    assert said in offpeak(provider, "submit", requests, code=USAGE).stderr
+    assert provider.calls("list_batches") == 0
+
+
+def test_mistakes_on_the_command_line(start_provider, requests, tmp_path):
+    provider = start_provider()
+    assert "No such file" in offpeak(provider, "submit", tmp_path / "none.jsonl", code=USAGE).stderr
+    assert "'soon' is not" in offpeak(provider, "submit", requests, "--window", "soon", code=USAGE).stderr
+    assert "--url" in offpeak(provider, "submit", requests, url="nowhere", code=USAGE).stderr
+    offpeak(provider, "submit", code=USAGE)
+    assert "there is no job batch_9" in offpeak(provider, "cancel", "batch_9", code=USAGE).stderr
+    assert "there is no job batch_9" in offpeak(provider, "jobs", "batch_9", code=USAGE).stderr
+    assert "key" in offpeak(provider, "jobs", key="sk-of-nobody-at-all", code=NOT_ALLOWED).stderr
+    (tmp_path / "file").write_text("")
+    offpeak(provider, "submit", requests, "--out", tmp_path / "file", code=CANNOT_WRITE)
+    assert provider.calls("create_batch") == 0
+
+
+def test_nobody_there(start_provider, requests, tmp_path):
+    provider = start_provider()
+    away = offpeak(provider, "submit", requests, url="http://127.0.0.1:9", code=UNAVAILABLE)
+    assert "offpeak serve" in away.stderr
+    assert results(tmp_path) == ["requests.jsonl"]
+
+
+def test_the_key_may_come_from_a_file(start_provider, requests, tmp_path):
+    provider = start_provider()
+    key = tmp_path / "key"
+    key.write_text(f"{PROVIDER_KEY}\n")
+    submit(provider, requests, "--watch", "--api-key-file", key, key="sk-of-nobody-at-all")
+
+
+def test_results_of_others_are_not_written_over(start_provider, requests, tmp_path):
+    provider = start_provider()
+    (tmp_path / "requests.output.jsonl").write_text("mine")
+    assert "--overwrite" in offpeak(provider, "submit", requests, code=USAGE).stderr
+    assert (tmp_path / "requests.output.jsonl").read_text() == "mine"
+    assert provider.calls("upload_file") == 0
+    submit(provider, requests, "--watch", "--overwrite")
+    assert len(answers(tmp_path / "requests.output.jsonl")) == 20
+
+
+# --- One job, whatever happens ----------------------------------------------------------------------------------------
+
+
+def is_one_job(provider, report):
+    assert report["requests"] == {"total": 20, "completed": 20, "failed": 0}
+    assert len(answers(report["output"])) == 20
+    assert provider.billed("batch")["requests"] == 20
+    assert provider.ran_twice() == []
+    return True
+
+
+@pytest.mark.parametrize("endpoint", ["upload_file", "create_batch", "get_batch", "list_batches", "file_content"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "drop_before_effect"},
+        {"kind": "drop_response_after_effect"},
+        {"kind": "cut_body"},
+        {"kind": "status", "status": 503, "retry_after_ms": 10},
+        {"kind": "status_after_effect", "status": 500},
+    ],
+    ids=lambda fault: fault["kind"],
+)
+def test_a_lost_connection(start_provider, requests, tmp_path, endpoint, fault):
+    provider = start_provider()
+    provider.plan(next=[{"endpoint": endpoint, "fault": fault}])
+    assert is_one_job(provider, submit(provider, requests, "--watch"))
+    assert litter(tmp_path) == []
+
+
+def test_ctrl_c_leaves_the_job_running_and_the_command_goes_on(start_provider, requests):
+    provider = start_provider()
+    provider.next_batch_takes(3)
+    running = subprocess.Popen(
+        command("submit", requests, "--watch", "--json"),
+        env=environment(provider.url),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    eventually(lambda: provider.calls("get_batch") >= 2, "it watches")
+    running.send_signal(signal.SIGINT)
+    said, warned = running.communicate(timeout=60)
+    assert running.returncode == INTERRUPTED
+    assert said == ""
+    assert "the same command" in warned
+    report = submit(provider, requests, "--watch")
+    assert report["resumed"] is True
+    assert is_one_job(provider, report)
+
+
+@pytest.mark.parametrize("at", ["upload_file", "create_batch", "get_batch", "file_content"])
+def test_killed_at_any_step(start_provider, requests, at):
+    provider = start_provider()
+    provider.plan(next=[{"endpoint": at, "fault": {"kind": "slow", "ms": 60_000}}])
+    running = subprocess.Popen(command("submit", requests, "--watch"), env=environment(provider.url))
+    eventually(lambda: provider.calls(at), f"the call of {at}")
+    running.kill()
+    running.wait()
+    assert is_one_job(provider, submit(provider, requests, "--watch"))
+
+
+def test_two_commands_at_once_make_one_job(start_provider, requests):
+    provider = start_provider()
+    with ThreadPoolExecutor() as pool:
+        running = [pool.submit(submit, provider, requests, "--watch") for _ in range(4)]
+        reports = [command.result() for command in running]
+    assert len({report["id"] for report in reports}) == 1
+    assert provider.calls("create_batch") == 1
+    assert is_one_job(provider, reports[0])
+
+
+def test_what_is_remembered_may_be_lost(start_provider, requests, tmp_path):
+    provider = start_provider()
+    first = submit(provider, requests, "--watch")
+    elsewhere = submit(provider, requests, "--watch", "--out", tmp_path / "elsewhere")
+    assert (elsewhere["id"], elsewhere["resumed"]) == (first["id"], True)
+    assert provider.calls("create_batch") == 1
+
+
+def test_results_that_were_moved_away_are_fetched_again(start_provider, requests, tmp_path):
+    provider = start_provider()
+    first = submit(provider, requests, "--watch")
+    (tmp_path / "requests.output.jsonl").unlink()
+    again = submit(provider, requests)
+    assert again["id"] == first["id"]
+    assert len(answers(tmp_path / "requests.output.jsonl")) == 20
+
+
+def test_again_and_another_content_are_other_jobs(start_provider, requests, tmp_path):
+    provider = start_provider()
+    first = submit(provider, requests, "--watch")
+    anew = submit(provider, requests, "--watch", "--again", "--overwrite")
+    assert anew["id"] != first["id"]
+    assert submit(provider, requests, "--watch")["id"] == anew["id"]
+    write(requests, [line(99)])
+    other = submit(provider, requests, "--watch", "--overwrite")
+    assert other["requests"]["total"] == 1
+    assert provider.calls("create_batch") == 3
+
+
+def test_a_job_of_somebody_elses_key(start_provider, requests):
+    provider = start_provider("--key", "sk-of-another")
+    job = submit(provider, requests)["id"]
+    # The simulator does not part its keys; a job that is gone looks the same.
+    for path in requests.parent.glob(".offpeak-*.json"):
+        path.write_text(path.read_text().replace(job, "batch_gone"))
+    assert "--again" in offpeak(provider, "submit", requests, code=USAGE).stderr
+    assert provider.calls("create_batch") == 1
+
+
+def test_cancel(start_provider, requests):
+    provider = start_provider()
+    provider.next_batch_takes(20)
+    job = submit(provider, requests)["id"]
+    assert f"{job}: " in offpeak(provider, "cancel", job).stdout
+    report = submit(provider, requests, "--watch", code=NOT_ALL)
+    assert (report["id"], report["status"]) == (job, "cancelled")
+
+
+def test_a_window_that_ends(start_provider, requests):
+    provider = start_provider()
+    provider.plan(next_batch=[[{"kind": "stall"}]])
+    submit(provider, requests)
+    provider.advance(hours=25)
+    report = submit(provider, requests, "--watch", code=NOT_ALL)
+    assert report["status"] == "expired"
+    assert report["requests"] == {"total": 20, "completed": 10, "failed": 10}
+    assert {entry["error"]["code"] for entry in read(report["errors"])} == {"batch_expired"}
+
+
+def test_a_download_that_ends_half_way_is_no_result(start_provider, requests, tmp_path):
+    """Lines that are missing are told, though the answer looked whole."""
+    provider = start_provider()
+    provider.next("file_content", "truncate_body")
+    done = offpeak(provider, "submit", requests, "--watch")
+    assert "has" in done.stderr and "20" in done.stderr
