@@ -51,7 +51,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if jobs.is_empty() {
         println!("No jobs. `offpeak submit FILE` makes one.");
     } else {
-        print!("{}", table(&jobs, Clock.now().0 / 1000));
+        print!("{}", table(&jobs, Clock::System.now().0 / 1000));
     }
     Ok(())
 }

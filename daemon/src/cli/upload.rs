@@ -10,7 +10,7 @@ use crate::cli::failure::Failure;
 use crate::cli::input::{Input, InputError};
 use crate::cli::screen::Screen;
 use crate::cli::wire::File;
-use crate::clock::random_u64;
+use crate::clock::Chance;
 
 /// Read from disk at once.
 const CHUNK: usize = 256 * 1024;
@@ -22,7 +22,7 @@ pub(crate) async fn upload(client: &Client, input: &Input, screen: &Screen) -> R
     input.check_unchanged(&file.metadata().await.map_err(unreadable)?)?;
     screen.begin_upload(input.size);
 
-    let boundary = format!("offpeak-{:016x}{:016x}", random_u64(), random_u64());
+    let boundary = format!("offpeak-{:032x}", Chance::system().wide());
     let (head, tail) = (head(&boundary, &input.upload_name()), format!("\r\n--{boundary}--\r\n"));
     let length = head.len() as u64 + input.size + tail.len() as u64;
     let shown = screen.counter();

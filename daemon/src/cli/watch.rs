@@ -23,7 +23,7 @@ pub(crate) async fn watch(client: &Client, job: Job, screen: &Screen) -> Result<
     screen.begin_watch();
     loop {
         pace.observe(Instant::now(), job.counts().finished());
-        screen.show(&job, &pace, Clock.now().0 / 1000);
+        screen.show(&job, &pace, Clock::System.now().0 / 1000);
         if job.status.is_final() {
             return Ok(Some(job));
         }
