@@ -116,6 +116,10 @@ impl Config {
 
     /// The path at the provider for an endpoint of the API.
     pub fn path(&self, endpoint: &str) -> String {
+        let elsewhere = self.dialect().elsewhere.iter().find(|(known, _)| *known == endpoint);
+        if let Some((_, path)) = elsewhere.filter(|_| self.root.is_none()) {
+            return (*path).to_owned();
+        }
         format!("{}{}", self.root(), endpoint.strip_prefix("/v1").unwrap_or(endpoint))
     }
 
@@ -361,6 +365,9 @@ mod tests {
             checked(r#"{"dialect": "azure", "root": "", "credential_header": "Authorization"}"#).unwrap();
         assert_eq!(config.path("/v1/chat/completions"), "/chat/completions");
         assert_eq!(config.credential(), CredentialPlace::Bearer);
+        let config = checked(r#"{"dialect": "perplexity"}"#).unwrap();
+        assert_eq!(config.path("/v1/chat/completions"), "/chat/completions");
+        assert_eq!(config.path("/v1/responses"), "/v1/responses");
         let config = checked(r#"{"credential_header": "X-Key"}"#).unwrap();
         assert_eq!(config.credential(), CredentialPlace::Header("x-key".into()));
     }

@@ -73,6 +73,8 @@ pub struct Dialect {
     pub name: &'static str,
     /// What stands at the provider for `/v1` in the paths of the API.
     pub root: &'static str,
+    /// Endpoints that lie elsewhere, and where.
+    pub elsewhere: &'static [(&'static str, &'static str)],
     /// Where the credential goes.
     pub credential: Credential,
     /// Endpoints for real-time calls.
@@ -278,6 +280,7 @@ const OPENAI_BATCHES: BatchApi = BatchApi {
 pub const OPENAI: Dialect = Dialect {
     name: "openai",
     root: "/v1",
+    elsewhere: &[],
     credential: Credential::Bearer,
     endpoints: OPENAI_ENDPOINTS,
     tiers: &["flex", "priority", "fast"],
@@ -402,15 +405,17 @@ const OPENROUTER: Dialect = Dialect {
     ..OPENAI
 };
 
-/// Perplexity: OpenAI's shapes, and a creation that cannot be made twice. What its batches cost is not known.
+/// Perplexity: OpenAI's shapes, batches of responses alone, and a creation that cannot be made twice. What its batches
+/// cost is not known.
 const PERPLEXITY: Dialect = Dialect {
     name: "perplexity",
-    endpoints: &[CHAT],
+    elsewhere: &[(CHAT, "/chat/completions")],
+    endpoints: &[CHAT, RESPONSES],
     tiers: &[],
     tiered_endpoints: &[],
     flex_price_permille: None,
     batch_api: Some(BatchApi {
-        endpoints: &[CHAT],
+        endpoints: &[RESPONSES],
         idempotency_header: Some("idempotency-key"),
         price_permille: None,
         ..OPENAI_BATCHES
@@ -459,6 +464,7 @@ mod tests {
             assert_eq!(configured, name);
             assert!(dialect.root.starts_with('/') && !dialect.root.ends_with('/'), "{}", dialect.name);
             assert!(dialect.endpoints.iter().all(|endpoint| endpoint.starts_with("/v1/")));
+            assert!(dialect.elsewhere.iter().all(|(endpoint, _)| dialect.endpoints.contains(endpoint)));
             assert!(dialect.tiered_endpoints.iter().all(|endpoint| dialect.endpoints.contains(endpoint)));
             assert!(dialect.tiers.is_empty() == dialect.tiered_endpoints.is_empty(), "{}", dialect.name);
             let Some(api) = dialect.batch_api else { continue };

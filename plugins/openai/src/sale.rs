@@ -187,8 +187,6 @@ mod tests {
             (r#"{"dialect": "mistral", "window": "2h"}"#.to_owned(), Some((500, 2))),
             (r#"{"dialect": "novita"}"#.to_owned(), Some((500, 48))),
             (r#"{"dialect": "openrouter"}"#.to_owned(), None),
-            (r#"{"dialect": "perplexity"}"#.to_owned(), None),
-            (r#"{"dialect": "perplexity", "batch_price_permille": 700}"#.to_owned(), Some((700, 24))),
             (r#"{"dialect": "together"}"#.to_owned(), Some((500, 24))),
             (r#"{"dialect": "together", "batch": false}"#.to_owned(), None),
         ] {
@@ -197,6 +195,13 @@ mod tests {
             assert_eq!(sold, expected, "{json}");
         }
         assert!(batch_offer(r#"{"dialect": "groq"}"#, "/v1/embeddings", "m").is_none());
+        let priced = r#"{"dialect": "perplexity", "batch_price_permille": 700}"#;
+        assert_eq!(batch_offer(priced, "/v1/responses", "m").unwrap().price_permille, 700);
+        assert!(batch_offer(priced, CHAT, "m").is_none(), "its batches take responses alone");
+        assert!(
+            batch_offer(r#"{"dialect": "perplexity"}"#, "/v1/responses", "m").is_none(),
+            "without a price"
+        );
     }
 
     #[test]
