@@ -16,14 +16,14 @@ use crate::batch;
 use crate::body::ReplyBody;
 use crate::defer::store_failed;
 use crate::gateway::Gateway;
-use crate::reply::{Refusal, json_of};
+use crate::reply::{Dialect, Refusal, json_of};
 
 /// Answers one request of an operator.
 pub async fn handle<B>(gateway: Arc<Gateway>, request: Request<B>) -> Response<ReplyBody> {
     let path = request.uri().path().trim_end_matches('/').to_owned();
     match answer(&gateway, request.method(), &path).await {
         Ok(response) => response,
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => refusal.into_response(Dialect::OpenAi, ""),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue};
 use offpeak_core::depart::Terms;
 use offpeak_core::gate::GateLimits;
 use offpeak_core::words::{BackendId, Endpoint, LaneKey, Millis, Mode, ModelId, OfferName, Timestamp};
@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 use reqwest::Url;
 use tokio::sync::Semaphore;
 
+use crate::blocking::blocking;
 use crate::config::{Lanes, ModelPatterns};
 use crate::members::{self, Edit};
 use crate::reply::Refusal;
@@ -21,6 +22,9 @@ use crate::upstream::{BadPath, Upstream};
 
 /// Menus are kept for this many pairs of endpoint and model; clients choose the models' names, so there is a bound.
 const MENUS_MAX: usize = 4096;
+
+/// Bodies up to this size are written anew where they are; for larger ones other tasks get another thread.
+const SMALL_BYTES: usize = 64 << 10;
 
 /// One configured provider account or engine.
 pub struct Backend {
@@ -75,12 +79,44 @@ pub struct Offer {
 pub struct PreparedCall {
     /// Where to.
     pub url: Url,
-    /// Headers that are set.
-    pub set: Vec<(HeaderName, HeaderValue)>,
-    /// Headers of the client that are dropped.
-    pub remove: Vec<HeaderName>,
-    /// What is changed in the body; nothing, most often.
-    pub edits: Vec<Edit>,
+    /// The plugin writes the answer anew.
+    pub rewrites_answer: bool,
+    set: Vec<(HeaderName, HeaderValue)>,
+    defaults: Vec<(HeaderName, HeaderValue)>,
+    remove: Vec<HeaderName>,
+    body: BodyPlan,
+    endpoint: Endpoint,
+    model: ModelId,
+    offer: OfferName,
+}
+
+/// What becomes of a request's body.
+enum BodyPlan {
+    Unchanged,
+    Edit(Vec<Edit>),
+    Rewrite,
+}
+
+/// A body as it is sent.
+pub struct Dressed {
+    /// It.
+    pub body: Bytes,
+    /// What the plugin noted of the request, for its answer.
+    pub notes: Vec<u8>,
+}
+
+/// Why a body cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum DressError {
+    /// It is not what the plugin took it for.
+    #[error("the request's body is not a JSON object: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It says what cannot be said at the provider.
+    #[error("{}", .0.message)]
+    Refused(provider::Refusal),
+    /// The plugin failed.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
 }
 
 /// Why a call could not be prepared.
@@ -90,13 +126,8 @@ pub enum PrepareError {
     #[error(transparent)]
     Plugin(#[from] PluginError),
     /// The plugin says that this cannot be done at the provider.
-    #[error("{message}")]
-    Refused {
-        /// For programs.
-        code: String,
-        /// For people.
-        message: String,
-    },
+    #[error("{}", .0.message)]
+    Refused(provider::Refusal),
     /// The plugin's path leads out of the backend.
     #[error(transparent)]
     Path(#[from] BadPath),
@@ -206,37 +237,78 @@ impl Backend {
         let call = provider::Call { endpoint, model, offer };
         let prepared = match self.provider.prepare(&call, now.0)? {
             Ok(prepared) => prepared,
-            Err(provider::Refusal { code, message }) => return Err(PrepareError::Refused { code, message }),
+            Err(refusal) => return Err(PrepareError::Refused(refusal)),
         };
-        let edits = match prepared.body {
-            provider::BodyPlan::Unchanged => Vec::new(),
-            provider::BodyPlan::SetMembers(members) => {
-                members.into_iter().map(|member| Edit::set(member.name, member.json)).collect()
-            }
+        let body = match prepared.body {
+            provider::BodyPlan::Unchanged => BodyPlan::Unchanged,
+            provider::BodyPlan::SetMembers(members) => BodyPlan::Edit(
+                members.into_iter().map(|member| Edit::set(member.name, member.json)).collect(),
+            ),
+            provider::BodyPlan::Rewrite => BodyPlan::Rewrite,
         };
         Ok(PreparedCall {
             url: self.upstream.url(&prepared.path)?,
+            rewrites_answer: prepared.answer == provider::AnswerPlan::Rewrite,
             set: headers(&prepared.set_headers)?,
+            defaults: headers(&prepared.default_headers)?,
             remove: prepared
                 .remove_headers
                 .iter()
                 .map(|name| HeaderName::try_from(name).map_err(|_| PrepareError::Header(name.clone())))
                 .collect::<Result<_, _>>()?,
-            edits,
+            body,
+            endpoint: endpoint.into(),
+            model: model.into(),
+            offer: offer.into(),
         })
     }
 }
 
 impl PreparedCall {
+    /// The call as the plugin knows it.
+    pub fn named(&self) -> provider::Call<'_> {
+        provider::Call {
+            endpoint: self.endpoint.as_str(),
+            model: self.model.as_str(),
+            offer: self.offer.as_str(),
+        }
+    }
+
     /// Applies what the plugin said to headers and body.
-    pub fn dress(&self, headers: &mut HeaderMap, body: Bytes) -> Result<Bytes, serde_json::Error> {
+    pub fn dress(
+        &self,
+        backend: &Backend,
+        headers: &mut HeaderMap,
+        body: Bytes,
+        now: Timestamp,
+    ) -> Result<Dressed, DressError> {
         for name in &self.remove {
             headers.remove(name);
         }
         for (name, value) in &self.set {
             headers.insert(name.clone(), value.clone());
         }
-        if self.edits.is_empty() { Ok(body) } else { members::edit(&body, &self.edits).map(Bytes::from) }
+        for (name, value) in &self.defaults {
+            headers.entry(name).or_insert_with(|| value.clone());
+        }
+        if self.rewrites_answer {
+            // A plugin reads no compressed answers.
+            headers.remove(ACCEPT_ENCODING);
+        }
+        let body = match &self.body {
+            BodyPlan::Unchanged => body,
+            BodyPlan::Edit(edits) => members::edit(&body, edits)?.into(),
+            BodyPlan::Rewrite => return self.rewrite(backend, &body, now),
+        };
+        Ok(Dressed { body, notes: Vec::new() })
+    }
+
+    fn rewrite(&self, backend: &Backend, body: &[u8], now: Timestamp) -> Result<Dressed, DressError> {
+        let rewrite = || backend.provider.rewrite_request(&self.named(), body, now.0);
+        match with_time_for(body.len(), rewrite)? {
+            Ok(rewritten) => Ok(Dressed { body: rewritten.body.into(), notes: rewritten.notes }),
+            Err(refusal) => Err(DressError::Refused(refusal)),
+        }
     }
 }
 
@@ -292,6 +364,11 @@ impl Offer {
         let call = Arc::new(backend.prepare(endpoint, model, self.name.as_str(), now)?);
         Ok(self.call.get_or_init(|| call).clone())
     }
+}
+
+/// Runs what takes time in proportion to `bytes` without keeping other tasks waiting.
+pub fn with_time_for<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    if bytes <= SMALL_BYTES { work() } else { blocking(work) }
 }
 
 /// Headers as a plugin wrote them. Credentials and the message's framing are not its business.

@@ -7,6 +7,7 @@ pub mod frame;
 pub mod results;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -44,6 +45,8 @@ struct Driver {
     backend: Arc<Backend>,
     record: BatchRecord,
     mark: String,
+    /// Its requests that had no outcome when they were last counted.
+    waiting: AtomicU32,
 }
 
 /// Why a step could not be made.
@@ -99,7 +102,7 @@ pub async fn drive(
     freight: Freight,
 ) {
     let mark = mark(gateway.store.install_id(), record.id);
-    let driver = Driver { gateway, backend, record, mark };
+    let driver = Driver { gateway, backend, record, mark, waiting: AtomicU32::new(0) };
     let stopping = driver.gateway.stopping.clone();
     let finish = tokio::select! {
         biased;
@@ -144,6 +147,7 @@ impl Driver {
     }
 
     async fn run_from(&self, progress: &mut Option<Progress>, resume: Resume) -> Result<Finish, StepError> {
+        self.count().await?;
         let mut told = match resume {
             // All its requests were cancelled before it left: there is nothing to send.
             Resume::Start if self.gateway.store.missing(self.record.id).await?.is_empty() => {
@@ -175,9 +179,10 @@ impl Driver {
     fn ask(&self, progress: Option<&Progress>, told: &Told) -> Result<provider::Step, PluginError> {
         let state = progress.map(|progress| progress.plugin_state.as_slice()).unwrap_or_default();
         let now = self.gateway.clock.now().0;
-        let step = |event: &Event<'_>| {
-            blocking(|| self.backend.provider.batch_step(&self.batch(), state, event, now))
-        };
+        let kept = kept_headers(&self.record);
+        let batch = view(&self.record, &self.mark, self.waiting.load(Ordering::Relaxed), &kept);
+        let step =
+            |event: &Event<'_>| blocking(|| self.backend.provider.batch_step(&batch, state, event, now));
         match told {
             Told::Start => step(&Event::Start),
             Told::Interrupted => step(&Event::Interrupted),
@@ -202,8 +207,12 @@ impl Driver {
         }
     }
 
-    fn batch(&self) -> provider::Batch<'_> {
-        view(&self.record, &self.mark)
+    /// Counts what has no outcome yet: an upload can be told by the number of its items.
+    async fn count(&self) -> Result<(), StoreError> {
+        let counts = self.gateway.store.counts(self.record.id).await?;
+        let waiting = counts.total.saturating_sub(counts.finished);
+        self.waiting.store(u32::try_from(waiting).unwrap_or(u32::MAX), Ordering::Relaxed);
+        Ok(())
     }
 
     /// The plugin's answer as it is stored.
@@ -245,13 +254,14 @@ impl Driver {
             headers.insert(CONTENT_TYPE, kind);
         }
         let items = frame::Items {
-            store: self.gateway.store.clone(),
+            gateway: self.gateway.clone(),
             backend: self.backend.clone(),
-            clock: self.gateway.clock,
             mark: self.mark.clone(),
             record: self.record.clone(),
+            waiting: self.waiting.load(Ordering::Relaxed),
         };
         let told = self.send(method, url, headers, Body::wrap_stream(frame::stream(items, wrapping))).await;
+        self.count().await?;
         Ok(told)
     }
 
@@ -259,7 +269,8 @@ impl Driver {
         let (method, url, headers) = self.head("GET", &reading.path, &reading.headers)?;
         match self.backend.upstream.send(method, url, headers, Body::default()).await {
             Ok(response) => {
-                let batch = self.batch();
+                let kept = kept_headers(&self.record);
+                let batch = view(&self.record, &self.mark, self.waiting.load(Ordering::Relaxed), &kept);
                 let reader = results::Reader {
                     gateway: &self.gateway,
                     backend: &self.backend,
@@ -317,7 +328,12 @@ impl Driver {
 }
 
 /// A batch as its plugin knows it.
-fn view<'a>(record: &'a BatchRecord, mark: &'a str) -> provider::Batch<'a> {
+fn view<'a>(
+    record: &'a BatchRecord,
+    mark: &'a str,
+    waiting: u32,
+    headers: &'a [HeaderRef<'a>],
+) -> provider::Batch<'a> {
     let items: u64 = record.ranges.iter().map(offpeak_core::extent::Range::len).sum();
     provider::Batch {
         mark,
@@ -325,6 +341,8 @@ fn view<'a>(record: &'a BatchRecord, mark: &'a str) -> provider::Batch<'a> {
         model: record.model.as_str(),
         offer: record.offer.as_str(),
         items: u32::try_from(items).unwrap_or(u32::MAX),
+        waiting,
+        headers,
         created_at_ms: record.created_at.0,
     }
 }
@@ -337,6 +355,10 @@ fn nothing_left() -> Finish {
         permanent: false,
         hold_until: None,
     }
+}
+
+fn kept_headers(record: &BatchRecord) -> Vec<HeaderRef<'_>> {
+    record.headers.iter().map(|(name, value)| HeaderRef { name, value }).collect()
 }
 
 fn not_answered(error: SendError) -> Told {

@@ -50,7 +50,12 @@ pub enum ReplyBody {
     Whole(Option<Bytes>),
     /// It is passed on frame by frame, unread.
     Passed(reqwest::Body),
+    /// It is made while it is sent.
+    Made(Pin<Box<dyn Body<Data = Bytes, Error = ReplyError> + Send>>),
 }
+
+/// Why a body breaks off.
+pub type ReplyError = Box<dyn std::error::Error + Send + Sync>;
 
 impl ReplyBody {
     /// No body.
@@ -68,15 +73,16 @@ impl<B: Into<Bytes>> From<B> for ReplyBody {
 
 impl Body for ReplyBody {
     type Data = Bytes;
-    type Error = reqwest::Error;
+    type Error = ReplyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, reqwest::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ReplyError>>> {
         match self.get_mut() {
             Self::Whole(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
-            Self::Passed(body) => Pin::new(body).poll_frame(context),
+            Self::Passed(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Self::Made(body) => body.as_mut().poll_frame(context),
         }
     }
 
@@ -84,6 +90,7 @@ impl Body for ReplyBody {
         match self {
             Self::Whole(body) => body.is_none(),
             Self::Passed(body) => body.is_end_stream(),
+            Self::Made(body) => body.is_end_stream(),
         }
     }
 
@@ -91,6 +98,7 @@ impl Body for ReplyBody {
         match self {
             Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
             Self::Passed(body) => body.size_hint(),
+            Self::Made(body) => body.size_hint(),
         }
     }
 }

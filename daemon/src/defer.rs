@@ -162,7 +162,7 @@ pub fn deferred_body(envelope: &Envelope) -> Result<Bytes, Refusal> {
     if !envelope.has_delivery_members {
         return Ok(envelope.body.clone());
     }
-    let edits = ["stream", "stream_options", "service_tier", "background"].map(Edit::remove);
+    let edits = ["stream", "stream_options", "service_tier", "background", "speed"].map(Edit::remove);
     members::edit(&envelope.body, &edits).map(Bytes::from).map_err(|error| {
         Refusal::bad_request("invalid_json", format!("The body is not a JSON object: {error}"))
     })

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::body::ReplyBody;
 use crate::reply::stamp;
-use crate::reply::{self, ATTEMPTS};
+use crate::reply::{self, ATTEMPTS, Dialect, ErrorText};
 
 /// Where tickets are.
 pub const PATH: &str = "/v1/deferred/";
@@ -32,35 +32,38 @@ pub async fn final_answer(
     origin: Place,
     outcome: &Outcome,
 ) -> Result<Response<ReplyBody>, StoreError> {
+    let dialect =
+        store.lane_key(origin.lane).map_or(Dialect::OpenAi, |key| Dialect::of(key.endpoint.as_str()));
+    let id = request_id(origin);
     let mut response = match &outcome.ending {
         Ending::Answered { status } => {
             let body = store.read_body(outcome.body).await?;
             reply::json(StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY), body)
         }
-        Ending::Failed { code, message, .. } => failed(code, message),
+        Ending::Failed { code, message, .. } => failed(dialect, &id, code, message),
     };
     if !response.status().is_success() {
         // The answer is final: offpeak has tried as often as it may, and an SDK's own retry would begin anew.
         response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
     }
-    stamp(&mut response, &request_id(origin), "deferred");
+    stamp(&mut response, &id, "deferred");
     response.headers_mut().insert(ATTEMPTS, HeaderValue::from(outcome.attempts));
     if let Ok(id) = HeaderValue::from_maybe_shared(outcome.meta.clone())
         && !id.is_empty()
     {
-        response.headers_mut().insert("x-request-id", id);
+        response.headers_mut().insert(dialect.request_id(), id);
     }
     Ok(response)
 }
 
-fn failed(code: &str, message: &str) -> Response<ReplyBody> {
+fn failed(dialect: Dialect, id: &str, code: &str, message: &str) -> Response<ReplyBody> {
     let status = match code {
         CANCELLED_BY_CALLER => StatusCode::CONFLICT,
         _ => StatusCode::BAD_GATEWAY,
     };
     let code = code.strip_prefix(PERMANENT).unwrap_or(code);
-    let body = reply::error_body(message, "server_error", None, code);
-    reply::json(status, Bytes::from(body))
+    let text = ErrorText { status: status.as_u16(), code, message, param: None, id };
+    reply::json(status, Bytes::from(reply::error_body(dialect, text)))
 }
 
 #[derive(Serialize)]

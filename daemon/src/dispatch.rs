@@ -1,21 +1,24 @@
 //! Now: the call goes to the backend, the answer streams back as it arrives.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap,
+    HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
 };
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, response};
 use offpeak_core::outcome::DidItRun;
 
-use crate::backends::{Backend, PreparedCall};
+use crate::backends::{Backend, DressError, Dressed, PreparedCall};
 use crate::body::ReplyBody;
 use crate::gateway::Gateway;
 use crate::reply::Refusal;
 use crate::reply::stamp;
-use crate::upstream::SendError;
+use crate::rewrite;
+use crate::upstream::{SendError, read_up_to};
 
 /// Headers that concern one connection and not the message (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -40,6 +43,9 @@ const FOR_OFFPEAK: [HeaderName; 6] = [
     HeaderName::from_static("x-offpeak-sla"),
 ];
 
+/// The largest answer that is written anew as a whole.
+const REWRITTEN_MAX: usize = 64 << 20;
+
 /// A real-time call, ready to be sent.
 pub struct NowCall {
     /// Where to.
@@ -59,16 +65,20 @@ pub async fn run(
     for name in FOR_OFFPEAK {
         headers.remove(name);
     }
-    let body = call.call.dress(&mut headers, body).map_err(|error| {
-        Refusal::bad_request("invalid_json", format!("The request's body cannot be edited: {error}"))
-    })?;
+    let now = gateway.clock.now();
+    let Dressed { body, notes } =
+        call.call.dress(&call.backend, &mut headers, body, now).map_err(|error| not_dressed(&error))?;
     let upstream = &call.backend.upstream;
     match upstream.send(Method::POST, call.call.url.clone(), headers, body.into()).await {
         Ok(response) => {
             let (mut head, body) = response.into_parts();
             strip(&mut head.headers);
-            gateway.metrics.answered("realtime", head.status.as_u16());
-            let mut response = Response::from_parts(head, ReplyBody::Passed(body));
+            let mut response = if call.call.rewrites_answer {
+                rewritten(gateway, call, head, body, notes).await?
+            } else {
+                Response::from_parts(head, ReplyBody::Passed(body))
+            };
+            gateway.metrics.answered("realtime", response.status().as_u16());
             *response.version_mut() = http::Version::HTTP_11;
             stamp(&mut response, &gateway.ids.next(), "realtime");
             Ok(response)
@@ -76,6 +86,58 @@ pub async fn run(
         Err(error) => {
             tracing::warn!(backend = %call.backend.id, %error, "a real-time call got no answer");
             Err(no_answer(&error, call.backend.id.as_str()))
+        }
+    }
+}
+
+/// An answer that the provider plugin writes anew: a stream while it arrives, all else as a whole.
+async fn rewritten(
+    gateway: &Gateway,
+    call: &NowCall,
+    mut head: response::Parts,
+    body: reqwest::Body,
+    notes: Vec<u8>,
+) -> Result<Response<ReplyBody>, Refusal> {
+    head.headers.remove(CONTENT_LENGTH);
+    if head.status.is_success() && rewrite::is_stream(&head.headers) {
+        let (backend, prepared) = (call.backend.clone(), call.call.clone());
+        let stream = rewrite::Stream::new(body, backend, prepared, gateway.clock, notes);
+        return Ok(Response::from_parts(head, ReplyBody::Made(Box::pin(stream))));
+    }
+    let backend = call.backend.id.as_str();
+    let body = read_up_to(body, REWRITTEN_MAX).await.map_err(|error| {
+        tracing::warn!(backend, %error, "an answer broke off");
+        no_answer(&error, backend)
+    })?;
+    let was = (head.status.as_u16(), &head.headers, &body[..]);
+    let answer = rewrite::answer(&call.backend, &call.call, &notes, was, gateway.clock).map_err(|error| {
+        tracing::error!(backend, %error, "an answer was lost: the provider plugin could not write it anew");
+        let message = "The request ran, but the backend's provider plugin failed on its answer. offpeak's log says why.";
+        Refusal::new(StatusCode::BAD_GATEWAY, "plugin_failed", message)
+    })?;
+    head.status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    head.headers.remove(CONTENT_ENCODING);
+    match answer.content_type.and_then(|kind| HeaderValue::try_from(kind).ok()) {
+        Some(kind) => head.headers.insert(CONTENT_TYPE, kind),
+        None => head.headers.remove(CONTENT_TYPE),
+    };
+    Ok(Response::from_parts(head, answer.body.into()))
+}
+
+/// What it means for the caller that a body cannot be sent.
+fn not_dressed(error: &DressError) -> Refusal {
+    match error {
+        DressError::Json(error) => {
+            Refusal::bad_request("invalid_json", format!("The request's body cannot be edited: {error}"))
+        }
+        DressError::Refused(refusal) => {
+            let param = refusal.param.clone().map(Cow::Owned);
+            Refusal { param, ..Refusal::bad_request(refusal.code.clone(), refusal.message.clone()) }
+        }
+        DressError::Plugin(error) => {
+            tracing::error!(%error, "a request was not sent: its body could not be written anew");
+            let message = "The backend's provider plugin failed, so that this request was not run. Its log line says why.";
+            Refusal::unavailable("plugin_failed", message, 5)
         }
     }
 }
@@ -114,8 +176,6 @@ fn no_answer(error: &SendError, backend: &str) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]

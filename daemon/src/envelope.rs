@@ -53,6 +53,8 @@ struct Peek<'a> {
     #[serde(borrow, default)]
     background: Option<&'a RawValue>,
     #[serde(borrow, default)]
+    speed: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     metadata: Option<&'a RawValue>,
     #[serde(borrow, default)]
     max_tokens: Option<&'a RawValue>,
@@ -93,7 +95,9 @@ pub fn read(headers: &HeaderMap, body: Bytes, defaults: SlaDefaults) -> Result<E
     let stream = value(peek.stream).unwrap_or(false);
     let input_tokens = (body.len() / 4) as u64;
     let has_delivery_members =
-        [peek.stream, peek.stream_options, peek.service_tier, peek.background].iter().any(Option::is_some);
+        [peek.stream, peek.stream_options, peek.service_tier, peek.background, peek.speed]
+            .iter()
+            .any(Option::is_some);
     let untagged = match (tagged, peek.metadata) {
         (Some(_), Some(metadata)) => Some(without_tag(&body, metadata)?),
         _ => None,

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HeaderMap};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 
 use crate::body::{ReplyBody, RequestBody};
 use crate::gateway::Gateway;
-use crate::reply::{Refusal, stamp};
+use crate::reply::{Dialect, Refusal, stamp};
 use crate::route::{self, Routed};
 use crate::tenant::Identified;
 use crate::{defer, delivery, dispatch, envelope};
@@ -27,13 +27,18 @@ const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Answers one request. Nothing that a client sends makes this fail; what goes wrong becomes an answer.
 pub async fn handle(gateway: Arc<Gateway>, request: Request<RequestBody>) -> Response<ReplyBody> {
+    let dialect = Dialect::of(request.uri().path());
     match answer(&gateway, request).await {
         Ok(response) => response,
         Err(refusal) => {
-            tracing::debug!(status = %refusal.status, code = refusal.code, "refused: {}", refusal.message);
+            tracing::debug!(status = %refusal.status, code = %refusal.code, "refused: {}", refusal.message);
             gateway.metrics.answered("refused", refusal.status.as_u16());
-            let mut response = refusal.into_response();
-            stamp(&mut response, &gateway.ids.next(), "refused");
+            let id = gateway.ids.next();
+            let mut response = refusal.into_response(dialect, &id);
+            stamp(&mut response, &id, "refused");
+            if let (Dialect::Anthropic, Ok(id)) = (dialect, HeaderValue::try_from(id)) {
+                response.headers_mut().insert(dialect.request_id(), id);
+            }
             response
         }
     }

@@ -93,6 +93,7 @@ async fn depart(gateway: &Arc<Gateway>, effect: Effect) {
         endpoint: freight.endpoint,
         model: freight.model,
         offer: freight.offer,
+        headers: freight.headers,
         ranges,
         created_at,
         progress,
@@ -112,13 +113,15 @@ async fn seal(gateway: &Gateway, batch: NewBatch) -> Option<BatchRecord> {
     loop {
         match gateway.store.seal(batch.clone()).await {
             Ok(id) => {
-                let NewBatch { backend, endpoint, model, offer, ranges, created_at, progress } = batch;
+                let NewBatch { backend, endpoint, model, offer, headers, ranges, created_at, progress } =
+                    batch;
                 return Some(BatchRecord {
                     id,
                     backend,
                     endpoint,
                     model,
                     offer,
+                    headers,
                     ranges,
                     created_at,
                     version: 0,
@@ -168,6 +171,7 @@ fn spawn(gateway: &Arc<Gateway>, record: BatchRecord, is_recovered: bool) {
                 offer: record.offer.clone(),
                 endpoint: record.endpoint.clone(),
                 model: record.model.clone(),
+                headers: record.headers.clone(),
             };
             if is_recovered {
                 gateway.lanes.tell(Event::Readmitted(freight.clone()));

@@ -25,6 +25,7 @@ pub mod held;
 pub mod lane_book;
 pub mod tenant;
 pub mod envelope;
+pub mod rewrite;
 pub mod backends;
 pub mod reply;
 pub mod upstream;

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::StatusCode;
 use offpeak_core::outcome::Ending;
 use offpeak_core::retry;
 use offpeak_core::words::{BackendId, BatchId, Millis, Place, Timestamp};
-use offpeak_store::{NewOutcome, Recorded, Standing, Store, StoreError, Verdict};
+use offpeak_host::values::provider::Refusal;
+use offpeak_store::{BatchRecord, NewOutcome, Recorded, Standing, Store, StoreError, Verdict};
 
+use crate::delivery::request_id;
 use crate::gateway::Gateway;
+use crate::reply::{self, Dialect, ErrorText};
 use crate::telemetry::Line;
 
 /// An attempt that ended, before it is judged.
@@ -35,6 +39,25 @@ pub struct Source {
     pub batch: BatchId,
     /// Its backend.
     pub backend: BackendId,
+}
+
+/// The outcome of a request that cannot be said at its provider: never sent, and answered as a bad request.
+pub fn refused(place: Place, origin: Place, record: &BatchRecord, refusal: &Refusal) -> Attempt {
+    let text = ErrorText {
+        status: StatusCode::BAD_REQUEST.as_u16(),
+        code: &refusal.code,
+        message: &refusal.message,
+        param: refusal.param.as_deref(),
+        id: &request_id(origin),
+    };
+    Attempt {
+        place,
+        ending: Ending::Answered { status: text.status },
+        tries: 0,
+        retry_after: None,
+        request_id: None,
+        body: reply::error_body(Dialect::of(record.endpoint.as_str()), text).into(),
+    }
 }
 
 /// Judges attempts, records them in one commit, and tells whoever waits.

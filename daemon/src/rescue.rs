@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Method, Response};
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::retry::Verdict;
 use offpeak_core::words::Millis;
+use offpeak_host::PluginError;
+use offpeak_host::values::provider::Refusal;
 use offpeak_store::{BatchRecord, Entry, Selection, StoreError};
 
-use crate::backends::{Backend, PrepareError, PreparedCall};
+use crate::backends::{Backend, DressError, Dressed, PrepareError, PreparedCall};
 use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
+use crate::rewrite;
 use crate::upstream::SendError;
 
 /// Bodies that are in memory at once, in bytes.
@@ -47,7 +50,7 @@ async fn run_to_the_end(
         let chunk = gateway.store.requests(what, CHUNK_BYTES).await?;
         selection = chunk.rest;
         let attempts = stream::iter(chunk.entries)
-            .map(|entry| run_one(gateway, backend, &call, entry))
+            .map(|entry| run_one(gateway, backend, &call, record, entry))
             .buffer_unordered(backend.lanes.rescue_concurrency);
         let mut attempts = std::pin::pin!(attempts);
         while let Some(attempt) = attempts.next().await {
@@ -95,16 +98,25 @@ fn fastest_call(
     let now = gateway.clock.now();
     let menu = gateway.backends.menu(endpoint, model, now).ok();
     let seller = menu.iter().flat_map(|menu| &menu.sellers).find(|seller| seller.backend.id == backend.id);
-    let offer = seller.and_then(|seller| seller.fastest()).ok_or_else(|| PrepareError::Refused {
-        code: "no_realtime_offer".into(),
-        message: "the backend sells this model in no real-time mode".into(),
+    let offer = seller.and_then(|seller| seller.fastest()).ok_or_else(|| {
+        PrepareError::Refused(Refusal {
+            code: "no_realtime_offer".into(),
+            message: "the backend sells this model in no real-time mode".into(),
+            param: None,
+        })
     })?;
     backend.prepare(endpoint, model, offer.name.as_str(), now)
 }
 
 /// Runs one request, again and again as the retry policy says, and returns how the last attempt ended; none if the
 /// daemon stops between two attempts.
-async fn run_one(gateway: &Gateway, backend: &Backend, call: &PreparedCall, entry: Entry) -> Option<Attempt> {
+async fn run_one(
+    gateway: &Gateway,
+    backend: &Backend,
+    call: &PreparedCall,
+    record: &BatchRecord,
+    entry: Entry,
+) -> Option<Attempt> {
     let mut tries = 0_u16;
     loop {
         // Several rescues may run at once; the backend's places are for all of them.
@@ -113,7 +125,7 @@ async fn run_one(gateway: &Gateway, backend: &Backend, call: &PreparedCall, entr
             return None;
         }
         tries = tries.saturating_add(1);
-        let ended = Attempt { tries, ..send(backend, call, &entry).await };
+        let ended = Attempt { tries, ..send(gateway, backend, call, record, &entry).await };
         drop(place);
         let now = gateway.clock.now();
         let attempts = entry.attempts.saturating_add(tries);
@@ -128,8 +140,20 @@ async fn run_one(gateway: &Gateway, backend: &Backend, call: &PreparedCall, entr
     }
 }
 
-async fn send(backend: &Backend, call: &PreparedCall, entry: &Entry) -> Attempt {
-    let mut headers = HeaderMap::new();
+async fn send(
+    gateway: &Gateway,
+    backend: &Backend,
+    call: &PreparedCall,
+    record: &BatchRecord,
+    entry: &Entry,
+) -> Attempt {
+    let mut headers: HeaderMap = record
+        .headers
+        .iter()
+        .filter_map(|(name, value)| {
+            Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
+        })
+        .collect();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let ended = |ending, retry_after, request_id, body| Attempt {
         place: entry.place,
@@ -139,28 +163,64 @@ async fn send(backend: &Backend, call: &PreparedCall, entry: &Entry) -> Attempt 
         request_id,
         body,
     };
-    let body = match call.dress(&mut headers, entry.body.clone()) {
-        Ok(body) => body,
-        Err(error) => {
-            let message = format!("the request's body is not a JSON object: {error}");
-            let ending =
-                Ending::Failed { ran: DidItRun::NotSent, code: "permanent:invalid_json".into(), message };
-            return ended(ending, None, None, Bytes::new());
+    let failed = |ran, code: &str, message: String| {
+        ended(Ending::Failed { ran, code: code.into(), message }, None, None, Bytes::new())
+    };
+    let now = gateway.clock.now();
+    let Dressed { body, notes } = match call.dress(backend, &mut headers, entry.body.clone(), now) {
+        Ok(dressed) => dressed,
+        Err(DressError::Refused(refusal)) => {
+            return outcomes::refused(entry.place, entry.origin, record, &refusal);
+        }
+        Err(error @ DressError::Json(_)) => {
+            return failed(DidItRun::NotSent, "permanent:invalid_json", error.to_string());
+        }
+        Err(error @ DressError::Plugin(_)) => {
+            tracing::error!(place = %entry.place, %error, "a rescued request could not be sent");
+            return failed(
+                DidItRun::NotSent,
+                "plugin_failed",
+                "the backend's provider plugin failed".to_owned(),
+            );
         }
     };
     let sent = backend.upstream.call(Method::POST, call.url.clone(), headers, body.into(), ANSWER_MAX).await;
     match sent {
         Ok(response) => {
             let retry_after = retry_after(&response);
-            let request_id = header(&response, "x-request-id").map(str::to_owned);
-            let status = response.status().as_u16();
-            ended(Ending::Answered { status }, retry_after, request_id, response.into_body())
+            let request_id = header(&response, "x-request-id")
+                .or_else(|| header(&response, "request-id"))
+                .map(str::to_owned);
+            match read(gateway, backend, call, &notes, response) {
+                Ok((status, body)) => ended(Ending::Answered { status }, retry_after, request_id, body),
+                Err(error) => {
+                    tracing::error!(place = %entry.place, %error, "an answer was lost");
+                    let message = "the request ran, but the backend's provider plugin failed on its answer";
+                    failed(DidItRun::Ran, "plugin_failed", message.to_owned())
+                }
+            }
         }
         Err(SendError { ran, message, timed_out }) => {
-            let code = if timed_out { "backend_timeout" } else { "backend_unreachable" };
-            ended(Ending::Failed { ran, code: code.into(), message }, None, None, Bytes::new())
+            failed(ran, if timed_out { "backend_timeout" } else { "backend_unreachable" }, message)
         }
     }
+}
+
+/// The answer as the caller gets it.
+fn read(
+    gateway: &Gateway,
+    backend: &Backend,
+    call: &PreparedCall,
+    notes: &[u8],
+    response: Response<Bytes>,
+) -> Result<(u16, Bytes), PluginError> {
+    let status = response.status().as_u16();
+    if !call.rewrites_answer {
+        return Ok((status, response.into_body()));
+    }
+    let was = (status, response.headers(), &response.body()[..]);
+    let answer = rewrite::answer(backend, call, notes, was, gateway.clock)?;
+    Ok((answer.status, answer.body.into()))
 }
 
 fn header<'a, B>(response: &'a Response<B>, name: &str) -> Option<&'a str> {

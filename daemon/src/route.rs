@@ -2,11 +2,11 @@
 
 use http::{HeaderMap, StatusCode};
 use offpeak_core::sla::{Sla, Tag};
-use offpeak_core::words::{LaneKey, Millis, Mode, SlaClass, Timestamp};
+use offpeak_core::words::{KeptHeaders, LaneKey, Millis, Mode, SlaClass, Timestamp};
 use offpeak_host::values::router::{self, Decision};
 use offpeak_host::{PluginError, RouterPlugin};
 
-use crate::backends::{Menu, Offer, PrepareError, Seller};
+use crate::backends::{Backend, Menu, Offer, PrepareError, Seller};
 use crate::config::OnRouterFailure;
 use crate::defer::Deferral;
 use crate::dispatch::NowCall;
@@ -25,6 +25,9 @@ pub enum Routed {
 
 /// Headers that no router gets to see.
 const SECRET_HEADERS: [&str; 4] = ["authorization", "x-api-key", "cookie", "proxy-authorization"];
+
+/// Bytes of the headers that one deferred request may keep: they are part of its lane's name.
+const KEPT_HEADERS_MAX: usize = 2048;
 
 /// Decides how a request is run.
 pub fn route(
@@ -245,9 +248,38 @@ impl Question<'_> {
             offer: offer.name.clone(),
             sla_class: SlaClass::of(within),
             name: choice.lane.as_str().into(),
+            headers: kept_headers(&seller.backend, self.headers)?,
         };
         Ok(Routed::Later(Deferral { key, deadline: self.now.after(within) }))
     }
+}
+
+/// What a deferred request keeps of its headers, because its provider's plugin says that they change its meaning.
+pub fn kept_headers(backend: &Backend, headers: &HeaderMap) -> Result<KeptHeaders, Refusal> {
+    let mut kept = Vec::new();
+    let mut bytes = 0;
+    for name in &backend.provider.description().kept_headers {
+        let values = headers.get_all(name).iter().map(|value| value.to_str().map(str::trim));
+        let values: Vec<&str> = values.collect::<Result<_, _>>().map_err(|_| bad_header(name))?;
+        let value = values.join(", ");
+        bytes += value.len();
+        if bytes > KEPT_HEADERS_MAX {
+            return Err(bad_header(name));
+        }
+        if !value.is_empty() {
+            kept.push((name.as_str().into(), value.into()));
+        }
+    }
+    Ok(KeptHeaders::new(kept))
+}
+
+fn bad_header(name: &str) -> Refusal {
+    let name: String = name.chars().take(100).collect();
+    let message = format!(
+        "The header {name} of a deferred request is kept with it, so it must be text, and all such headers together \
+         must not be longer than {KEPT_HEADERS_MAX} bytes."
+    );
+    Refusal::bad_request("invalid_header", message)
 }
 
 /// What a router may not do.
@@ -292,8 +324,8 @@ fn router_failed() -> Refusal {
 fn not_prepared(error: &PrepareError, seller: &Seller) -> Refusal {
     tracing::warn!(backend = %seller.backend.id, %error, "a call could not be prepared");
     match error {
-        PrepareError::Refused { message, .. } => {
-            Refusal::bad_request("refused_by_provider_plugin", message.clone())
+        PrepareError::Refused(refusal) => {
+            Refusal::bad_request("refused_by_provider_plugin", refusal.message.clone())
         }
         _ => Refusal::unavailable(
             "plugin_failed",

@@ -189,7 +189,7 @@ mod tests {
             assert_eq!(identified(&tenants, "authorization", wrong), None, "{wrong}");
         }
         assert_eq!(
-            tenants.identify(&HeaderMap::new()).err().map(|refusal| refusal.code),
+            tenants.identify(&HeaderMap::new()).err().map(|refusal| refusal.code).as_deref(),
             Some("missing_api_key")
         );
     }

@@ -171,7 +171,7 @@ fn client(address: &Address) -> Result<Client, reqwest::Error> {
 }
 
 /// Reads a body to its end or to the limit, whichever comes first.
-async fn read_up_to(mut body: Body, limit: usize) -> Result<Bytes, SendError> {
+pub async fn read_up_to(mut body: Body, limit: usize) -> Result<Bytes, SendError> {
     use http_body_util::BodyExt;
 
     let mut read: Vec<u8> = Vec::new();

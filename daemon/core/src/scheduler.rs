@@ -9,7 +9,7 @@ use crate::depart::{self, Departure, Reason, Terms, Waiting};
 use crate::extent::{Extent, Range};
 use crate::gate::{Gate, GateLimits, Pass};
 use crate::lane::{Lane, Room, Sums};
-use crate::words::{BackendId, Endpoint, LaneId, LaneKey, ModelId, OfferName, Timestamp};
+use crate::words::{BackendId, Endpoint, KeptHeaders, LaneId, LaneKey, ModelId, OfferName, Timestamp};
 
 /// What has happened.
 #[derive(Debug, Clone)]
@@ -53,6 +53,8 @@ pub struct Freight {
     pub endpoint: Endpoint,
     /// Which model answers.
     pub model: ModelId,
+    /// What its callers sent that changes its meaning.
+    pub headers: KeptHeaders,
 }
 
 impl Freight {
@@ -64,6 +66,7 @@ impl Freight {
             offer: key.offer.clone(),
             endpoint: key.endpoint.clone(),
             model: key.model.clone(),
+            headers: key.headers.clone(),
         }
     }
 }

@@ -224,6 +224,31 @@ pub struct LaneKey {
     pub sla_class: SlaClass,
     /// A router's own lane name; empty for the ordinary lane.
     pub name: Arc<str>,
+    /// What their callers sent that changes their meaning.
+    pub headers: KeptHeaders,
+}
+
+/// Headers of callers that travel with their deferred requests, in the order of their names; most often none.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct KeptHeaders(Arc<[(Arc<str>, Arc<str>)]>);
+
+impl KeptHeaders {
+    /// In any order; names in lower case, each once.
+    pub fn new(headers: impl IntoIterator<Item = (Arc<str>, Arc<str>)>) -> Self {
+        let mut headers: Vec<_> = headers.into_iter().collect();
+        headers.sort();
+        Self(headers.into())
+    }
+
+    /// Names and values.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// A class of SLAs: requests of one class have deadlines near enough to share a lane.

@@ -7,6 +7,9 @@ use wasmtime::ResourceLimiter;
 /// Size of a batch's state, as `wit/provider.wit` promises it.
 pub const BATCH_STATE_BYTES: usize = 64 << 10;
 
+/// Size of what is kept between two parts of a streamed answer, as `wit/provider.wit` promises it.
+pub const STREAM_STATE_BYTES: usize = 1 << 20;
+
 /// Longest log line, in bytes; the rest of a longer one is cut off.
 pub const LOG_LINE_BYTES: usize = 2 << 10;
 
@@ -32,10 +35,10 @@ pub struct Limits {
     pub memory_bytes: usize,
     /// Elements of its tables together.
     pub table_elements: usize,
-    /// Time for a call on the way of a request: `route`, `offers`, `limits`, `prepare`.
+    /// Time for a call on the way of a request: `route`, `offers`, `limits`, `prepare`, and a part of a streamed answer.
     pub call: Duration,
-    /// Time for a call off that way: `batch-step`, `encode-items`, `decode-results`, and the start of an instance
-    /// with its first `describe`.
+    /// Time for a call off that way (`batch-step`, `encode-items`, `decode-results`), for a whole body, and for the start
+    /// of an instance with its first `describe`.
     pub step: Duration,
     /// Bytes that one call may hand to the daemon: its answer, or one log line.
     pub answer_bytes: usize,

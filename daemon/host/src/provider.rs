@@ -6,10 +6,11 @@ use crate::{
     Engine, HostError, Limits, PluginError, PluginHealth, Source,
     bindings::provider::{Provider, ProviderPre},
     imports::State,
-    limits::BATCH_STATE_BYTES,
+    limits::{BATCH_STATE_BYTES, STREAM_STATE_BYTES},
     plugin::{Pace, Plugin, World},
     values::provider::{
-        Batch, BatchLimits, Call, Decoded, Description, Effect, Event, Item, Offer, Prepared, Refusal, Step,
+        Answer, AnswerRef, Batch, BatchLimits, Call, Decoded, Description, Effect, Encoded, Event, Item,
+        Offer, Prepared, Refusal, Rewritten, RewrittenChunk, Step,
     },
 };
 
@@ -116,6 +117,64 @@ impl ProviderPlugin {
         )
     }
 
+    /// A request's body, written anew, or why it cannot be said at this provider.
+    pub fn rewrite_request(
+        &self,
+        call: &Call<'_>,
+        body: &[u8],
+        now_ms: u64,
+    ) -> Result<Result<Rewritten, Refusal>, PluginError> {
+        self.plugin.call(
+            "rewrite-request",
+            Pace::Step,
+            now_ms,
+            |store, world| world.offpeak_plugin_providing().call_rewrite_request(store, call.clone(), body),
+            |answer| answer.as_ref().map_or(Ok(()), |rewritten| check_stream_state(&rewritten.notes)),
+        )
+    }
+
+    /// A whole answer, written anew.
+    pub fn rewrite_answer(
+        &self,
+        call: &Call<'_>,
+        notes: &[u8],
+        answer: AnswerRef<'_>,
+        now_ms: u64,
+    ) -> Result<Answer, PluginError> {
+        self.plugin.call(
+            "rewrite-answer",
+            Pace::Step,
+            now_ms,
+            |store, world| {
+                world.offpeak_plugin_providing().call_rewrite_answer(store, call.clone(), notes, answer)
+            },
+            |answer| match answer.status {
+                200..=599 => Ok(()),
+                status => Err(format!("{status} is not the status of an answer")),
+            },
+        )
+    }
+
+    /// A part of a streamed answer, written anew.
+    pub fn rewrite_chunk(
+        &self,
+        call: &Call<'_>,
+        state: &[u8],
+        chunk: &[u8],
+        last: bool,
+        now_ms: u64,
+    ) -> Result<RewrittenChunk, PluginError> {
+        self.plugin.call(
+            "rewrite-chunk",
+            Pace::Request,
+            now_ms,
+            |store, world| {
+                world.offpeak_plugin_providing().call_rewrite_chunk(store, call.clone(), state, chunk, last)
+            },
+            |rewritten| check_stream_state(&rewritten.state),
+        )
+    }
+
     /// One step of the batch protocol; `state` is empty at the start.
     pub fn batch_step(
         &self,
@@ -142,13 +201,13 @@ impl ProviderPlugin {
             .map_err(|reason| self.plugin.refused("batch-step", &reason))
     }
 
-    /// Items as they stand in an upload.
+    /// Items as they stand in an upload, and those that cannot.
     pub fn encode_items(
         &self,
         batch: &Batch<'_>,
         items: &[Item<'_>],
         now_ms: u64,
-    ) -> Result<Vec<u8>, PluginError> {
+    ) -> Result<Encoded, PluginError> {
         self.plugin
             .call(
                 "encode-items",
@@ -157,7 +216,7 @@ impl ProviderPlugin {
                 |store, world| {
                     world.offpeak_plugin_providing().call_encode_items(store, batch.clone(), items)
                 },
-                |_| Ok(()),
+                |answer| answer.as_ref().map_or(Ok(()), |encoded| check_refused(encoded, items)),
             )?
             .map_err(|reason| self.plugin.refused("encode-items", &reason))
     }
@@ -198,6 +257,22 @@ fn check_step(step: &Step) -> Result<(), String> {
         Effect::Upload(upload) => check_path(&upload.path),
         Effect::Read(reading) => check_path(&reading.path),
         Effect::Wait(_) | Effect::Finished(_) | Effect::Failed(_) => Ok(()),
+    }
+}
+
+fn check_stream_state(state: &[u8]) -> Result<(), String> {
+    if state.len() > STREAM_STATE_BYTES {
+        return Err(format!("a state of {} bytes; at most {STREAM_STATE_BYTES} are kept", state.len()));
+    }
+    Ok(())
+}
+
+/// A refusal is an item's outcome, so it must be about one that was asked for.
+fn check_refused(encoded: &Encoded, items: &[Item<'_>]) -> Result<(), String> {
+    let is_asked = |id: &str| items.iter().any(|item| item.id == id);
+    match encoded.refused.iter().find(|refused| !is_asked(&refused.id)) {
+        Some(refused) => Err(format!("it refused the item {:?}, which was not among them", refused.id)),
+        None => Ok(()),
     }
 }
 

@@ -13,10 +13,11 @@ pub mod router {
 /// Values of the world `provider`.
 pub mod provider {
     pub use crate::bindings::provider::exports::offpeak::plugin::providing::{
-        Batch, BatchLimits, BodyPlan, Call, CredentialPlace, Decoded, Description, DidItRun, Effect, Ending,
-        Event, Failure, Finish, Framing, HeaderParam as HeaderRef, HeaderResult as Header, Item, ItemFailure,
-        ItemOutcome, ItemResponse, ItemResult, Member, Multipart, Offer, Prepared, Progress, ReadSummary,
-        Reading, Refusal, Request, Response, Step, Surround, Upload,
+        AnswerParam as AnswerRef, AnswerPlan, AnswerResult as Answer, Batch, BatchLimits, BodyPlan, Call,
+        CredentialPlace, Decoded, Description, DidItRun, Effect, Encoded, Ending, Event, Failure, Finish,
+        Framing, HeaderParam as HeaderRef, HeaderResult as Header, Item, ItemFailure, ItemOutcome,
+        ItemResponse, ItemResult, Member, Multipart, Offer, Prepared, Progress, ReadSummary, Reading,
+        Refusal, RefusedItem, Request, Response, Rewritten, RewrittenChunk, Step, Surround, Upload,
     };
     pub use crate::bindings::provider::offpeak::plugin::types::Mode;
 }

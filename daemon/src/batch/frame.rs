@@ -5,28 +5,30 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
+use offpeak_host::PluginError;
 use offpeak_host::values::provider::{self, Framing};
-use offpeak_store::{BatchRecord, Selection, Store};
+use offpeak_store::{BatchRecord, Selection};
 
 use crate::backends::Backend;
 use crate::blocking::blocking;
-use crate::clock::Clock;
+use crate::gateway::Gateway;
+use crate::outcomes::{self, Attempt, Source};
 
 /// Bodies that are in memory at once, in bytes.
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// What the body is made of.
 pub struct Items {
-    /// Where the requests are.
-    pub store: Store,
+    /// Where the requests are, and the outcomes of those that are refused.
+    pub gateway: Arc<Gateway>,
     /// Whose plugin writes them.
     pub backend: Arc<Backend>,
-    /// For the plugin's calls.
-    pub clock: Clock,
     /// The batch's name at the provider.
     pub mark: String,
     /// The batch.
     pub record: BatchRecord,
+    /// Its requests that had no outcome when they were last counted.
+    pub waiting: u32,
 }
 
 /// What stands around the encoded items.
@@ -142,7 +144,7 @@ pub fn stream(items: Items, wrapping: Wrapping) -> impl Stream<Item = io::Result
 impl Items {
     /// The next requests, as the plugin writes them. Those that have an outcome already (cancelled, say) are left out.
     async fn encode(&self, selection: Selection) -> io::Result<(Vec<u8>, Option<Selection>)> {
-        let chunk = self.store.requests(selection, CHUNK_BYTES).await.map_err(io::Error::other)?;
+        let chunk = self.gateway.store.requests(selection, CHUNK_BYTES).await.map_err(io::Error::other)?;
         let ids: Vec<String> = chunk.entries.iter().map(|entry| entry.place.to_string()).collect();
         let items: Vec<provider::Item<'_>> = ids
             .iter()
@@ -152,20 +154,28 @@ impl Items {
         if items.is_empty() {
             return Ok((Vec::new(), chunk.rest));
         }
-        let batch = self.batch();
-        let now = self.clock.now().0;
-        let encoded = blocking(|| self.backend.provider.encode_items(&batch, &items, now));
-        match encoded {
-            Ok(encoded) => Ok((encoded, chunk.rest)),
-            Err(error) => {
-                tracing::error!(batch = %self.record.id, %error, "the items of a batch could not be written");
-                Err(io::Error::other(error))
-            }
+        let encoded = self.written(&items).map_err(|error| {
+            tracing::error!(batch = %self.record.id, %error, "the items of a batch could not be written");
+            io::Error::other(error)
+        })?;
+        let refused = encoded.refused.iter().filter_map(|refused| {
+            let entry = chunk.entries.iter().zip(&ids).find(|(_, id)| **id == refused.id)?.0;
+            Some(outcomes::refused(entry.place, entry.origin, &self.record, &refused.refusal))
+        });
+        let refused: Vec<Attempt> = refused.collect();
+        if !refused.is_empty() {
+            // Before the upload ends: what is without an outcome afterwards is what the provider has.
+            let source = Source { batch: self.record.id, backend: self.record.backend.clone() };
+            outcomes::record(&self.gateway, &source, refused).await.map_err(io::Error::other)?;
         }
+        Ok((encoded.bytes, chunk.rest))
     }
 
-    fn batch(&self) -> provider::Batch<'_> {
-        super::view(&self.record, &self.mark)
+    fn written(&self, items: &[provider::Item<'_>]) -> Result<provider::Encoded, PluginError> {
+        let kept = super::kept_headers(&self.record);
+        let batch = super::view(&self.record, &self.mark, self.waiting, &kept);
+        let now = self.gateway.clock.now().0;
+        blocking(|| self.backend.provider.encode_items(&batch, items, now))
     }
 }
 

@@ -30,6 +30,7 @@ pub struct Summary {
     source: String,
     status: u16,
     lines: u32,
+    results: u32,
     whole: bool,
 }
 
@@ -40,6 +41,7 @@ impl Summary {
             source: &self.source,
             status: self.status,
             lines: self.lines,
+            results: self.results,
             whole: self.whole,
         }
     }
@@ -84,7 +86,8 @@ impl Reader<'_> {
     pub async fn read(&self, response: Response<reqwest::Body>) -> Result<Summary, ReadError> {
         let (head, mut body) = response.into_parts();
         let status = head.status.as_u16();
-        let mut summary = Summary { source: self.source.to_owned(), status, lines: 0, whole: true };
+        let mut summary =
+            Summary { source: self.source.to_owned(), status, lines: 0, results: 0, whole: true };
         if !head.status.is_success() {
             return Ok(summary);
         }
@@ -103,20 +106,20 @@ impl Reader<'_> {
                 }
             }
             if lines.is_ready() {
-                summary.lines += self.take(&lines.drain()).await?;
+                self.take(&lines.drain(), &mut summary).await?;
             }
         }
         if summary.whole {
             lines.finish();
         }
-        summary.lines += self.take(&lines.drain()).await?;
+        self.take(&lines.drain(), &mut summary).await?;
         Ok(summary)
     }
 
-    /// Understands lines and records what they say; returns how many there were.
-    async fn take(&self, lines: &[Bytes]) -> Result<u32, ReadError> {
+    /// Understands lines, records what they say, and counts them.
+    async fn take(&self, lines: &[Bytes], summary: &mut Summary) -> Result<(), ReadError> {
         if lines.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         let slices: Vec<&[u8]> = lines.iter().map(|line| &line[..]).collect();
         let now = self.gateway.clock.now().0;
@@ -135,8 +138,12 @@ impl Reader<'_> {
         self.gateway.metrics.lines(backend, Line::Garbage, garbage);
         self.gateway.metrics.lines(backend, Line::Unknown, unknown);
         let source = Source { batch: self.record.id, backend: self.record.backend.clone() };
+        let count = |lines: usize| u32::try_from(lines).unwrap_or(u32::MAX);
+        let results = count(attempts.len());
         outcomes::record(self.gateway, &source, attempts).await?;
-        Ok(u32::try_from(lines.len()).unwrap_or(u32::MAX))
+        summary.lines = summary.lines.saturating_add(count(lines.len()));
+        summary.results = summary.results.saturating_add(results);
+        Ok(())
     }
 
     /// What a line means for this batch.

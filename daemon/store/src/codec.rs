@@ -3,13 +3,17 @@
 use bytes::{Buf, BufMut, Bytes};
 use offpeak_core::extent::Range;
 use offpeak_core::outcome::{DidItRun, Ending};
-use offpeak_core::words::{BatchId, LaneId, LaneKey, Place, Seq, SlaClass, Timestamp};
+use offpeak_core::words::{BatchId, KeptHeaders, LaneId, LaneKey, Place, Seq, SlaClass, Timestamp};
 
 use crate::values::{BatchEnd, BatchRecord, Document, Kind};
 
 /// Longest texts of an ending in bytes; what is longer is cut.
 const CODE_BYTES: usize = 256;
 const MESSAGE_BYTES: usize = 4096;
+
+/// Set in the last byte of a lane's key and in the byte that tells a batch's end: kept headers follow. Neither byte had
+/// this bit before there were any.
+const HAS_HEADERS: u8 = 0x80;
 
 /// Reads from a slice; `None` when the bytes are not what was written.
 pub(crate) struct Take<'a>(pub(crate) &'a [u8]);
@@ -57,15 +61,22 @@ impl<'a> Take<'a> {
     }
 
     pub(crate) fn lane_key(&mut self) -> Option<LaneKey> {
-        Some(LaneKey {
-            backend: self.text()?.into(),
-            endpoint: self.text()?.into(),
-            model: self.text()?.into(),
-            tenant: self.text()?.into(),
-            offer: self.text()?.into(),
-            name: self.text()?.into(),
-            sla_class: SlaClass(self.u8()?),
-        })
+        let (backend, endpoint) = (self.text()?.into(), self.text()?.into());
+        let (model, tenant) = (self.text()?.into(), self.text()?.into());
+        let (offer, name) = (self.text()?.into(), self.text()?.into());
+        let class = self.u8()?;
+        let sla_class = SlaClass(class & !HAS_HEADERS);
+        let headers = self.headers_if(class & HAS_HEADERS != 0)?;
+        Some(LaneKey { backend, endpoint, model, tenant, offer, sla_class, name, headers })
+    }
+
+    fn headers_if(&mut self, there_are: bool) -> Option<KeptHeaders> {
+        if !there_are {
+            return Some(KeptHeaders::default());
+        }
+        let count = self.u32()?;
+        let headers = (0..count).map(|_| Some((self.text()?.into(), self.text()?.into())));
+        headers.collect::<Option<Vec<_>>>().map(KeptHeaders::new)
     }
 
     pub(crate) fn ending(&mut self) -> Option<Ending> {
@@ -91,16 +102,19 @@ impl<'a> Take<'a> {
             .collect::<Option<_>>()?;
         let version = self.u32()?;
         let progress = Bytes::copy_from_slice(self.bytes()?);
-        let ended = match self.u8()? {
+        let what_follows = self.u8()?;
+        let ended = match what_follows & !HAS_HEADERS {
             0 => None,
             _ => Some(BatchEnd { at: self.time()?, ending: self.text()?.to_owned() }),
         };
+        let headers = self.headers_if(what_follows & HAS_HEADERS != 0)?;
         Some(BatchRecord {
             id,
             backend,
             endpoint,
             model,
             offer,
+            headers,
             ranges,
             created_at,
             version,
@@ -168,7 +182,20 @@ pub(crate) trait Put: BufMut {
         self.put_text(key.tenant.as_str());
         self.put_text(key.offer.as_str());
         self.put_text(&key.name);
-        self.put_u8(key.sla_class.0);
+        self.put_u8(key.sla_class.0 | has_headers(&key.headers));
+        self.put_headers(&key.headers);
+    }
+
+    /// Nothing where there are none.
+    fn put_headers(&mut self, headers: &KeptHeaders) {
+        if headers.is_empty() {
+            return;
+        }
+        self.put_u32_le(u32::try_from(headers.iter().len()).unwrap_or(u32::MAX));
+        for (name, value) in headers.iter() {
+            self.put_text(name);
+            self.put_text(value);
+        }
     }
 
     fn put_ending(&mut self, ending: &Ending) {
@@ -217,18 +244,20 @@ pub(crate) trait Put: BufMut {
         }
         self.put_u32_le(batch.version);
         self.put_bytes_with_len(&batch.progress);
-        match &batch.ended {
-            None => self.put_u8(0),
-            Some(end) => {
-                self.put_u8(1);
-                self.put_time(end.at);
-                self.put_text(&end.ending);
-            }
+        self.put_u8(u8::from(batch.ended.is_some()) | has_headers(&batch.headers));
+        if let Some(end) = &batch.ended {
+            self.put_time(end.at);
+            self.put_text(&end.ending);
         }
+        self.put_headers(&batch.headers);
     }
 }
 
 impl Put for Vec<u8> {}
+
+fn has_headers(headers: &KeptHeaders) -> u8 {
+    if headers.is_empty() { 0 } else { HAS_HEADERS }
+}
 
 /// The text, or its beginning of at most so many bytes.
 fn cut(text: &str, bytes: usize) -> &str {
@@ -241,8 +270,19 @@ pub(crate) mod tests {
 
     use super::*;
 
+    /// Most often none.
+    fn headers() -> impl Strategy<Value = KeptHeaders> {
+        let header = ("[a-z-]{1,9}", ".{0,9}").prop_map(|(name, value)| (name.into(), value.into()));
+        let some = proptest::collection::btree_map("[a-z-]{1,9}", ".{0,9}", 1..3).prop_map(|headers| {
+            KeptHeaders::new(headers.into_iter().map(|(name, value)| (name.into(), value.into())))
+        });
+        let one = header.prop_map(|header| KeptHeaders::new([header]));
+        prop_oneof![2 => Just(KeptHeaders::default()), 1 => one, 1 => some]
+    }
+
     pub(crate) fn lane_keys() -> impl Strategy<Value = LaneKey> {
-        (proptest::array::uniform5(".{0,12}"), ".{0,4}", any::<u8>()).prop_map(|(texts, name, class)| {
+        let texts = proptest::array::uniform5(".{0,12}");
+        (texts, ".{0,4}", 0_u8..=64, headers()).prop_map(|(texts, name, class, headers)| {
             let [backend, endpoint, model, tenant, offer] = texts;
             LaneKey {
                 backend: backend.into(),
@@ -252,6 +292,7 @@ pub(crate) mod tests {
                 offer: offer.into(),
                 sla_class: SlaClass(class),
                 name: name.into(),
+                headers,
             }
         })
     }
@@ -292,14 +333,23 @@ pub(crate) mod tests {
         let texts = proptest::array::uniform4(".{0,9}");
         let ranges = proptest::collection::vec(range, 0..4);
         let progress = proptest::collection::vec(any::<u8>(), 0..20);
-        (any::<u64>(), texts, any::<u64>(), ranges, any::<u32>(), progress, ended).prop_map(
-            |(id, [backend, endpoint, model, offer], created_at, ranges, version, progress, ended)| {
+        (any::<u64>(), texts, any::<u64>(), ranges, any::<u32>(), progress, (ended, headers())).prop_map(
+            |(
+                id,
+                [backend, endpoint, model, offer],
+                created_at,
+                ranges,
+                version,
+                progress,
+                (ended, headers),
+            )| {
                 BatchRecord {
                     id: BatchId(id),
                     backend: backend.into(),
                     endpoint: endpoint.into(),
                     model: model.into(),
                     offer: offer.into(),
+                    headers,
                     ranges,
                     created_at: Timestamp(created_at),
                     version,
@@ -337,6 +387,22 @@ pub(crate) mod tests {
             let at = (at * bytes.len() as f64) as usize;
             prop_assert_eq!(Take(&bytes[..at]).batch_record(), None);
         }
+    }
+
+    #[test]
+    fn what_was_written_before_there_were_headers_is_read() {
+        let key = [&b"\x01\0\0\0b\x01\0\0\0e\x01\0\0\0m\x01\0\0\0t\x01\0\0\0o\0\0\0\0"[..], &[11]].concat();
+        let mut take = Take(&key);
+        let key = take.lane_key().unwrap();
+        assert_eq!((key.offer.as_str(), key.sla_class, key.headers.is_empty()), ("o", SlaClass(11), true));
+        assert_eq!(take.finish(), Some(()));
+        let texts = b"\x01\0\0\0b\x01\0\0\0e\x01\0\0\0m\x01\0\0\0o";
+        let batch =
+            [&7_u64.to_le_bytes()[..], texts, &9_u64.to_le_bytes(), &[0; 4], &[0; 4], &[0; 4], &[0]].concat();
+        let mut take = Take(&batch);
+        let batch = take.batch_record().unwrap();
+        assert_eq!((batch.id, batch.ended, batch.headers.is_empty()), (BatchId(7), None, true));
+        assert_eq!(take.finish(), Some(()));
     }
 
     #[test]

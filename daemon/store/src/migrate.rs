@@ -10,17 +10,22 @@ use crate::error::StoreError;
 use crate::index::tables::{DOCUMENTS, META, meta};
 
 /// The version that this build writes.
-pub(crate) const SCHEMA: u32 = 2;
+pub(crate) const SCHEMA: u32 = 3;
 
 /// Leads from one version to the next.
 pub(crate) type Step = fn(&WriteTransaction) -> Result<(), StoreError>;
 
 /// `STEPS[n]` leads from version `n + 1` to `n + 2`.
-pub(crate) const STEPS: &[Step] = &[add_documents];
+pub(crate) const STEPS: &[Step] = &[add_documents, allow_headers];
 
 /// Version 2 has documents.
 fn add_documents(transaction: &WriteTransaction) -> Result<(), StoreError> {
     transaction.open_table(DOCUMENTS)?;
+    Ok(())
+}
+
+/// Version 3 may have headers in lanes' keys and in batches. What has none stays as it was.
+fn allow_headers(_: &WriteTransaction) -> Result<(), StoreError> {
     Ok(())
 }
 

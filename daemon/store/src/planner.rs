@@ -236,6 +236,7 @@ impl Planner {
             endpoint: batch.endpoint,
             model: batch.model,
             offer: batch.offer,
+            headers: batch.headers,
             ranges: batch.ranges,
             created_at: batch.created_at,
             version: 0,

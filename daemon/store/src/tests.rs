@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use offpeak_core::extent::{Extent, Range};
 use offpeak_core::outcome::Ending;
-use offpeak_core::words::{LaneId, LaneKey, Millis, Place, Seq, SlaClass, Timestamp};
+use offpeak_core::words::{KeptHeaders, LaneId, LaneKey, Millis, Place, Seq, SlaClass, Timestamp};
 
 use crate::disk::memory::MemoryDisk;
 use crate::{
@@ -57,6 +57,7 @@ fn lane_key(name: &str) -> LaneKey {
         offer: "batch".into(),
         sla_class: SlaClass(4),
         name: name.into(),
+        headers: KeptHeaders::default(),
     }
 }
 
@@ -107,6 +108,7 @@ fn batch(ranges: Vec<Range>) -> NewBatch {
         endpoint: "/v1/chat/completions".into(),
         model: "m".into(),
         offer: "batch".into(),
+        headers: KeptHeaders::default(),
         ranges,
         created_at: Timestamp(1500),
         progress: Bytes::from_static(b"begun"),

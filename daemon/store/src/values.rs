@@ -4,7 +4,7 @@ use bytes::Bytes;
 use offpeak_core::extent::{Extent, Range};
 use offpeak_core::outcome::Ending;
 use offpeak_core::words::{
-    BackendId, BatchId, Endpoint, LaneId, LaneKey, ModelId, OfferName, Place, Seq, Timestamp,
+    BackendId, BatchId, Endpoint, KeptHeaders, LaneId, LaneKey, ModelId, OfferName, Place, Seq, Timestamp,
 };
 
 use crate::log::Location;
@@ -63,6 +63,8 @@ pub struct NewBatch {
     pub model: ModelId,
     /// How it is bought.
     pub offer: OfferName,
+    /// What the callers of its requests sent that changes their meaning.
+    pub headers: KeptHeaders,
     /// The requests: ranges that no batch has yet.
     pub ranges: Vec<Range>,
     /// When it was decided.
@@ -84,6 +86,8 @@ pub struct BatchRecord {
     pub model: ModelId,
     /// How it is bought.
     pub offer: OfferName,
+    /// What the callers of its requests sent that changes their meaning.
+    pub headers: KeptHeaders,
     /// The requests.
     pub ranges: Vec<Range>,
     /// When it was decided.

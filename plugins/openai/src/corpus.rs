@@ -122,6 +122,8 @@ fn batch() -> Batch {
         model: "m".into(),
         offer: "batch".into(),
         items: 2,
+        waiting: 2,
+        headers: vec![],
         created_at_ms: 1_800_000_000_000,
     }
 }
@@ -195,7 +197,7 @@ proptest! {
                 }
                 _ if came.lost => Event::Interrupted,
                 Effect::Read(reading) => Event::Read(ReadSummary {
-                    source: reading.source.clone(), status: came.status, lines: 1, whole: true,
+                    source: reading.source.clone(), status: came.status, lines: 1, results: 1, whole: true,
                 }),
                 _ => Event::Answered(Response { status: came.status, headers: Vec::new(), body: body.clone() }),
             };

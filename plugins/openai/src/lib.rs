@@ -23,7 +23,8 @@ mod wire;
 use offpeak_plugin::{
     Configured, Offer,
     provider::{
-        Batch, BatchLimits, Call, Decoded, Description, Event, Item, Prepared, Provider, Refusal, Step,
+        Answer, Batch, BatchLimits, Call, Decoded, Description, Encoded, Event, Item, Prepared, Provider,
+        Refusal, Rewritten, RewrittenChunk, Step,
     },
 };
 
@@ -46,6 +47,7 @@ impl Provider for OpenAi {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             endpoints: config.dialect().endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect(),
             credential: config.credential(),
+            kept_headers: Vec::new(),
         }
     }
 
@@ -61,13 +63,28 @@ impl Provider for OpenAi {
         sale::prepare(&call, config())
     }
 
+    // Nothing is planned to be written anew; if it comes here all the same, it stays what it is.
+
+    fn rewrite_request(_call: Call, body: Vec<u8>) -> Result<Rewritten, Refusal> {
+        Ok(Rewritten { body, notes: Vec::new() })
+    }
+
+    fn rewrite_answer(_call: Call, _notes: Vec<u8>, answer: Answer) -> Answer {
+        answer
+    }
+
+    fn rewrite_chunk(_call: Call, state: Vec<u8>, chunk: Vec<u8>, _last: bool) -> RewrittenChunk {
+        RewrittenChunk { state, output: chunk }
+    }
+
     fn batch_step(batch: Batch, state: Vec<u8>, event: Event) -> Result<Step, String> {
         protocol::batch_step(&state, event, Context::new(&batch, config())?)
     }
 
-    fn encode_items(batch: Batch, items: Vec<Item>) -> Result<Vec<u8>, String> {
+    fn encode_items(batch: Batch, items: Vec<Item>) -> Result<Encoded, String> {
         let context = Context::new(&batch, config())?;
-        lines::encode(&lines::Style::of(&context), &items)
+        let bytes = lines::encode(&lines::Style::of(&context), &items)?;
+        Ok(Encoded { bytes, refused: Vec::new() })
     }
 
     fn decode_results(batch: Batch, _source: String, lines: Vec<Vec<u8>>) -> Result<Vec<Decoded>, String> {

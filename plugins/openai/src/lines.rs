@@ -243,6 +243,8 @@ mod tests {
             model: "m".into(),
             offer: "batch".into(),
             items: 1,
+            waiting: 1,
+            headers: vec![],
             created_at_ms: 0,
         };
         let context = Context::new(&batch, &config).unwrap();

@@ -2,7 +2,7 @@
 
 use offpeak_plugin::{
     Mode, Offer,
-    provider::{BatchLimits, BodyPlan, Call, Member, Prepared, Refusal},
+    provider::{AnswerPlan, BatchLimits, BodyPlan, Call, Member, Prepared, Refusal},
 };
 
 use crate::{config::Config, dialect::Line, lines};
@@ -74,6 +74,7 @@ pub(crate) fn prepare(call: &Call, config: &Config) -> Result<Prepared, Refusal>
         return Err(Refusal {
             code: "unsupported_endpoint".to_owned(),
             message: format!("{} is not one of {}.", call.endpoint, endpoints.join(", ")),
+            param: None,
         });
     }
     let offers = offers(&call.endpoint, &call.model, config);
@@ -90,6 +91,7 @@ pub(crate) fn prepare(call: &Call, config: &Config) -> Result<Prepared, Refusal>
                 call.endpoint,
                 names.collect::<Vec<_>>().join(", ")
             ),
+            param: None,
         });
     };
     let member = |name: &str, value: &str| Member {
@@ -100,8 +102,14 @@ pub(crate) fn prepare(call: &Call, config: &Config) -> Result<Prepared, Refusal>
     let model = config.model_name(&call.model).map(|name| member("model", name));
     let members: Vec<Member> = tier.into_iter().chain(model).collect();
     let body = if members.is_empty() { BodyPlan::Unchanged } else { BodyPlan::SetMembers(members) };
-    let path = config.path(&call.endpoint);
-    Ok(Prepared { path, set_headers: Vec::new(), remove_headers: Vec::new(), body })
+    Ok(Prepared {
+        path: config.path(&call.endpoint),
+        set_headers: Vec::new(),
+        default_headers: Vec::new(),
+        remove_headers: Vec::new(),
+        body,
+        answer: AnswerPlan::Unchanged,
+    })
 }
 
 #[cfg(test)]

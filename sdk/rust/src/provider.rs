@@ -2,10 +2,10 @@
 
 #[doc(inline)]
 pub use crate::bindings::provider::exports::offpeak::plugin::providing::{
-    Batch, BatchLimits, BodyPlan, Call, CredentialPlace, Decoded, Description, Effect, Ending, Event,
-    Failure, Finish, Framing, Guest as Provider, Item, ItemFailure, ItemOutcome, ItemResponse, ItemResult,
-    Member, Multipart, Prepared, Progress, ReadSummary, Reading, Refusal, Request, Response, Step, Surround,
-    Upload,
+    Answer, AnswerPlan, Batch, BatchLimits, BodyPlan, Call, CredentialPlace, Decoded, Description, Effect,
+    Encoded, Ending, Event, Failure, Finish, Framing, Guest as Provider, Item, ItemFailure, ItemOutcome,
+    ItemResponse, ItemResult, Member, Multipart, Prepared, Progress, ReadSummary, Reading, Refusal,
+    RefusedItem, Request, Response, Rewritten, RewrittenChunk, Step, Surround, Upload,
 };
 
 /// Makes a component of a type that implements [`Provider`]. Call it once, at the top level of the crate.
@@ -15,8 +15,8 @@ macro_rules! export_provider {
         const _: () = {
             use $crate::Offer;
             use $crate::provider::{
-                Batch, BatchLimits, Call, Decoded, Description, Event, Item, Prepared, Provider, Refusal,
-                Step,
+                Answer, Batch, BatchLimits, Call, Decoded, Description, Encoded, Event, Item, Prepared,
+                Provider, Refusal, Rewritten, RewrittenChunk, Step,
             };
 
             struct Exported;
@@ -42,12 +42,27 @@ macro_rules! export_provider {
                     <$provider as Provider>::prepare(call)
                 }
 
+                fn rewrite_request(call: Call, body: Vec<u8>) -> Result<Rewritten, Refusal> {
+                    $crate::log_panics();
+                    <$provider as Provider>::rewrite_request(call, body)
+                }
+
+                fn rewrite_answer(call: Call, notes: Vec<u8>, answer: Answer) -> Answer {
+                    $crate::log_panics();
+                    <$provider as Provider>::rewrite_answer(call, notes, answer)
+                }
+
+                fn rewrite_chunk(call: Call, state: Vec<u8>, chunk: Vec<u8>, last: bool) -> RewrittenChunk {
+                    $crate::log_panics();
+                    <$provider as Provider>::rewrite_chunk(call, state, chunk, last)
+                }
+
                 fn batch_step(batch: Batch, state: Vec<u8>, event: Event) -> Result<Step, String> {
                     $crate::log_panics();
                     <$provider as Provider>::batch_step(batch, state, event)
                 }
 
-                fn encode_items(batch: Batch, items: Vec<Item>) -> Result<Vec<u8>, String> {
+                fn encode_items(batch: Batch, items: Vec<Item>) -> Result<Encoded, String> {
                     $crate::log_panics();
                     <$provider as Provider>::encode_items(batch, items)
                 }

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use offpeak_core::words::{LaneKey, Millis, SlaClass, Timestamp};
+use offpeak_core::words::{KeptHeaders, LaneKey, Millis, SlaClass, Timestamp};
 use offpeak_store::{NewRequest, Options, Store, body_hash};
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
@@ -296,6 +296,7 @@ fn lane_key() -> LaneKey {
         offer: "batch".into(),
         sla_class: SlaClass::of(Millis::from_hours(24)),
         name: "".into(),
+        headers: KeptHeaders::default(),
     }
 }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::HeaderValue;
 use http_body_util::BodyExt as _;
-use offpeak_core::words::{LaneId, LaneKey, Millis, SlaClass, Timestamp};
+use offpeak_core::words::{KeptHeaders, LaneId, LaneKey, Millis, SlaClass, Timestamp};
 use offpeak_store::{Appended, NewRequest, Options, Store, body_hash};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -236,6 +236,7 @@ fn lane_key(model: &str) -> LaneKey {
         offer: "batch".into(),
         sla_class: SlaClass::of(WITHIN),
         name: "".into(),
+        headers: KeptHeaders::default(),
     }
 }
 

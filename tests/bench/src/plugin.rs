@@ -62,6 +62,8 @@ const BATCH: Batch<'static> = Batch {
     model: "gpt-5-mini",
     offer: "batch",
     items: 50_000,
+    waiting: 50_000,
+    headers: &[],
     created_at_ms: NOW_MS,
 };
 

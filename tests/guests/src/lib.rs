@@ -49,7 +49,15 @@ pub mod provider {
     pub const PANIC: &str = "panic";
     /// Answers that it cannot do it.
     pub const REFUSE: &str = "refuse";
-    /// Wants a state of 64 KiB and one byte to be kept.
+    /// Refuses items with the body `odd`.
+    pub const REFUSE_ODD: &str = "refuse-odd";
+    /// Refuses an item that nobody asked for.
+    pub const REFUSE_FOREIGN: &str = "refuse-foreign";
+    /// Plans to write bodies and answers anew.
+    pub const REWRITE: &str = "rewrite";
+    /// Writes an answer with a status that is none.
+    pub const ODD_STATUS: &str = "odd-status";
+    /// Wants a state of 64 KiB and one byte to be kept, or for a stream one of 1 MiB and a byte.
     pub const HUGE_STATE: &str = "huge-state";
     /// Names a path that leads to another host when it is put behind a base URL.
     pub const FOREIGN_PATH: &str = "foreign-path";

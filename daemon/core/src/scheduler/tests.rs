@@ -25,6 +25,7 @@ fn key(model: &str, tenant: &str) -> LaneKey {
         offer: "batch".into(),
         sla_class: SlaClass::of(Millis::from_hours(24)),
         name: "".into(),
+        headers: KeptHeaders::default(),
     }
 }
 

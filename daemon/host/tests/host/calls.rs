@@ -10,7 +10,10 @@ use offpeak_host::{
     Limits, PluginErrorKind,
     values::{
         self,
-        provider::{Decoded, Effect, Event, HeaderRef, Item, ItemOutcome, Mode, Response},
+        provider::{
+            AnswerPlan, AnswerRef, BodyPlan, Decoded, Effect, Event, HeaderRef, Item, ItemOutcome, Mode,
+            Response,
+        },
         router::Decision,
     },
 };
@@ -161,7 +164,8 @@ fn items_are_encoded_and_results_decoded_many_at_a_time() {
     let provider = provider();
     let items = [Item { id: "a", body: b"{}" }, Item { id: "b", body: b"[\xff]" }];
     let encoded = provider.encode_items(&batch("gpt"), &items, NOW_MS).unwrap();
-    assert_eq!(encoded, b"a {}\nb [\xff]\n");
+    assert_eq!(encoded.bytes, b"a {}\nb [\xff]\n");
+    assert!(encoded.refused.is_empty());
 
     let decoded = provider.decode_results(&batch("gpt"), "output", &[b"a {}", b"?"], NOW_MS).unwrap();
     let [Decoded::Result(result), Decoded::Garbage(why)] = &decoded[..] else { panic!("{decoded:?}") };
@@ -176,7 +180,39 @@ fn a_large_chunk_goes_through() {
     let body = vec![b'x'; 4 << 20];
     let items = [Item { id: "a", body: &body }, Item { id: "b", body: &body }];
     let encoded = provider.encode_items(&batch("gpt"), &items, NOW_MS).unwrap();
-    assert_eq!(encoded.len(), 2 * (body.len() + 3));
+    assert_eq!(encoded.bytes.len(), 2 * (body.len() + 3));
+}
+
+#[test]
+fn items_that_cannot_be_said_are_refused_one_by_one() {
+    let provider = provider();
+    let items = [Item { id: "a", body: b"{}" }, Item { id: "b", body: b"odd" }];
+    let encoded = provider.encode_items(&batch(guests::provider::REFUSE_ODD), &items, NOW_MS).unwrap();
+    assert_eq!(encoded.bytes, b"a {}\n");
+    let [refused] = &encoded.refused[..] else { panic!("{encoded:?}") };
+    assert_eq!((refused.id.as_str(), refused.refusal.code.as_str()), ("b", "told_to"));
+    assert_eq!(refused.refusal.param.as_deref(), Some("model"));
+}
+
+#[test]
+fn a_request_and_its_answer_are_written_anew() {
+    let provider = provider();
+    let call = call(guests::provider::REWRITE);
+    let prepared = provider.prepare(&call, NOW_MS).unwrap().unwrap();
+    assert_eq!((prepared.body, prepared.answer), (BodyPlan::Rewrite, AnswerPlan::Rewrite));
+    assert_eq!(prepared.default_headers[0].name, "x-manner");
+
+    let rewritten = provider.rewrite_request(&call, b"body", NOW_MS).unwrap().unwrap();
+    assert_eq!((rewritten.body.as_slice(), rewritten.notes.as_slice()), (&b"BODY"[..], &b"noted"[..]));
+    let answer = AnswerRef { status: 201, content_type: None, body: b" well" };
+    let answer = provider.rewrite_answer(&call, &rewritten.notes, answer, NOW_MS).unwrap();
+    assert_eq!((answer.status, answer.body.as_slice()), (201, &b"noted well"[..]));
+    assert_eq!(answer.content_type.as_deref(), Some("text/plain"));
+
+    let part = provider.rewrite_chunk(&call, b"", b"ab", false, NOW_MS).unwrap();
+    assert_eq!((part.state.as_slice(), part.output.as_slice()), (&b"."[..], &b"AB"[..]));
+    let end = provider.rewrite_chunk(&call, &part.state, b"", true, NOW_MS).unwrap();
+    assert_eq!(end.output, b"..");
 }
 
 /// What `tracing` writes, kept.

@@ -113,6 +113,8 @@ fn batch(model: &str) -> Batch<'_> {
         model,
         offer: "batch",
         items: 2,
+        waiting: 2,
+        headers: &[],
         created_at_ms: NOW_MS,
     }
 }

@@ -6,7 +6,7 @@ use offpeak_guests::{provider as p, router as r};
 use offpeak_host::{
     Limits, PluginErrorKind, RouterPlugin,
     values::{
-        provider::{Event, Item},
+        provider::{AnswerRef, Event, Item},
         router::Decision,
     },
 };
@@ -131,6 +131,23 @@ fn fewer_results_than_lines_are_not_taken() {
     let lines: [&[u8]; 2] = [b"a 1", b"b 2"];
     let error = provider.decode_results(&batch(p::FEWER_RESULTS), "output", &lines, NOW_MS).unwrap_err();
     assert_eq!(error.kind, PluginErrorKind::BadAnswer("1 answers for 2 lines".into()));
+}
+
+#[test]
+fn what_a_rewriting_guest_may_not_say_is_not_taken() {
+    let provider = provider();
+    let answer = AnswerRef { status: 200, content_type: None, body: b"" };
+    let error = provider.rewrite_answer(&call(p::ODD_STATUS), b"", answer, NOW_MS).unwrap_err();
+    assert_eq!(error.kind, PluginErrorKind::BadAnswer("99 is not the status of an answer".into()));
+    let error = provider.rewrite_request(&call(p::HUGE_STATE), b"{}", NOW_MS).unwrap_err();
+    assert!(matches!(&error.kind, PluginErrorKind::BadAnswer(why) if why.contains("1048577")), "{error}");
+    let error = provider.rewrite_chunk(&call(p::HUGE_STATE), b"", b"x", false, NOW_MS).unwrap_err();
+    assert!(matches!(&error.kind, PluginErrorKind::BadAnswer(why) if why.contains("1048578")), "{error}");
+    let items = [Item { id: "a", body: b"{}" }];
+    let error = provider.encode_items(&batch(p::REFUSE_FOREIGN), &items, NOW_MS).unwrap_err();
+    assert!(matches!(&error.kind, PluginErrorKind::BadAnswer(why) if why.contains("nobody")), "{error}");
+    let refusal = provider.rewrite_request(&call(p::REFUSE), b"{}", NOW_MS).unwrap().unwrap_err();
+    assert_eq!(refusal.param.as_deref(), Some("model"));
 }
 
 #[test]

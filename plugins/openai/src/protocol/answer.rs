@@ -174,6 +174,8 @@ mod tests {
             model: String::new(),
             offer: String::new(),
             items: 1,
+            waiting: 1,
+            headers: vec![],
             created_at_ms: 0,
         };
         let (a, b) = (batch("a"), batch("b"));

@@ -36,7 +36,13 @@ impl Life {
     }
 
     fn read(&mut self, source: &str) -> Effect {
-        self.on(Event::Read(ReadSummary { source: source.to_owned(), status: 200, lines: 1, whole: true }))
+        self.on(Event::Read(ReadSummary {
+            source: source.to_owned(),
+            status: 200,
+            lines: 1,
+            results: 1,
+            whole: true,
+        }))
     }
 }
 

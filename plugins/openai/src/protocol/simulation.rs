@@ -272,8 +272,9 @@ fn happen(world: &mut World, effect: &Effect, fault: Fault) -> Event {
 }
 
 fn happen_reading(world: &mut World, reading: &Reading, fault: Fault) -> Event {
-    let summary =
-        |status, whole| Event::Read(ReadSummary { source: reading.source.clone(), status, lines: 1, whole });
+    let summary = |status, whole| {
+        Event::Read(ReadSummary { source: reading.source.clone(), status, lines: 1, results: 1, whole })
+    };
     match fault {
         Fault::None => {
             world.read.push(if reading.path.contains("file-out") { "file-out" } else { "file-err" });
@@ -440,8 +441,9 @@ fn any_event() -> impl Strategy<Value = Event> {
     let answered = (status, headers, body).prop_map(|(status, headers, body)| {
         Event::Answered(Response { status, headers, body: body.to_string().into_bytes() })
     });
-    let read = ("output|errors|other", prop_oneof![Just(200_u16), 200_u16..600], any::<bool>())
-        .prop_map(|(source, status, whole)| Event::Read(ReadSummary { source, status, lines: 1, whole }));
+    let read = ("output|errors|other", prop_oneof![Just(200_u16), 200_u16..600], any::<bool>()).prop_map(
+        |(source, status, whole)| Event::Read(ReadSummary { source, status, lines: 1, results: 1, whole }),
+    );
     prop_oneof![
         8 => answered,
         6 => Just(Event::Waited),

@@ -14,6 +14,8 @@ pub(super) fn batch() -> Batch {
         model: "gpt".into(),
         offer: "batch".into(),
         items: 2,
+        waiting: 2,
+        headers: vec![],
         created_at_ms: CREATED_AT_MS,
     }
 }
@@ -89,7 +91,7 @@ fn over(status: &str, output: Option<&str>, errors: Option<&str>) -> Value {
 }
 
 fn read_event(source: &str, status: u16, whole: bool) -> Event {
-    Event::Read(ReadSummary { source: source.into(), status, lines: 1, whole })
+    Event::Read(ReadSummary { source: source.into(), status, lines: 1, results: 1, whole })
 }
 
 /// What an effect sends, in short.

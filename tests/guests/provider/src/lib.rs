@@ -6,13 +6,16 @@ use std::hint::black_box;
 use offpeak_plugin::{
     Header, Mode, Offer,
     provider::{
-        Batch, BatchLimits, BodyPlan, Call, CredentialPlace, Decoded, Description, Effect, Event, Item,
-        ItemOutcome, ItemResponse, ItemResult, Prepared, Provider, Refusal, Request, Step,
+        Answer, AnswerPlan, Batch, BatchLimits, BodyPlan, Call, CredentialPlace, Decoded, Description,
+        Effect, Encoded, Event, Item, ItemOutcome, ItemResponse, ItemResult, Prepared, Provider, Refusal,
+        RefusedItem, Request, Rewritten, RewrittenChunk, Step,
     },
 };
 
 /// One byte more than the daemon keeps.
 const HUGE_STATE_BYTES: usize = (64 << 10) + 1;
+/// The same between two parts of a streamed answer.
+const HUGE_STREAM_STATE_BYTES: usize = (1 << 20) + 1;
 
 struct Misfit;
 
@@ -23,6 +26,7 @@ impl Provider for Misfit {
             version: "1".into(),
             endpoints: vec!["/v1/chat/completions".into()],
             credential: CredentialPlace::Header("x-api-key".into()),
+            kept_headers: vec!["x-mood".into()],
         }
     }
 
@@ -48,14 +52,41 @@ impl Provider for Misfit {
     fn prepare(call: Call) -> Result<Prepared, Refusal> {
         misbehave(&call.model);
         if call.model == "refuse" {
-            return Err(Refusal { code: "told_to".into(), message: "told to refuse".into() });
+            return Err(refusal());
         }
         Ok(Prepared {
             path: path(&call.model, &call.endpoint),
             set_headers: vec![Header { name: "x-offer".into(), value: call.offer }],
+            default_headers: vec![Header { name: "x-manner".into(), value: "none".into() }],
             remove_headers: vec!["x-mood".into()],
-            body: BodyPlan::Unchanged,
+            body: if call.model == "rewrite" { BodyPlan::Rewrite } else { BodyPlan::Unchanged },
+            answer: if call.model == "rewrite" { AnswerPlan::Rewrite } else { AnswerPlan::Unchanged },
         })
+    }
+
+    fn rewrite_request(call: Call, body: Vec<u8>) -> Result<Rewritten, Refusal> {
+        misbehave(&call.model);
+        match call.model.as_str() {
+            "refuse" => Err(refusal()),
+            "huge-state" => Ok(Rewritten { body, notes: vec![b'.'; HUGE_STREAM_STATE_BYTES] }),
+            _ => Ok(Rewritten { body: body.to_ascii_uppercase(), notes: b"noted".to_vec() }),
+        }
+    }
+
+    fn rewrite_answer(call: Call, notes: Vec<u8>, answer: Answer) -> Answer {
+        misbehave(&call.model);
+        let status = if call.model == "odd-status" { 99 } else { answer.status };
+        Answer { status, content_type: Some("text/plain".into()), body: [notes, answer.body].concat() }
+    }
+
+    fn rewrite_chunk(call: Call, mut state: Vec<u8>, chunk: Vec<u8>, last: bool) -> RewrittenChunk {
+        misbehave(&call.model);
+        if call.model == "huge-state" {
+            state = vec![b'.'; HUGE_STREAM_STATE_BYTES];
+        }
+        state.push(b'.');
+        let output = if last { state.clone() } else { chunk.to_ascii_uppercase() };
+        RewrittenChunk { state, output }
     }
 
     fn batch_step(batch: Batch, mut state: Vec<u8>, event: Event) -> Result<Step, String> {
@@ -76,14 +107,25 @@ impl Provider for Misfit {
         Ok(Step { state, effect, provider_id: Some(batch.mark), progress: None })
     }
 
-    fn encode_items(batch: Batch, items: Vec<Item>) -> Result<Vec<u8>, String> {
+    fn encode_items(batch: Batch, items: Vec<Item>) -> Result<Encoded, String> {
         misbehave(&batch.model);
         if batch.model == "refuse" {
             return Err("told to refuse".into());
         }
-        let lines =
-            items.into_iter().flat_map(|item| [item.id.into_bytes(), b" ".into(), item.body, b"\n".into()]);
-        Ok(lines.flatten().collect())
+        let is_refused = |item: &Item| batch.model == "refuse-odd" && item.body == b"odd";
+        let refused = items
+            .iter()
+            .filter(|item| is_refused(item))
+            .map(|item| RefusedItem { id: item.id.clone(), refusal: refusal() });
+        let mut refused: Vec<RefusedItem> = refused.collect();
+        if batch.model == "refuse-foreign" {
+            refused.push(RefusedItem { id: "nobody".into(), refusal: refusal() });
+        }
+        let lines = items
+            .into_iter()
+            .filter(|item| !is_refused(item))
+            .flat_map(|item| [item.id.into_bytes(), b" ".into(), item.body, b"\n".into()]);
+        Ok(Encoded { bytes: lines.flatten().collect(), refused })
     }
 
     fn decode_results(batch: Batch, source: String, lines: Vec<Vec<u8>>) -> Result<Vec<Decoded>, String> {
@@ -105,6 +147,10 @@ impl Provider for Misfit {
         };
         Ok(lines.into_iter().skip(skipped).map(decode).collect())
     }
+}
+
+fn refusal() -> Refusal {
+    Refusal { code: "told_to".into(), message: "told to refuse".into(), param: Some("model".into()) }
 }
 
 fn misbehave(model: &str) {
