@@ -381,7 +381,12 @@ fn open_backend(
         .provider(&backend.provider)
         .ok_or_else(|| unusable(format!("there is no provider plugin '{}'", backend.provider)))?;
     let source = match &chosen.source {
-        PluginSource::Bundled => Source::Bytes(offpeak_bundled::OPENAI),
+        PluginSource::Bundled => {
+            let bundled = offpeak_bundled::PROVIDERS.into_iter().find(|(name, _)| *name == chosen.name);
+            let (_, component) = bundled
+                .ok_or_else(|| unusable(format!("the provider plugin '{}' is not bundled", chosen.name)))?;
+            Source::Bytes(component)
+        }
         PluginSource::File(path) => Source::File(path),
     };
     let limits = limits(&Limits::provider(), &chosen.limits);

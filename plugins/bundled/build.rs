@@ -3,8 +3,11 @@
 use std::process::ExitCode;
 
 /// The crate of each plugin, and the variable that tells `src/lib.rs` where its component lies.
-const PLUGINS: [(&str, &str); 2] =
-    [("offpeak-plugin-openai", "OFFPEAK_OPENAI"), ("offpeak-plugin-sla-router", "OFFPEAK_SLA_ROUTER")];
+const PLUGINS: [(&str, &str); 3] = [
+    ("offpeak-plugin-anthropic", "OFFPEAK_ANTHROPIC"),
+    ("offpeak-plugin-openai", "OFFPEAK_OPENAI"),
+    ("offpeak-plugin-sla-router", "OFFPEAK_SLA_ROUTER"),
+];
 
 fn main() -> ExitCode {
     for (package, variable) in PLUGINS {

@@ -20,8 +20,16 @@ use super::tree::{
     RouterPlugin, Server, Store,
 };
 
-/// The provider plugins in the daemon's binary.
-const BUNDLED_PROVIDERS: [&str; 1] = ["openai"];
+/// The names of the provider plugins in the daemon's binary.
+const BUNDLED_PROVIDERS: [&str; offpeak_bundled::PROVIDERS.len()] = {
+    let mut names = [""; offpeak_bundled::PROVIDERS.len()];
+    let mut at = 0;
+    while at < names.len() {
+        names[at] = offpeak_bundled::PROVIDERS[at].0;
+        at += 1;
+    }
+    names
+};
 
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 

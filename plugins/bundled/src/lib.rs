@@ -1,6 +1,12 @@
 //! The bundled plugins as WebAssembly components, compiled from `plugins/` when this crate is built.
 
-/// The provider plugin for the OpenAI API (world `provider`).
+/// The provider plugins (world `provider`) by their names.
+pub const PROVIDERS: [(&str, &[u8]); 2] = [("anthropic", ANTHROPIC), ("openai", OPENAI)];
+
+/// The provider plugin for the Anthropic API.
+pub const ANTHROPIC: &[u8] = include_bytes!(env!("OFFPEAK_ANTHROPIC"));
+
+/// The provider plugin for the OpenAI API.
 pub const OPENAI: &[u8] = include_bytes!(env!("OFFPEAK_OPENAI"));
 
 /// The default router (world `router`).
@@ -26,9 +32,11 @@ mod tests {
 
     #[test]
     fn each_component_exports_its_role_and_imports_the_host_alone() {
-        for (component, role) in
-            [(OPENAI, "offpeak:plugin/providing@0.1.0"), (SLA_ROUTER, "offpeak:plugin/routing@0.1.0")]
-        {
+        for (component, role) in [
+            (ANTHROPIC, "offpeak:plugin/providing@0.1.0"),
+            (OPENAI, "offpeak:plugin/providing@0.1.0"),
+            (SLA_ROUTER, "offpeak:plugin/routing@0.1.0"),
+        ] {
             let (imports, exports) = interfaces(component);
             assert_eq!(exports, [role]);
             for import in imports {

@@ -56,10 +56,12 @@ fn the_bundled_plugins_load_and_answer() {
     let decision = router.route(&envelope("gpt"), &candidates(), NOW_MS).unwrap();
     assert!(matches!(decision, Decision::Choose(_) | Decision::Pass), "{decision:?}");
 
-    let limits = unhurried(Limits::provider());
-    let source = Source::Bytes(offpeak_bundled::OPENAI);
-    let provider = ProviderPlugin::load(&ENGINE, "openai", source, "{}".into(), limits, NOW_MS).unwrap();
-    assert!(!provider.description().name.is_empty());
+    for (name, component) in offpeak_bundled::PROVIDERS {
+        let limits = unhurried(Limits::provider());
+        let source = Source::Bytes(component);
+        let provider = ProviderPlugin::load(&ENGINE, name, source, "{}".into(), limits, NOW_MS).unwrap();
+        assert_eq!(provider.description().name, name);
+    }
 }
 
 #[test]

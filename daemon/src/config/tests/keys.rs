@@ -63,9 +63,9 @@ fn keys() -> Vec<Key> {
         Key("plugins.router.on_failure", "'reject'", "reject", "/plugins/router/on_failure", json!("bundled"), json!("reject")),
         Key("plugins.router.time_limit", "'1s'", "1s", "/plugins/router/limits/time_limit", json!("50ms"), json!("1s")),
         Key("plugins.router.memory", "'2MiB'", "2MiB", "/plugins/router/limits/memory", json!(64 << 20), json!(2 << 20)),
-        Key("plugins.providers.openai.file", FILE, FILE_BARE, "/plugins/providers/0/source", json!("bundled"), json!({ "file": FILE_BARE })),
-        Key("plugins.providers.openai.time_limit", "'1s'", "1s", "/plugins/providers/0/limits/time_limit", json!("50ms"), json!("1s")),
-        Key("plugins.providers.openai.memory", "'2MiB'", "2MiB", "/plugins/providers/0/limits/memory", json!(128 << 20), json!(2 << 20)),
+        Key("plugins.providers.openai.file", FILE, FILE_BARE, "/plugins/providers/1/source", json!("bundled"), json!({ "file": FILE_BARE })),
+        Key("plugins.providers.openai.time_limit", "'1s'", "1s", "/plugins/providers/1/limits/time_limit", json!("50ms"), json!("1s")),
+        Key("plugins.providers.openai.memory", "'2MiB'", "2MiB", "/plugins/providers/1/limits/memory", json!(128 << 20), json!(2 << 20)),
         Key("retry.max_attempts", "9", "9", "/retry/max_attempts", json!(4), json!(9)),
         Key("retry.base", "'2s'", "2s", "/retry/base", json!("1s"), json!("2s")),
         Key("retry.cap", "'2s'", "2s", "/retry/cap", json!("5m"), json!("2s")),
@@ -287,6 +287,7 @@ Backends, the preferred one first
 
 Plugins (compiled ones are kept in ./offpeak-data/plugin-cache)
   router    bundled, 50ms a call, 64MiB; if it fails, the bundled router decides
+  provider  anthropic: bundled, 50ms a call, 128MiB
   provider  openai: bundled, 50ms a call, 128MiB
 
 Store

@@ -1,0 +1,120 @@
+//! The plugin's table in the daemon's configuration.
+
+use serde::Deserialize;
+
+/// All settings; each has a default.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Whether the offer `batch` is made.
+    pub batch: bool,
+    /// The `anthropic-version` of requests whose client named none.
+    pub version: String,
+    /// How long an answer in real time usually takes.
+    pub standard_usual: Duration,
+    /// How long a batch usually takes.
+    pub batch_usual: Duration,
+    /// How often a batch is looked at, in milliseconds. The pause grows while a batch runs long.
+    pub poll_ms: u64,
+    /// The longest pause between two looks, in milliseconds.
+    pub poll_max_ms: u64,
+    /// The first pause after a failed call, in milliseconds; it doubles with each further failure.
+    pub retry_ms: u64,
+    /// The longest pause after a failed call, in milliseconds, unless the provider asks for a longer one.
+    pub retry_max_ms: u64,
+    /// How long the provider is given to show what an interrupted creation has made, in milliseconds, before the first
+    /// look; three times as long before each further one.
+    pub settle_ms: u64,
+    /// The most pages of a listing that are read in the search for what an interrupted creation has made.
+    pub list_pages_max: u32,
+    /// The most requests in a batch.
+    pub max_requests: u32,
+    /// The most bytes in a batch.
+    pub max_bytes: u64,
+    /// The most batches created in an hour.
+    pub max_batches_an_hour: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            batch: true,
+            version: "2023-06-01".to_owned(),
+            standard_usual: Duration { ms: 5_000 },
+            batch_usual: Duration { ms: 3_600_000 },
+            poll_ms: 30_000,
+            poll_max_ms: 120_000,
+            retry_ms: 1_000,
+            retry_max_ms: 300_000,
+            settle_ms: 10_000,
+            list_pages_max: 200,
+            max_requests: 100_000,
+            max_bytes: 256_000_000,
+            max_batches_an_hour: 1_000,
+        }
+    }
+}
+
+/// A length of time as a person writes it: `90s`, `15m`, `1h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Duration {
+    ms: u64,
+}
+
+impl Duration {
+    /// In milliseconds.
+    pub fn ms(self) -> u64 {
+        self.ms
+    }
+}
+
+impl TryFrom<String> for Duration {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let unit_ms: Option<u64> = match unit.trim() {
+            "ms" => Some(1),
+            "s" => Some(1_000),
+            "m" => Some(60_000),
+            "h" => Some(3_600_000),
+            "d" => Some(86_400_000),
+            _ => None,
+        };
+        let ms =
+            number.parse::<u64>().ok().zip(unit_ms).and_then(|(number, unit_ms)| number.checked_mul(unit_ms));
+        ms.map(|ms| Self { ms })
+            .ok_or_else(|| format!("`{text}` is not a length of time; write 500ms, 90s, 15m, 1h or 1d"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use offpeak_plugin::parse_config;
+
+    use super::*;
+
+    #[test]
+    fn every_setting_has_a_default() {
+        assert_eq!(parse_config::<Config>("{}").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn settings_are_read_and_mistakes_refused() {
+        let config: Config =
+            parse_config(r#"{"batch": false, "version": "2026-10-21", "batch_usual": "90s", "poll_ms": 5}"#)
+                .unwrap();
+        assert_eq!((config.batch, config.version.as_str()), (false, "2026-10-21"));
+        assert_eq!((config.batch_usual.ms(), config.poll_ms), (90_000, 5));
+        for json in [
+            r#"{"pol_ms": 5}"#,
+            r#"{"batch_usual": "1 hour"}"#,
+            r#"{"batch_usual": "h"}"#,
+            r#"{"poll_ms": -1}"#,
+        ] {
+            assert!(parse_config::<Config>(json).is_err(), "{json}");
+        }
+    }
+}
