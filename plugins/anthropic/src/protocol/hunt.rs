@@ -70,7 +70,7 @@ pub(super) fn listed(
     };
     notes.tries = 0;
     notes.gone = 0;
-    page(list, trail, look, search, notes, context)
+    page(&list, trail, look, &search, notes, context)
 }
 
 fn list_again(
@@ -89,10 +89,10 @@ fn list_again(
 }
 
 fn page(
-    list: List,
+    list: &List,
     mut trail: Trail,
     look: u32,
-    search: Search,
+    search: &Search,
     notes: &mut Notes,
     context: Context<'_>,
 ) -> Next {

@@ -323,7 +323,7 @@ proptest! {
             Effect::Failed(Failure { ran: DidItRun::NotSent, temporary: true, .. }) => {
                 prop_assert_eq!(ours, 0, "given back as not sent");
             }
-            Effect::Failed(failure) => prop_assert!(false, "{:?}", failure),
+            Effect::Failed(failure) => return Err(TestCaseError::fail(format!("{failure:?}"))),
             _ => prop_assert_eq!((ours, world.read.is_empty()), (1, false)),
         }
     }
