@@ -255,7 +255,7 @@ mod tests {
             format!(r#"{{"custom_id":"0123456789abcdef-1f1-1f-2a",{message}}}"#),
             format!(r#"{{"custom_id":"{MARK}",{message}}}"#),
             format!(r#"{{"custom_id":7,{message}}}"#),
-            format!(r#"{{{message}}}"#),
+            format!("{{{message}}}"),
             format!(r#"{{"custom_id":"{MARK}-1","result":{{"type":"succeeded"}}}}"#),
             format!(r#"{{"custom_id":"{MARK}-1","result":{{"type":"odd","message":{{}}}}}}"#),
         ] {
@@ -272,7 +272,7 @@ mod tests {
             (format!("{ours}\n{{\"cust"), Whose::Ours),
             (ours.clone(), Whose::Ours),
             (format!("\n{foreign}\n{ours}"), Whose::Foreign),
-            (format!("{}\n", &ours[..20]), Whose::Unclear),
+            (format!("{}\n", ours.get(..20).unwrap()), Whose::Unclear),
             (String::new(), Whose::Unclear),
         ] {
             assert_eq!(whose(beginning.as_bytes(), MARK), whose_they_are, "{beginning}");
