@@ -40,6 +40,21 @@ struct ScenarioRequest {
     from_now: bool,
 }
 
+/// Body of `POST /sim/engine`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EngineRequest {
+    r#do: EngineOrder,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum EngineOrder {
+    Start,
+    Stop,
+    Crash,
+}
+
 /// Body of `POST /sim/clock/advance`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,6 +91,15 @@ pub(crate) fn handle(
             provider.set_scenario(scenario(provider, parse(body)?)?);
             Ok(SimResponse::of(&provider.scenario()))
         }
+        ("GET", "engine") => engine(provider),
+        ("POST", "engine") => {
+            match parse::<EngineRequest>(body)?.r#do {
+                EngineOrder::Start => provider.start_engine(),
+                EngineOrder::Stop => provider.stop_engine(),
+                EngineOrder::Crash => provider.crash_engine(),
+            }
+            engine(provider)
+        }
         ("GET", "clock") => Ok(clock(provider)),
         ("POST", "clock/advance") => {
             let AdvanceRequest { ms } = parse(body)?;
@@ -84,7 +108,7 @@ pub(crate) fn handle(
         }
         _ => Err(ApiError::not_found(format!(
             "No {method} /sim/{path}. There are GET /sim/bill, GET /sim/stats, POST /sim/faults, GET and POST \
-             /sim/scenario, GET /sim/clock and POST /sim/clock/advance."
+             /sim/scenario, GET and POST /sim/engine, GET /sim/clock and POST /sim/clock/advance."
         ))),
     }
 }
@@ -103,6 +127,11 @@ fn scenario(provider: &Provider, request: ScenarioRequest) -> Result<Scenario, A
     }
     let clock = provider.clock();
     Ok(scenario.later(Duration::from_millis(clock.now().millis_since(clock.epoch()))))
+}
+
+fn engine(provider: &Provider) -> Result<SimResponse, ApiError> {
+    let none = || ApiError::not_found("This simulator is no engine; start it with --engine.");
+    provider.engine().map(|status| SimResponse::of(&status)).ok_or_else(none)
 }
 
 fn clock(provider: &Provider) -> SimResponse {

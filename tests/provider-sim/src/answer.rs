@@ -81,6 +81,16 @@ pub fn answer(model: &str, prompt: &str, max_tokens: Option<u32>) -> Answer {
     Answer { text, tokens, finish }
 }
 
+/// The answer of `model` to `prompt` with exactly this many tokens, as an engine gives it that was told to go on:
+/// [`expected_answer`] again and again, with spaces between.
+pub(crate) fn full_answer(model: &str, prompt: &str, tokens: u32) -> Answer {
+    let piece = expected_answer(model, prompt) + " ";
+    let len = usize::try_from(tokens).unwrap_or(usize::MAX).saturating_mul(TOKEN_BYTES);
+    let mut text = piece.repeat(len / piece.len() + 1);
+    text.truncate(text.floor_char_boundary(len));
+    Answer { tokens: u64::from(tokens), text, finish: Finish::Length }
+}
+
 /// The embedding of `input` by `model`: a unit vector whose raw components are consecutive signed 16-bit numbers from
 /// a `SplitMix64` sequence seeded by the digest of [`expected_answer`]. For an input of token numbers the text is
 /// `tokens:` and the numbers joined by commas.
@@ -140,6 +150,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_full_answer_has_all_its_tokens(prompt in "\\PC{0,80}", max in 1_u32..400) {
+            let full = full_answer("m", &prompt, max);
+            prop_assert_eq!(count_tokens(&full.text), u64::from(max));
+            let whole = expected_answer("m", &prompt);
+            prop_assert!(full.text.starts_with(&whole) || whole.starts_with(&full.text));
+        }
+
         #[test]
         fn a_limit_cuts_to_a_prefix(prompt in "\\PC{0,80}", max in 1_u32..100) {
             let whole = expected_answer("m", &prompt);

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// A point in provider time, in milliseconds since the Unix epoch.
@@ -58,23 +59,46 @@ pub struct Clock {
     started: Instant,
     speed: u32,
     advanced_ms: AtomicU64,
+    advanced: Notify,
 }
 
 impl Clock {
     /// A clock that shows `epoch` now and runs `speed` times as fast as real time.
     pub fn new(epoch: SimTime, speed: u32) -> Self {
-        Self { epoch, started: Instant::now(), speed, advanced_ms: AtomicU64::new(0) }
+        Self {
+            epoch,
+            started: Instant::now(),
+            speed,
+            advanced_ms: AtomicU64::new(0),
+            advanced: Notify::new(),
+        }
     }
 
     /// The provider time of this moment.
     pub fn now(&self) -> SimTime {
+        SimTime(self.now_micros() / 1000)
+    }
+
+    /// The provider time of this moment, in microseconds since the Unix epoch.
+    pub(crate) fn now_micros(&self) -> u64 {
         let advanced = self.advanced_ms.load(Ordering::Relaxed);
         let mut ran = 0;
         if self.speed > 0 {
             let micros = self.started.elapsed().as_micros().saturating_mul(u128::from(self.speed));
-            ran = u64::try_from(micros / 1000).unwrap_or(u64::MAX);
+            ran = u64::try_from(micros).unwrap_or(u64::MAX);
         }
-        self.epoch.plus_millis(advanced).plus_millis(ran)
+        self.epoch.plus_millis(advanced).0.saturating_mul(1000).saturating_add(ran)
+    }
+
+    /// Waits until the clock is advanced by hand. For one waiter.
+    pub(crate) async fn advanced(&self) {
+        self.advanced.notified().await;
+    }
+
+    /// The real time until the provider time `micros`; `None` when time is moved by hand.
+    pub(crate) fn real_until(&self, micros: u64) -> Option<Duration> {
+        let left = micros.saturating_sub(self.now_micros());
+        (self.speed > 0).then(|| Duration::from_micros(left.div_ceil(u64::from(self.speed.max(1)))))
     }
 
     /// The time the clock showed when it was made.
@@ -85,6 +109,7 @@ impl Clock {
     /// Moves provider time forward by `by`, at once.
     pub fn advance(&self, by: Duration) {
         self.advanced_ms.fetch_add(millis(by), Ordering::Relaxed);
+        self.advanced.notify_one();
     }
 
     /// How many provider seconds pass in a real second; 0 when time is moved by hand.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Clock, SimTime};
+use crate::engine::EngineOptions;
 use crate::faults::Faults;
 use crate::prices::{LIST, Prices, price_of};
 use crate::provider::Provider;
@@ -208,6 +209,7 @@ impl Sim {
             models: LIST.iter().map(|(id, _)| (*id).to_owned()).collect(),
             keys: HashSet::new(),
             scenario: Scenario::default(),
+            engine: None,
             latency: Duration::ZERO,
             stream_gap: Duration::ZERO,
             track_executions: false,
@@ -226,6 +228,7 @@ pub struct Builder {
     pub(crate) models: Vec<String>,
     pub(crate) keys: HashSet<String>,
     pub(crate) scenario: Scenario,
+    pub(crate) engine: Option<EngineOptions>,
     pub(crate) latency: Duration,
     pub(crate) stream_gap: Duration,
     pub(crate) track_executions: bool,
@@ -273,6 +276,14 @@ impl Builder {
     #[must_use]
     pub fn scenario(mut self, scenario: Scenario) -> Self {
         self.scenario = scenario;
+        self
+    }
+
+    /// Makes it a self-hosted engine with vLLM's surface instead of a provider: chat completions, completions and
+    /// embeddings run on a model of continuous batching, and cost nothing by the token. Needs a [`crate::Server`].
+    #[must_use]
+    pub fn engine(mut self, options: EngineOptions) -> Self {
+        self.engine = Some(options);
         self
     }
 
@@ -375,6 +386,14 @@ impl Catalog {
         let models: Vec<_> = ids.into_iter().map(|id| Model { prices: price_of(&id), id }).collect();
         let index = models.iter().enumerate().map(|(n, model)| (model.id.clone(), n)).collect();
         Self { models, index }
+    }
+
+    /// The same models, for nothing.
+    pub(crate) fn for_nothing(mut self) -> Self {
+        for model in &mut self.models {
+            model.prices = Prices { input: 0, cached: 0, cache_write: 0, output: 0, priority: (1, 1) };
+        }
+        self
     }
 
     pub(crate) fn models(&self) -> &[Model] {

@@ -2,15 +2,17 @@
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use crate::anthropic;
 use crate::error::ApiError;
 use crate::reply::SimResponse;
+use crate::{anthropic, engine};
 
 /// The API that a call speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
     OpenAi,
     Anthropic,
+    /// vLLM's form of OpenAI's API.
+    Engine,
 }
 
 impl Dialect {
@@ -31,7 +33,7 @@ impl Dialect {
         let of_anthropic = || text(http::HeaderName::from_static("x-api-key"));
         let bearer = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
         let key = match self {
-            Self::OpenAi => bearer,
+            Self::OpenAi | Self::Engine => bearer,
             Self::Anthropic => of_anthropic().or(bearer),
         };
         key.unwrap_or_default().trim()
@@ -50,6 +52,7 @@ impl Dialect {
             (Self::OpenAi, false) => {
                 refused(format!("Incorrect API key provided: {shown}***.")).code("invalid_api_key")
             }
+            (Self::Engine, _) => refused("Unauthorized".to_owned()),
             (Self::Anthropic, true) => refused("x-api-key header is required".to_owned()),
             (Self::Anthropic, false) => refused("invalid x-api-key".to_owned()),
         }
@@ -60,6 +63,7 @@ impl Dialect {
         match self {
             Self::OpenAi => ApiError::of_status(status, retry_after_ms),
             Self::Anthropic => anthropic::error_of_status(status, retry_after_ms),
+            Self::Engine => engine::error_of_status(status, retry_after_ms),
         }
     }
 
@@ -68,6 +72,7 @@ impl Dialect {
         match self {
             Self::OpenAi => error.into(),
             Self::Anthropic => anthropic::refuse(&error, request_id),
+            Self::Engine => engine::refuse(error),
         }
     }
 
@@ -76,6 +81,7 @@ impl Dialect {
         let name = match self {
             Self::OpenAi => "x-request-id",
             Self::Anthropic => "request-id",
+            Self::Engine => return,
         };
         if let Ok(id) = HeaderValue::from_str(request_id) {
             headers.insert(name, id);
@@ -89,6 +95,7 @@ impl Dialect {
             Self::Anthropic => {
                 headers.insert("anthropic-organization-id", HeaderValue::from_static("org-sim"));
             }
+            Self::Engine => {}
         }
     }
 }

@@ -68,7 +68,8 @@ impl<'a> Embeddings<'a> {
         self.inputs.iter().map(Input::tokens).sum()
     }
 
-    pub(crate) fn body(&self, model: &str) -> Result<Vec<u8>, ApiError> {
+    /// The length of the vectors, which the model must have.
+    pub(crate) fn dimensions(&self, model: &str) -> Result<usize, ApiError> {
         let native = native_dimensions(model);
         let dimensions = self.dimensions.unwrap_or(native);
         if dimensions > native {
@@ -76,6 +77,11 @@ impl<'a> Embeddings<'a> {
                 format!("Invalid value for 'dimensions' = {dimensions}: {model} has at most {native}.");
             return Err(ApiError::invalid(message).param("dimensions"));
         }
+        Ok(dimensions)
+    }
+
+    pub(crate) fn body(&self, model: &str) -> Result<Vec<u8>, ApiError> {
+        let dimensions = self.dimensions(model)?;
         let tokens = self.tokens();
         let data = self.inputs.iter().enumerate().map(|(index, input)| {
             let vector = expected_embedding(model, &input.text(), dimensions);

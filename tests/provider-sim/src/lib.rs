@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`Sim`] builds a [`Provider`], the core without sockets (request and time in, response out);
 //! [`Server`] puts it on a port. Inside, `provider.rs` shows the life of a call, `realtime.rs` and `batches.rs` do the
-//! work on OpenAI's side, `anthropic.rs` on Anthropic's, `bill.rs` charges for it.
+//! work on OpenAI's side, `anthropic.rs` on Anthropic's, `bill.rs` charges for it. `engine.rs` makes
+//! it a self-hosted engine instead.
 //!
 //! What a client can check without asking the simulator:
 //! - the answer to a prompt is a function of model and prompt: [`expected_answer`], [`expected_embedding`];
@@ -25,6 +26,7 @@ mod clock;
 mod config;
 mod dialect;
 mod embeddings;
+mod engine;
 mod error;
 mod faults;
 mod files;
@@ -51,6 +53,9 @@ pub use answer::{Answer, Finish, answer, count_tokens, expected_answer, expected
 pub use bill::{Bill, BillLine, ExecutionKey, Executions, Usage, execution_key};
 pub use clock::{Clock, SimTime};
 pub use config::{Builder, Limits, Pace, RealtimeLimits, Sim, Timing};
+pub use engine::{
+    EngineAnswer, EngineModel, EngineOptions, EngineStats, EngineStatus, Prompt, Rejection, Submission,
+};
 pub use faults::{
     BatchFault, BatchRule, Fault, FaultControl, FaultOrder, Faults, HttpRule, ItemFault, ItemRule, Target,
     TargetGroup,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use provider_sim::{Scenario, Server, Sim, SimTime};
+use provider_sim::{EngineOptions, Provider, Scenario, Server, Sim, SimTime};
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 
@@ -23,8 +23,8 @@ struct Args {
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
     /// How many times faster than real time the provider lives: with 3600 a batch of 30 minutes takes half a second.
-    /// 0 stops time, to be moved by POST /sim/clock/advance.
-    #[arg(long, default_value_t = 3600)]
+    /// 0 stops time, to be moved by POST /sim/clock/advance. An engine lives in real time when nothing is said.
+    #[arg(long, default_value_if("engine", "true", "1"), default_value_t = 3600)]
     speed: u32,
     /// Seed of all that is drawn: how long batches take, the order of their results, faults.
     #[arg(long, default_value_t = 0)]
@@ -62,10 +62,21 @@ struct Args {
     /// The scenario to start with: the name of a ready one, or a file of JSON. Options of their own go before it.
     #[arg(long, value_name = "NAME|FILE")]
     scenario: Option<String>,
+    /// Be a self-hosted engine with vLLM's surface instead of a provider.
+    #[arg(long)]
+    engine: bool,
+    /// The engine's speed and limits, as JSON.
+    #[arg(long, value_name = "FILE", requires = "engine")]
+    engine_options: Option<PathBuf>,
     /// A fault plan to start with, as JSON.
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
 }
+
+/// The model of an engine when none is named.
+const ENGINE_MODEL: &str = "sim-7b";
+/// How long an engine that was told to end has for its last answers to go out.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 const EXAMPLES: &str = r#"Beside the API there is, without a key:
   GET  /sim/bill            what ran and what it cost at list price, in 10^-12 USD
@@ -83,6 +94,15 @@ no_flex. A scenario (SCENARIO), every part optional; times of day are millisecon
    "limits":   {"realtime": {"requests_per_minute": 60, "tokens_per_minute": 40000}, "enqueued_tokens": 200000},
    "faults":   PLAN,
    "not_sold": {"flex": ["gpt-6-astra"], "background_windows": ["*"]}}
+
+An engine (--engine) answers under /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/models, and has /metrics,
+/health, /load, /tokenize and /version. When it is told to end (SIGTERM) it answers what is under way with what it has.
+  GET  /sim/engine          what runs, what waits, how busy it was
+  POST /sim/engine          {"do": "stop"}, {"do": "crash"} or {"do": "start"}
+Its options (--engine-options), every part optional (the defaults stand for one GPU of the A100 class):
+  {"step_us": [[1, 2500], [32, 16000], [256, 96000]], "prefill_us": 40, "pooling_us": 380, "call_us": 500,
+   "max_num_seqs": 256, "max_num_batched_tokens": 8192, "kv_cache_tokens": 200000, "max_model_len": 32768,
+   "priority_scheduling": false, "max_num_queued_reqs": 1000, "max_num_queued_tokens": 1000000, "poison": "boom"}
 
 A fault plan (PLAN), every part optional:
   {"http":    [{"on": "realtime", "probability": 0.01,
@@ -130,16 +150,45 @@ async fn run(args: Args) -> Result<(), Failure> {
         .stream_gap(Duration::from_millis(args.stream_gap_ms))
         .track_executions(args.track_executions)
         .prompt_cache(args.prompt_cache);
+    if args.engine {
+        let options = match &args.engine_options {
+            None => EngineOptions::default(),
+            Some(path) => read("engine-options", path)?,
+        };
+        builder = builder.engine(options).models([ENGINE_MODEL]);
+    }
     if !args.models.is_empty() {
         builder = builder.models(args.models);
     }
+    let provider = builder.build();
     let cannot_listen = |error| Failure::Listen(args.listen, error);
     let listener = TcpListener::bind(args.listen).await.map_err(cannot_listen)?;
-    let mut server = Server::start(listener, builder.build()).map_err(cannot_listen)?;
+    let mut server = Server::start(listener, provider.clone()).map_err(cannot_listen)?;
     let mut out = std::io::stdout();
     writeln!(out, "listening on {}", server.url()).and_then(|()| out.flush()).map_err(Failure::Print)?;
-    server.wait().await;
+    tokio::select! {
+        () = server.wait() => {}
+        () = terminated() => end(&provider).await,
+    }
     Ok(())
+}
+
+/// Waits for SIGTERM; for ever where it cannot be waited for.
+async fn terminated() {
+    #[cfg(unix)]
+    if let Ok(mut signal) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        signal.recv().await;
+        return;
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Lets an engine answer what is under way.
+async fn end(provider: &Provider) {
+    if provider.engine().is_some() {
+        provider.stop_engine();
+        tokio::time::sleep(LAST_WORDS).await;
+    }
 }
 
 /// The scenario that the arguments describe.

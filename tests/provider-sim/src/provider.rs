@@ -19,6 +19,7 @@ use crate::bill::{Bill, Ledger};
 use crate::clock::{Clock, SimTime};
 use crate::config::{Builder, Catalog, RealtimeLimits};
 use crate::dialect::Dialect;
+use crate::engine::{self, Engine, EngineStatus};
 use crate::error::ApiError;
 use crate::faults::{Fault, FaultControl};
 use crate::ids::Ids;
@@ -55,6 +56,7 @@ pub(crate) struct Inner {
     pub(crate) shelf: Mutex<Shelf>,
     pub(crate) message_batches: Mutex<MessageBatches>,
     conditions: RwLock<Arc<Conditions>>,
+    engine: Option<Arc<Engine>>,
     cache: Option<PromptCache>,
     keys: HashSet<String>,
     latency: Duration,
@@ -122,9 +124,14 @@ impl Inner {
 
 impl Provider {
     pub(crate) fn new(builder: Builder) -> Self {
-        let catalog = Catalog::new(builder.models.iter().cloned());
+        let mut catalog = Catalog::new(builder.models.iter().cloned());
+        if builder.engine.is_some() {
+            catalog = catalog.for_nothing();
+        }
+        let clock = builder.clock();
         let inner = Inner {
-            clock: builder.clock(),
+            engine: builder.engine.map(|options| Arc::new(Engine::new(options, &clock))),
+            clock,
             ledger: Ledger::new(catalog.models().len(), builder.track_executions),
             ids: Ids::new(builder.seed),
             faults: FaultControl::new(builder.seed, builder.epoch, builder.scenario.faults.clone()),
@@ -172,6 +179,41 @@ impl Provider {
         self.inner.change(scenario);
     }
 
+    /// The engine's state, if it is one.
+    pub fn engine(&self) -> Option<EngineStatus> {
+        self.inner.engine.as_ref().map(|engine| engine.status(&self.inner))
+    }
+
+    /// Stops the engine as SIGTERM stops vLLM: calls under way are answered with what they have, their finish reason
+    /// being `abort`, and later ones find nobody.
+    pub fn stop_engine(&self) {
+        if let Some(engine) = &self.inner.engine {
+            engine.stop(&self.inner);
+        }
+    }
+
+    /// Ends the engine at once: the connections of calls under way break, and later ones find nobody.
+    pub fn crash_engine(&self) {
+        if let Some(engine) = &self.inner.engine {
+            engine.crash();
+        }
+    }
+
+    /// Starts the engine again, empty.
+    pub fn start_engine(&self) {
+        if let Some(engine) = &self.inner.engine {
+            engine.start(&self.inner);
+        }
+    }
+
+    /// Keeps the engine in step with the clock, for ever; without one there is nothing to do.
+    pub(crate) async fn drive(&self) {
+        match &self.inner.engine {
+            Some(engine) => engine.drive(&self.inner).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// The bill, with everything that has run by now.
     pub fn bill(&self) -> Bill {
         self.inner.settle(self.inner.clock.now());
@@ -190,13 +232,22 @@ impl Provider {
         if let Some(rest) = path.strip_prefix("/sim/") {
             return admin::handle(self, &parts.method, rest, &body).unwrap_or_else(SimResponse::from);
         }
+        if let Some(engine) = &self.inner.engine {
+            if !engine.is_up() {
+                return SimResponse::broken();
+            }
+            if let Some(answered) = engine::surface(engine, &self.inner, &parts.method, path, &body) {
+                return answered.unwrap_or_else(engine::refuse);
+            }
+        }
         let request_id = self.inner.ids.text("req_");
+        let dialect = Dialect::of(path, &parts.headers);
         let call = Call {
             method: &parts.method,
             path,
             uri: &parts.uri,
             headers: &parts.headers,
-            dialect: Dialect::of(path, &parts.headers),
+            dialect: if self.inner.engine.is_some() { Dialect::Engine } else { dialect },
             request_id: &request_id,
         };
         self.inner.handle(&call, body)
@@ -276,9 +327,7 @@ impl Inner {
                 return Err(call.dialect.error_of_status(valid_status(status), retry_after_ms));
             }
             Some(Fault::DropBeforeEffect) => {
-                let mut response = SimResponse::json(Bytes::new());
-                response.delivery.cut = Some(0);
-                return Ok(response);
+                return Ok(SimResponse::broken());
             }
             _ => {}
         }
@@ -304,6 +353,15 @@ impl Inner {
         let Route { endpoint, id } = route;
         if endpoint.takes_json() {
             check_json(call.headers)?;
+        }
+        if let Some(engine) = &self.engine {
+            return match endpoint {
+                Endpoint::ChatCompletions => engine.submit(self, Api::Chat, &body, now),
+                Endpoint::Completions => engine.submit(self, Api::Completions, &body, now),
+                Endpoint::Embeddings => engine.submit(self, Api::Embeddings, &body, now),
+                Endpoint::Models if id.is_empty() => Ok(engine::models(engine, self)),
+                _ => Err(ApiError::not_found("Not Found")),
+            };
         }
         if call.dialect == Dialect::Anthropic {
             let call = call.of_anthropic(caller, now)?;

@@ -176,7 +176,7 @@ impl Readings {
         }
         let in_ms = resets_in_ms(now);
         let (names, reset) = match dialect {
-            Dialect::OpenAi => (OPENAI, format!("{}ms", clock.real_millis(in_ms))),
+            Dialect::OpenAi | Dialect::Engine => (OPENAI, format!("{}ms", clock.real_millis(in_ms))),
             Dialect::Anthropic => (ANTHROPIC, rfc3339(now.plus_millis(in_ms))),
         };
         for ([limit, left, resets], reading) in names.into_iter().zip([self.requests, self.tokens]) {

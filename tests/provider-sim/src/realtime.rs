@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::answer::{Answer, answer};
+use crate::answer::{Answer, Finish, answer, full_answer};
 use crate::bill::Usage;
 use crate::clock::SimTime;
 use crate::error::ApiError;
@@ -14,7 +14,8 @@ use crate::reply::SimResponse;
 use crate::responses;
 use crate::scenario::NotSold;
 use crate::sse::Events;
-use crate::work::{Api, ChatWork, CompletionWork, Job, Ran, Run, Work, tier_name};
+use crate::wire::Input;
+use crate::work::{Api, ChatWork, CompletionWork, Ending, Job, Ran, Run, Streaming, Work, tier_name};
 
 /// Runs one call: check, answer, charge.
 pub(crate) fn create(
@@ -53,23 +54,58 @@ pub(crate) fn create(
             }
             (ran.usage, SimResponse::json(body))
         }
-        (Some(stream), Job::Chat(chat)) => {
-            let (usage, events) = chat_events(&work, chat, stream.include_usage, &run);
-            (usage, events.response(inner.stream_gap))
-        }
-        (Some(stream), Job::Completions(completion)) => {
-            let (usage, events) = completion_events(&work, completion, stream.include_usage, &run);
-            (usage, events.response(inner.stream_gap))
-        }
         (Some(_), Job::Responses(response)) => {
             let (ran, events) = responses::response_events(&work, response, &run);
             inner.responses.keep(response, &Bytes::from(ran.body));
             (ran.usage, events.response(inner.stream_gap))
         }
-        (Some(_), _) => return Err(ApiError::invalid("This endpoint does not stream.").param("stream")),
+        (Some(streaming), _) => {
+            let (usage, events) = events(&work, *streaming, &run)?;
+            (usage, events.response(inner.stream_gap))
+        }
     };
     inner.ledger.charge(model, work.tier, usage, key);
     Ok(response)
+}
+
+/// The answer to a chat or a completion as a stream.
+pub(crate) fn events(
+    work: &Work<'_>,
+    streaming: Streaming,
+    run: &Run<'_>,
+) -> Result<(Usage, Events), ApiError> {
+    match &work.job {
+        Job::Chat(chat) => Ok(chat_events(work, chat, streaming.include_usage, run)),
+        Job::Completions(completion) => Ok(completion_events(work, completion, streaming.include_usage, run)),
+        Job::Embeddings(_) | Job::Responses(_) | Job::Moderations(_) => {
+            Err(ApiError::invalid("This endpoint does not stream.").param("stream"))
+        }
+    }
+}
+
+/// The answer to one prompt.
+fn say(model: &str, prompt: &str, max_tokens: Option<u32>, ending: Ending) -> Answer {
+    match max_tokens {
+        // Only an engine that gives up before the first token comes to this.
+        Some(0) => Answer { text: String::new(), tokens: 0, finish: Finish::Length },
+        Some(max) if ending.is_full => full_answer(model, prompt, max),
+        max => answer(model, prompt, max),
+    }
+}
+
+/// The answer to a chat.
+pub(crate) fn chat_answer(model: &str, chat: &ChatWork<'_>) -> Answer {
+    say(model, &chat.prompt(), chat.max_tokens, chat.ending)
+}
+
+/// The answer to one prompt of a completion.
+pub(crate) fn completion_answer(model: &str, work: &CompletionWork<'_>, prompt: &Input<'_>) -> Answer {
+    // The wire's default of 16 tokens for `max_tokens` is kept, as old clients rely on it.
+    say(model, &prompt.text(), work.max_tokens.or(Some(16)), work.ending)
+}
+
+fn reason(finish: Finish, ending: Ending) -> &'static str {
+    if ending.is_aborted { "abort" } else { finish.as_str() }
 }
 
 /// Refuses what is not sold for this model.
@@ -204,13 +240,14 @@ fn usage_of(work: &Work<'_>, run: &Run<'_>, output_tokens: u64) -> Usage {
 
 /// A chat completion in one piece.
 pub(crate) fn chat_body(work: &Work<'_>, chat: &ChatWork<'_>, run: &Run<'_>) -> Ran {
-    let Answer { text, tokens, finish } = answer(&work.model, &chat.prompt(), chat.max_tokens);
+    let Answer { text, tokens, finish } = chat_answer(&work.model, chat);
+    let finish = reason(finish, chat.ending);
     let usage = usage_of(work, run, tokens * u64::from(chat.choices));
     let choice = |index| ChatChoice {
         index,
         message: ChatMessage { role: "assistant", content: &text, refusal: None, annotations: [] },
         logprobs: None,
-        finish_reason: finish.as_str(),
+        finish_reason: finish,
     };
     let choices: Vec<_> = (0..chat.choices).map(choice).collect();
     let reply = ChatReply {
@@ -228,7 +265,8 @@ pub(crate) fn chat_body(work: &Work<'_>, chat: &ChatWork<'_>, run: &Run<'_>) -> 
 
 /// A chat completion as a stream: the role, one chunk a word, the finish reason, the usage if asked for, `[DONE]`.
 fn chat_events(work: &Work<'_>, chat: &ChatWork<'_>, include_usage: bool, run: &Run<'_>) -> (Usage, Events) {
-    let Answer { text, tokens, finish } = answer(&work.model, &chat.prompt(), chat.max_tokens);
+    let Answer { text, tokens, finish } = chat_answer(&work.model, chat);
+    let finish = reason(finish, chat.ending);
     let usage = usage_of(work, run, tokens * u64::from(chat.choices));
     let id = run.ids.text("chatcmpl-");
     let mut events = Events::with_capacity(72);
@@ -251,7 +289,7 @@ fn chat_events(work: &Work<'_>, chat: &ChatWork<'_>, include_usage: bool, run: &
         for word in text.split_inclusive(' ') {
             send(&chunk(Delta { role: None, content: Some(word) }, None), none);
         }
-        send(&chunk(Delta::default(), Some(finish.as_str())), none);
+        send(&chunk(Delta::default(), Some(finish)), none);
     }
     if include_usage {
         send(&[], UsageField::Of(usage.into()));
@@ -281,9 +319,7 @@ struct TextChoice<'a> {
 
 /// The answers of a completion: each prompt as often as there are choices.
 fn completion_answers(work: &Work<'_>, completion: &CompletionWork<'_>) -> (Vec<Answer>, u64) {
-    // The wire's default of 16 tokens for `max_tokens` is kept, as old clients rely on it.
-    let max = completion.max_tokens.or(Some(16));
-    let of = |prompt: &crate::wire::Input<'_>| answer(&work.model, &prompt.text(), max);
+    let of = |prompt: &Input<'_>| completion_answer(&work.model, completion, prompt);
     let repeat = |answer: Answer| (0..completion.choices).map(move |_| answer.clone());
     let answers: Vec<_> = completion.prompts.iter().map(of).flat_map(repeat).collect();
     let tokens = answers.iter().map(|answer| answer.tokens).sum();
@@ -296,7 +332,7 @@ pub(crate) fn completion_body(work: &Work<'_>, completion: &CompletionWork<'_>, 
     let usage = usage_of(work, run, tokens);
     let mut choices = Vec::with_capacity(answers.len());
     for (answer, index) in answers.iter().zip(0..) {
-        let finish_reason = Some(answer.finish.as_str());
+        let finish_reason = Some(reason(answer.finish, completion.ending));
         choices.push(TextChoice { text: &answer.text, index, logprobs: None, finish_reason });
     }
     let reply = TextReply {
@@ -336,7 +372,7 @@ fn completion_events(
         for text in answer.text.split_inclusive(' ') {
             send(&[TextChoice { text, index, logprobs: None, finish_reason: None }], none);
         }
-        let finish_reason = Some(answer.finish.as_str());
+        let finish_reason = Some(reason(answer.finish, completion.ending));
         send(&[TextChoice { text: "", index, logprobs: None, finish_reason }], none);
     }
     if include_usage {

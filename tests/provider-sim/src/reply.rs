@@ -6,6 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
+use crate::engine::EngineAnswer;
+
 /// A response of the core, with instructions for the shell.
 #[derive(Debug, Clone)]
 pub struct SimResponse {
@@ -33,6 +35,8 @@ pub enum SimBody {
         /// Real time between two pieces.
         gap: Duration,
     },
+    /// As an engine has it: not there yet.
+    Engine(EngineAnswer),
 }
 
 /// How a response reaches the client.
@@ -45,9 +49,11 @@ pub struct Delivery {
 }
 
 impl SimBody {
-    /// The bytes of the whole body.
+    /// The bytes of the whole body; none of one that an engine is still working on.
     pub fn bytes(&self) -> &Bytes {
+        static NONE: Bytes = Bytes::new();
         match self {
+            Self::Engine(_) => &NONE,
             Self::Full(bytes) | Self::Pieces { bytes, .. } => bytes,
         }
     }
@@ -55,6 +61,7 @@ impl SimBody {
     /// Cuts the body to `len` bytes.
     pub(crate) fn truncate(&mut self, len: usize) {
         match self {
+            Self::Engine(_) => {}
             Self::Full(bytes) => bytes.truncate(len),
             Self::Pieces { bytes, ends, .. } => {
                 bytes.truncate(len);
@@ -71,6 +78,13 @@ impl SimResponse {
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         Self { status: StatusCode::OK, headers, body, delivery: Delivery::default() }
+    }
+
+    /// No answer at all: the connection breaks.
+    pub(crate) fn broken() -> Self {
+        let mut response = Self::json(Bytes::new());
+        response.delivery.cut = Some(0);
+        response
     }
 
     /// 200 with this JSON text.

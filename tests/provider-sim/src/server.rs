@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Either};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
 
+use crate::engine::{Piece, Pieces};
 use crate::provider::Provider;
 use crate::reply::{SimBody, SimResponse};
 
@@ -49,6 +50,13 @@ impl Server {
     pub fn start(listener: TcpListener, provider: Provider) -> io::Result<Handle> {
         let addr = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
+        let (driven, mut ended) = (provider.clone(), stopped.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = ended.wait_for(|stop| *stop) => {}
+                () = driven.drive() => {}
+            }
+        });
         let accepting = tokio::spawn(accept(listener, provider, stopped));
         Ok(Handle { addr, stop, accepting })
     }
@@ -119,11 +127,13 @@ enum Broken {
     Request(#[from] hyper::Error),
     #[error("the fault plan cuts this connection")]
     Cut,
+    #[error("the engine ended before the answer did")]
+    Engine,
     #[error("the simulator's worker ended without an answer: {0}")]
     Worker(#[from] tokio::task::JoinError),
 }
 
-async fn serve(provider: Provider, request: Request<Incoming>) -> Result<Response<Delivered>, Broken> {
+async fn serve(provider: Provider, request: Request<Incoming>) -> Result<Response<Outgoing>, Broken> {
     let (parts, body) = request.into_parts();
     let body = read(body).await?;
     let slow = Provider::is_slow(&parts.method, parts.uri.path());
@@ -156,7 +166,10 @@ async fn read(mut body: Incoming) -> Result<Bytes, hyper::Error> {
     Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
-async fn deliver(response: SimResponse) -> Result<Response<Delivered>, Broken> {
+/// What goes out: a body that is there, or one that an engine is still working on.
+type Outgoing = Either<Delivered, Live>;
+
+async fn deliver(response: SimResponse) -> Result<Response<Outgoing>, Broken> {
     let SimResponse { status, headers, body, delivery } = response;
     if !delivery.after.is_zero() {
         tokio::time::sleep(delivery.after).await;
@@ -165,15 +178,60 @@ async fn deliver(response: SimResponse) -> Result<Response<Delivered>, Broken> {
         return Err(Broken::Cut);
     }
     let (bytes, ends, gap) = match body {
+        SimBody::Engine(answer) => {
+            let pieces = answer.take().ok_or(Broken::Engine)?;
+            if answer.is_stream() {
+                let mut live = Response::new(Either::Right(Live { pieces, broken: false, ended: false }));
+                (*live.status_mut(), *live.headers_mut()) = (status, headers);
+                return Ok(live);
+            }
+            (pieces.whole().await.ok_or(Broken::Engine)?, None, Duration::ZERO)
+        }
         SimBody::Full(bytes) => (bytes, None, Duration::ZERO),
         SimBody::Pieces { bytes, ends, gap } => (bytes, Some(ends.into_iter()), gap),
     };
     let sleep = (!gap.is_zero()).then(|| Box::pin(tokio::time::sleep(Duration::ZERO)));
-    let mut delivered =
-        Response::new(Delivered { bytes, ends, sent: 0, cut: delivery.cut, paused: false, gap, sleep });
+    let body = Delivered { bytes, ends, sent: 0, cut: delivery.cut, paused: false, gap, sleep };
+    let mut delivered = Response::new(Either::Left(body));
     *delivered.status_mut() = status;
     *delivered.headers_mut() = headers;
     Ok(delivered)
+}
+
+/// A stream whose pieces come as an engine makes them.
+struct Live {
+    pieces: Pieces,
+    broken: bool,
+    ended: bool,
+}
+
+impl Body for Live {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = &mut *self;
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        if !this.broken {
+            match ready!(this.pieces.poll_next(cx)) {
+                Some(Piece::Data(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Some(Piece::End) => {
+                    this.ended = true;
+                    return Poll::Ready(None);
+                }
+                None => this.broken = true,
+            }
+            // One pause first, so that what has been sent goes out.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(Err(Broken::Engine)))
+    }
 }
 
 /// A body on its way out.

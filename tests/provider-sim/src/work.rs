@@ -2,14 +2,15 @@
 
 use std::borrow::Cow;
 
-use crate::answer::count_tokens;
+use crate::answer::{Finish, count_tokens};
 use crate::bill::Usage;
 use crate::clock::SimTime;
 use crate::embeddings::{Embeddings, moderation_body, moderation_inputs};
+use crate::engine::Prompt;
 use crate::error::ApiError;
 use crate::ids::Ids;
 use crate::prices::Mode;
-use crate::realtime::{chat_body, completion_body};
+use crate::realtime::{chat_answer, chat_body, completion_answer, completion_body};
 use crate::responses::{ResponseWork, response_body};
 use crate::wire::{
     ChatRequest, CompletionRequest, Input, Message, StreamOptions, Text, check_metadata, parse,
@@ -72,12 +73,23 @@ pub(crate) struct ChatWork<'a> {
     messages: Vec<Message<'a>>,
     pub(crate) choices: u32,
     pub(crate) max_tokens: Option<u32>,
+    pub(crate) ending: Ending,
 }
 
 pub(crate) struct CompletionWork<'a> {
     pub(crate) prompts: Vec<Input<'a>>,
     pub(crate) choices: u32,
     pub(crate) max_tokens: Option<u32>,
+    pub(crate) ending: Ending,
+}
+
+/// How an answer ends on an engine; the default is that of a provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Ending {
+    /// It goes on until its limit.
+    pub(crate) is_full: bool,
+    /// The engine gave it up.
+    pub(crate) is_aborted: bool,
 }
 
 /// The circumstances of a run.
@@ -136,7 +148,7 @@ impl<'a> Work<'a> {
             model: required_model(request.model)?,
             stream: check_stream(request.stream, request.stream_options)?,
             tier: tier(request.service_tier.as_deref())?,
-            job: Job::Chat(ChatWork { messages, choices, max_tokens }),
+            job: Job::Chat(ChatWork { messages, choices, max_tokens, ending: Ending::default() }),
         })
     }
 
@@ -152,7 +164,7 @@ impl<'a> Work<'a> {
             model: required_model(request.model)?,
             stream: check_stream(request.stream, request.stream_options)?,
             tier: Mode::Realtime,
-            job: Job::Completions(CompletionWork { prompts, choices, max_tokens }),
+            job: Job::Completions(CompletionWork { prompts, choices, max_tokens, ending: Ending::default() }),
         })
     }
 
@@ -180,6 +192,61 @@ impl<'a> Work<'a> {
     pub(crate) fn window(&self) -> Option<Mode> {
         let Job::Responses(work) = &self.job else { return None };
         work.background.filter(|mode| matches!(mode, Mode::Background2h | Mode::Background8h))
+    }
+
+    pub(crate) fn set_ending(&mut self, ending: Ending) {
+        match &mut self.job {
+            Job::Chat(chat) => chat.ending = ending,
+            Job::Completions(work) => work.ending = ending,
+            Job::Embeddings(_) | Job::Responses(_) | Job::Moderations(_) => {}
+        }
+    }
+
+    /// Lets the answer have at most this many tokens.
+    pub(crate) fn limit(&mut self, tokens: u32) {
+        match &mut self.job {
+            Job::Chat(chat) => chat.max_tokens = Some(tokens),
+            Job::Completions(work) => work.max_tokens = Some(tokens),
+            Job::Embeddings(_) | Job::Responses(_) | Job::Moderations(_) => {}
+        }
+    }
+
+    /// The texts that are asked about.
+    pub(crate) fn inputs(&self) -> Vec<Cow<'_, str>> {
+        match &self.job {
+            Job::Chat(chat) => chat.messages.iter().map(|message| message.content.text()).collect(),
+            Job::Completions(work) => work.prompts.iter().map(Input::text).collect(),
+            Job::Embeddings(work) => work.inputs.iter().map(Input::text).collect(),
+            Job::Moderations(inputs) => inputs.iter().map(Input::text).collect(),
+            Job::Responses(work) => vec![Cow::Owned(work.prefix())],
+        }
+    }
+
+    /// The sequences that an engine runs for this; none for what engines do not serve.
+    pub(crate) fn sequences(&self) -> Vec<Prompt> {
+        match &self.job {
+            Job::Chat(chat) => {
+                let answer = chat_answer(&self.model, chat);
+                let capped = answer.finish == Finish::Length;
+                let prompt = Prompt { tokens: chat.tokens(), generate: answer.tokens, capped };
+                vec![prompt; usize::try_from(chat.choices).unwrap_or(1)]
+            }
+            Job::Completions(work) => {
+                let prompts = work.prompts.iter().flat_map(|prompt| (0..work.choices).map(move |_| prompt));
+                let sequence = |prompt: &Input<'_>| {
+                    let answer = completion_answer(&self.model, work, prompt);
+                    let capped = answer.finish == Finish::Length;
+                    Prompt { tokens: prompt.tokens(), generate: answer.tokens, capped }
+                };
+                prompts.map(sequence).collect()
+            }
+            Job::Embeddings(work) => {
+                let sequence =
+                    |input: &Input<'_>| Prompt { tokens: input.tokens(), generate: 0, capped: false };
+                work.inputs.iter().map(sequence).collect()
+            }
+            Job::Responses(_) | Job::Moderations(_) => Vec::new(),
+        }
     }
 
     /// How many inputs count towards the limit of an embeddings batch.

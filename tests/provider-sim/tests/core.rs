@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http::Request;
 use proptest::prelude::*;
 use provider_sim::{
-    BatchFault, BatchRule, Faults, ItemFault, ItemRule, Mode, PicoDollars, Provider, Sim, SimBody, price_of,
+    BatchFault, BatchRule, Faults, ItemFault, ItemRule, Mode, PicoDollars, Provider, Scenario, Sim, SimBody,
+    price_of,
 };
 use serde_json::{Value, json};
 
@@ -61,6 +62,7 @@ enum Step {
     Cancel(usize),
     Poll(usize),
     Realtime,
+    Scenario(&'static str),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -70,6 +72,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0_usize..5).prop_map(Step::Cancel),
         (0_usize..5).prop_map(Step::Poll),
         Just(Step::Realtime),
+        prop::sample::select(&["healthy", "slow_tail", "stall", "expiring"][..]).prop_map(Step::Scenario),
     ];
     prop::collection::vec(step, 1..40)
 }
@@ -84,6 +87,13 @@ fn faults() -> Faults {
         ],
         ..Faults::default()
     }
+}
+
+/// Exchanges the scenario, with times of day that count from now on and the same faults as before.
+fn change(provider: &Provider, name: &str) {
+    let passed = provider.clock().now().millis_since(provider.clock().epoch());
+    let scenario = Scenario::named(name).unwrap().later(Duration::from_millis(passed));
+    provider.set_scenario(Scenario { faults: faults(), ..scenario });
 }
 
 /// Progress of the batches so far, by id: completed, failed, ended.
@@ -159,6 +169,7 @@ proptest! {
                         check_batch(&provider, id, &mut progress);
                     }
                 }
+                Step::Scenario(name) => change(&provider, name),
                 Step::Realtime => {
                     realtime += 1;
                     let body = json!({"model": "gpt-5-mini", "messages": [{"role": "user", "content": format!("now {realtime}")}]});
@@ -182,6 +193,84 @@ proptest! {
             (batches, provider.bill())
         };
         prop_assert_eq!(run(), run());
+    }
+}
+
+const BATCHES: &str = "/v1/messages/batches";
+
+fn anthropic(provider: &Provider, method: &str, path: &str, body: &Value) -> (u16, Bytes) {
+    let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+    let request = request.header("anthropic-version", "2026-10-21").body(Bytes::from(body.to_string()));
+    let response = provider.handle(request.unwrap());
+    (response.status.as_u16(), response.body.bytes().clone())
+}
+
+fn create_messages(provider: &Provider, first: usize, count: usize) -> String {
+    let entry = |n: usize| {
+        let params = json!({"model": "claude-haiku-5-5", "max_tokens": 50,
+            "messages": [{"role": "user", "content": format!("item {n}")}]});
+        json!({"custom_id": n.to_string(), "params": params})
+    };
+    let requests: Vec<_> = (first..first + count).map(entry).collect();
+    let (status, body) = anthropic(provider, "POST", BATCHES, &json!({"requests": requests}));
+    assert_eq!(status, 200);
+    serde_json::from_slice::<Value>(&body).unwrap()["id"].as_str().unwrap().to_owned()
+}
+
+/// Checks one message batch: while it runs it tells nothing, then all adds up. Returns what succeeded, once it ended.
+fn check_messages(provider: &Provider, id: &str, total: u64) -> Option<u64> {
+    let (_, body) = anthropic(provider, "GET", &format!("{BATCHES}/{id}"), &Value::Null);
+    let batch: Value = serde_json::from_slice(&body).unwrap();
+    let counts: HashMap<String, u64> = serde_json::from_value(batch["request_counts"].clone()).unwrap();
+    assert_eq!(counts.values().sum::<u64>(), total);
+    if batch["processing_status"] != "ended" {
+        assert_eq!((counts["processing"], &batch["results_url"]), (total, &Value::Null));
+        return None;
+    }
+    let (_, results) = anthropic(provider, "GET", &format!("{BATCHES}/{id}/results"), &Value::Null);
+    let mut shown: HashMap<String, u64> = HashMap::new();
+    for line in results.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let line: Value = serde_json::from_slice(line).unwrap();
+        *shown.entry(line["result"]["type"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    let counted: HashMap<_, _> = counts.clone().into_iter().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(shown, counted);
+    Some(counts["succeeded"])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn message_batches_tell_nothing_until_all_adds_up(seed in 0_u64..1_000, steps in steps()) {
+        let provider = Sim::builder().seed(seed).faults(faults()).track_executions(true).build();
+        let mut batches: Vec<(String, u64)> = Vec::new();
+        let mut items = 0;
+        for step in steps {
+            match step {
+                Step::Create(count) => {
+                    batches.push((create_messages(&provider, items, count), count as u64));
+                    items += count;
+                }
+                Step::Advance(secs) => provider.clock().advance(Duration::from_secs(secs)),
+                Step::Cancel(n) => {
+                    if let Some((id, _)) = batches.get(n) {
+                        let (status, _) = anthropic(&provider, "POST", &format!("{BATCHES}/{id}/cancel"), &Value::Null);
+                        prop_assert!(status == 200 || status == 400);
+                    }
+                }
+                Step::Scenario(name) => change(&provider, name),
+                Step::Poll(_) | Step::Realtime => {}
+            }
+            let succeeded: u64 = batches.iter().filter_map(|(id, total)| check_messages(&provider, id, *total)).sum();
+            prop_assert!(provider.bill().requests(Mode::Batch) >= succeeded);
+        }
+        provider.clock().advance(Duration::from_hours(25));
+        let ended: Vec<_> = batches.iter().map(|(id, total)| check_messages(&provider, id, *total)).collect();
+        prop_assert!(ended.iter().all(Option::is_some));
+        let bill = provider.bill();
+        prop_assert_eq!(bill.requests(Mode::Batch), ended.into_iter().flatten().sum::<u64>());
+        prop_assert_eq!(bill.executions.repeated(), []);
     }
 }
 

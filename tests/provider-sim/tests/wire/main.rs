@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails fails its test")]
 
 mod batches;
+mod engine;
 mod faults;
 mod files;
 mod message_batches;

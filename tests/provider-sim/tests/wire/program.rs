@@ -69,6 +69,41 @@ async fn the_program_is_driven_over_http() {
     assert_eq!(unknown.status(), 404);
 }
 
+#[tokio::test]
+async fn an_engine_that_is_told_to_end_answers_what_is_under_way() {
+    let (running, url) = start(&["--engine", "--speed", "0"]);
+    let client = client();
+    let body = json!({"model": "sim-7b", "max_tokens": 1_000, "ignore_eos": true,
+        "messages": [{"role": "user", "content": "a long story"}]});
+    let call = tokio::spawn(client.post(format!("{url}/v1/chat/completions")).json(&body).send());
+    let load =
+        async || good(client.get(format!("{url}/load")).send().await.unwrap()).await["server_load"].clone();
+    for _ in 0..2_000 {
+        if load().await == 1 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    let advance = client.post(format!("{url}/sim/clock/advance")).json(&json!({"ms": 300}));
+    good(advance.send().await.unwrap()).await;
+    let status = Command::new("kill").arg("-TERM").arg(running.0.id().to_string()).status().unwrap();
+    assert!(status.success());
+    let reply = good(call.await.unwrap().unwrap()).await;
+    assert_eq!(reply["choices"][0]["finish_reason"], "abort");
+    let tokens = reply["usage"]["completion_tokens"].as_u64().unwrap();
+    assert!((50..1_000).contains(&tokens), "{tokens}");
+}
+
+#[test]
+fn scenarios_are_found_by_name_or_by_file() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_provider-sim"));
+    let output = command.args(["--scenario", "no-such-scenario"]).output().unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("cannot read the scenario no-such-scenario"), "{text}");
+    let (_running, _url) = start(&["--scenario", "slow_tail", "--realtime-tokens-per-minute", "100"]);
+}
+
 #[test]
 fn a_bad_fault_plan_is_named() {
     let path = std::env::temp_dir().join(format!("provider-sim-{}.json", std::process::id()));
