@@ -1,5 +1,7 @@
-//! The admin plane: health, metrics, lanes, batches, flush. It has no authentication of its own and listens on loopback
+//! The admin plane: health, metrics, lanes, batches, explanations, flush. It has no authentication of its own and listens on loopback
 //! unless configured otherwise.
+
+pub mod explain;
 
 use std::sync::Arc;
 
@@ -33,6 +35,9 @@ async fn answer(gateway: &Gateway, method: &Method, path: &str) -> Result<Respon
         return flush(gateway, lane).await;
     }
     expect(method, &Method::GET)?;
+    if let Some(about) = path.strip_prefix("/admin/v1/explain/") {
+        return Ok(json_of(StatusCode::OK, &explain::explain(gateway, about).await?));
+    }
     match path {
         "/healthz" => Ok(text("ok\n")),
         "/readyz" if gateway.stopping.is_cancelled() => {
@@ -45,7 +50,8 @@ async fn answer(gateway: &Gateway, method: &Method, path: &str) -> Result<Respon
         "/admin/v1/plugins" => Ok(json_of(StatusCode::OK, &plugins(gateway))),
         _ => {
             let message = "The admin plane has /healthz, /readyz, /metrics, /admin/v1/lanes, /admin/v1/batches, \
-                           /admin/v1/plugins, and POST /admin/v1/lanes/{id}/flush.";
+                           /admin/v1/plugins, /admin/v1/explain/{lane or request id}, and POST \
+                           /admin/v1/lanes/{id}/flush.";
             Err(Refusal::not_found("unknown_endpoint", message))
         }
     }
@@ -144,8 +150,8 @@ async fn batches(gateway: &Gateway) -> Result<List<BatchRow>, Refusal> {
 
 fn batch_row(gateway: &Gateway, record: BatchRecord, finished: u64) -> BatchRow {
     let progress = match batch::decode(&record.progress) {
-        Ok(Journey::Batch(progress)) => progress,
-        Ok(Journey::Realtime) | Err(_) => None,
+        Ok(Journey::Batch { progress, .. }) => progress,
+        Ok(Journey::Realtime | Journey::Beside { .. }) | Err(_) => None,
     };
     let tally = progress.as_ref().and_then(|progress| progress.tally);
     BatchRow {

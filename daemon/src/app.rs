@@ -3,24 +3,28 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use offpeak_core::retry::RetryBudget;
 use offpeak_core::words::Millis;
 use offpeak_host::values::provider::CredentialPlace;
 use offpeak_host::{Engine, EngineOptions, HostError, Limits, ProviderPlugin, RouterPlugin, Source};
 use offpeak_store::disk::Disk;
 use offpeak_store::{Options, Recovered, Store, StoreError};
+use parking_lot::Mutex;
 use reqwest::Url;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backends::{Backend, Backends};
+use crate::beside::Beside;
 use crate::clock::{Chance, Clock, RequestIds};
 use crate::config::{self, Config, PluginLimits, PluginSource};
 use crate::gateway::{Gateway, Router};
+use crate::health::Health;
 use crate::held::Held;
 use crate::job_book::JobBook;
 use crate::lane_book::{Commands, LaneBook};
@@ -28,11 +32,15 @@ use crate::lanes;
 use crate::spool::Spool;
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
+use crate::turns::Turns;
 use crate::upstream::{self, Address, ClientError, Network, Upstream, credential_header};
 use crate::{admin, ingress, jobs, listen};
 
 /// Connections to the admin plane at once.
 const ADMIN_CONNECTIONS: usize = 256;
+
+/// Retries that a backend gets for a thousand requests that were sent to it for the first time.
+const RETRY_SHARE_PERMILLE: u64 = 200;
 
 /// How often results whose retention is over are dropped, at most and at least; in between, so often that little is kept
 /// beyond it.
@@ -141,7 +149,9 @@ impl Core {
     pub async fn open(config: &Config, world: World) -> Result<Self, StartError> {
         // The store first: the plugins' cache lies in its folder by default, and what is wrong with the folder is better
         // said of the store.
-        let (lanes, commands) = LaneBook::new();
+        let weights =
+            config.access.tenants().iter().map(|tenant| (tenant.id.clone(), tenant.share)).collect();
+        let (lanes, commands) = LaneBook::new(weights);
         let (store, recovered) = open_store(config, &lanes, &world)?;
         let spool = Spool::open(config.store.folder.join("files")).map_err(jobs::JobError::from)?;
         let numbers = jobs::largest_number(&store, &spool).await?;
@@ -167,6 +177,8 @@ impl Core {
             held: Arc::new(Held::new(config.server.held_max)),
             metrics: Arc::new(Metrics::new()),
             retry: config.retry,
+            health: Health::new(config.breaker),
+            beside: Beside::default(),
             max_body: config.server.max_body,
             public_url: config.server.public_url.clone(),
             keep_results: config.store.keep_results,
@@ -181,6 +193,7 @@ impl Core {
     pub async fn start(self) -> Result<Running, StoreError> {
         let Self { gateway, commands, recovered } = self;
         report(&recovered);
+        lanes::remember(&gateway).await?;
         lanes::recover(&gateway, recovered.lanes, recovered.open_batches);
         jobs::recover(&gateway).await?;
         let tasks =
@@ -416,7 +429,9 @@ fn open_backend(
         lanes: backend.lanes.clone(),
         provider,
         upstream,
-        rescues: Semaphore::new(backend.lanes.rescue_concurrency.min(Semaphore::MAX_PERMITS)),
+        turns: Turns::new(clock, backend.lanes.rescue_concurrency),
+        retries: Mutex::new(RetryBudget::new(RETRY_SHARE_PERMILLE)),
+        quota_a_minute: AtomicU64::new(0),
     })
 }
 

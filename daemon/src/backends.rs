@@ -1,23 +1,27 @@
 //! The backends of the configuration with their provider plugins, and what they sell.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue};
-use offpeak_core::depart::Terms;
+use offpeak_core::escalate::RescueTerms;
 use offpeak_core::gate::GateLimits;
+use offpeak_core::offers::{self, BatchRoom, Rung};
+use offpeak_core::retry::RetryBudget;
+use offpeak_core::scheduler::LaneTerms;
 use offpeak_core::words::{BackendId, Endpoint, LaneKey, Millis, Mode, ModelId, OfferName, Timestamp};
 use offpeak_host::values::provider;
 use offpeak_host::{PluginError, ProviderPlugin};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use reqwest::Url;
-use tokio::sync::Semaphore;
 
 use crate::blocking::blocking;
 use crate::config::{Lanes, ModelPatterns};
 use crate::members::{self, Edit};
 use crate::reply::Refusal;
+use crate::turns::Turns;
 use crate::upstream::{BadPath, Upstream};
 
 /// Menus are kept for this many pairs of endpoint and model; clients choose the models' names, so there is a bound.
@@ -38,8 +42,12 @@ pub struct Backend {
     pub provider: ProviderPlugin,
     /// Its HTTP client.
     pub upstream: Upstream,
-    /// One place for each request that may be rescued at the same time.
-    pub rescues: Semaphore,
+    /// Turns at its real-time API for deferred work.
+    pub turns: Turns,
+    /// How many retries it gets.
+    pub retries: Mutex<RetryBudget>,
+    /// Real-time calls a minute that the provider lets the account make, as it said last; 0 until it does.
+    pub quota_a_minute: AtomicU64,
 }
 
 /// All backends, in the order of preference.
@@ -200,30 +208,100 @@ impl Backends {
         }
     }
 
-    /// When the lane's batches leave, and how many its backend takes. None if the backend or the offer is gone.
-    pub fn terms(&self, key: &LaneKey, now: Timestamp) -> Result<Option<(Terms, GateLimits)>, PluginError> {
+    /// How what waits in a lane can be bought, and when it leaves. None if the backend or the offer is gone.
+    pub fn terms(
+        &self,
+        key: &LaneKey,
+        weight: u32,
+        now: Timestamp,
+    ) -> Result<Option<LaneTerms>, PluginError> {
         let Some(backend) = self.get(&key.backend) else { return Ok(None) };
-        let (endpoint, model, offer) = (key.endpoint.as_str(), key.model.as_str(), key.offer.as_str());
-        let offers = backend.provider.offers(endpoint, model, now.0)?;
-        let Some(sold) = offers.iter().find(|sold| sold.name == offer) else { return Ok(None) };
-        let Some(limits) = backend.provider.limits(endpoint, model, offer, now.0)? else { return Ok(None) };
+        let mut ladder = backend.rungs(&key.endpoint, &key.model, now)?;
+        if !ladder.iter().any(|rung| rung.offer == key.offer && rung.batch.is_some()) {
+            return Ok(None);
+        }
+        let fastest = offers::fastest(&ladder).map_or(Millis(0), |rung| rung.usual);
         let lanes = &backend.lanes;
-        let terms = Terms {
-            max_requests: lanes.max_requests.unwrap_or(u64::MAX).min(u64::from(limits.max_requests)).max(1),
-            max_bytes: lanes.max_bytes.unwrap_or(u64::MAX).min(limits.max_bytes),
-            overhead_bytes: u64::from(limits.item_overhead_bytes),
+        if lanes.elsewhere {
+            let others = self.all.iter().filter(|other| other.id != backend.id);
+            for other in others.filter(|other| other.models.matches(key.model.as_str())) {
+                match other.rungs(&key.endpoint, &key.model, now) {
+                    Ok(rungs) => ladder.extend(rungs),
+                    Err(error) => {
+                        tracing::error!(backend = %other.id, %error, "the backend is left out: its plugin failed");
+                    }
+                }
+            }
+        }
+        Ok(Some(LaneTerms {
+            ladder: ladder.into(),
             linger: lanes.linger,
-            usual: Millis(sold.usual_ms),
-            rescue: lanes.rescue,
-        };
-        let an_hour = usize::try_from(limits.max_batches_an_hour).unwrap_or(usize::MAX).max(1);
-        Ok(Some((terms, GateLimits { running: lanes.max_running, an_hour })))
+            rescue: RescueTerms {
+                least: lanes.rescue,
+                at_once: lanes.rescue_concurrency as u64,
+                each: fastest,
+                a_minute: None,
+                cancel: lanes.cancel,
+            },
+            weight,
+            may_go_elsewhere: lanes.elsewhere,
+            enqueued_tokens: lanes.enqueued_tokens,
+        }))
     }
 }
 
 impl Backend {
     fn sells_at(&self, endpoint: &str) -> bool {
         self.provider.description().endpoints.iter().any(|sold| sold == endpoint)
+    }
+
+    /// The ways to buy a model at an endpoint that offpeak has the means for: now, and in batches.
+    fn rungs(&self, endpoint: &Endpoint, model: &ModelId, now: Timestamp) -> Result<Vec<Rung>, PluginError> {
+        if !self.sells_at(endpoint.as_str()) {
+            return Ok(Vec::new());
+        }
+        let mut rungs = Vec::new();
+        for terms in self.provider.offers(endpoint.as_str(), model.as_str(), now.0)? {
+            let offer = Offer::new(terms);
+            let batch = match offer.mode() {
+                Mode::Realtime => None,
+                Mode::Batch => match self.batch_room(endpoint, model, &offer, now)? {
+                    Some(room) => Some(room),
+                    None => continue,
+                },
+                // Nothing drives these yet, so they are not bought.
+                Mode::Background | Mode::Engine => continue,
+            };
+            rungs.push(Rung {
+                backend: self.id.clone(),
+                mode: offer.mode(),
+                price_permille: offer.terms.price_permille,
+                usual: Millis(offer.terms.usual_ms),
+                batch,
+                offer: offer.name,
+            });
+        }
+        Ok(rungs)
+    }
+
+    fn batch_room(
+        &self,
+        endpoint: &Endpoint,
+        model: &ModelId,
+        offer: &Offer,
+        now: Timestamp,
+    ) -> Result<Option<BatchRoom>, PluginError> {
+        let limits = self.provider.limits(endpoint.as_str(), model.as_str(), offer.name.as_str(), now.0)?;
+        let lanes = &self.lanes;
+        Ok(limits.map(|limits| BatchRoom {
+            max_requests: lanes.max_requests.unwrap_or(u64::MAX).min(u64::from(limits.max_requests)).max(1),
+            max_bytes: lanes.max_bytes.unwrap_or(u64::MAX).min(limits.max_bytes),
+            overhead_bytes: u64::from(limits.item_overhead_bytes),
+            gate: GateLimits {
+                running: lanes.max_running,
+                an_hour: usize::try_from(limits.max_batches_an_hour).unwrap_or(usize::MAX).max(1),
+            },
+        }))
     }
 
     /// How a call is sent under an offer.
@@ -261,6 +339,18 @@ impl Backend {
             model: model.into(),
             offer: offer.into(),
         })
+    }
+}
+
+/// Where providers tell how many calls a minute they allow.
+const QUOTA_HEADERS: [&str; 2] = ["x-ratelimit-limit-requests", "anthropic-ratelimit-requests-limit"];
+
+impl Backend {
+    /// Looks into the headers of an answer for the account's quota; returns it if it is another one than before.
+    pub fn note_quota(&self, headers: &HeaderMap) -> Option<u64> {
+        let said = QUOTA_HEADERS.iter().find_map(|name| headers.get(*name))?;
+        let a_minute: u64 = said.to_str().ok()?.trim().parse().ok().filter(|a_minute| *a_minute > 0)?;
+        (self.quota_a_minute.swap(a_minute, Ordering::Relaxed) != a_minute).then_some(a_minute)
     }
 }
 

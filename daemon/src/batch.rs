@@ -7,19 +7,22 @@ pub mod frame;
 pub mod results;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Response};
 use offpeak_core::batch::{Finish, Journey, Progress, Resume, Step, Tally};
+use offpeak_core::breaker::Report;
+use offpeak_core::extent::Cargo;
 use offpeak_core::outcome::{DidItRun, Ending};
-use offpeak_core::scheduler::{Event as LaneEvent, Freight};
-use offpeak_core::words::{BatchId, Millis, Timestamp};
+use offpeak_core::scheduler::{Event as LaneEvent, Fate};
+use offpeak_core::words::{BatchId, Millis, Mode, Timestamp};
 use offpeak_host::PluginError;
 use offpeak_host::values::provider::{self, Effect, Event, HeaderRef};
 use offpeak_store::{BatchRecord, StoreError};
 use reqwest::{Body, Url};
+use tokio_util::sync::CancellationToken;
 
 use crate::backends::{Backend, PrepareError, headers};
 use crate::blocking::blocking;
@@ -44,9 +47,16 @@ struct Driver {
     gateway: Arc<Gateway>,
     backend: Arc<Backend>,
     record: BatchRecord,
+    cargo: Vec<Cargo>,
     mark: String,
     /// Its requests that had no outcome when they were last counted.
     waiting: AtomicU32,
+    /// Somebody wants it stopped.
+    stop: CancellationToken,
+    /// And the plugin has been told so.
+    told_to_stop: AtomicBool,
+    /// Items that came back, and those that failed by the provider's fault.
+    came_back: results::CameBack,
 }
 
 /// Why a step could not be made.
@@ -75,6 +85,7 @@ impl From<PrepareError> for StepError {
 /// What a plugin is told next, owned.
 enum Told {
     Start,
+    Cancel,
     Answered(Response<Bytes>),
     NotSent(String),
     Interrupted,
@@ -93,16 +104,20 @@ pub fn decode(stored: &[u8]) -> Result<Journey, postcard::Error> {
     postcard::from_bytes(stored)
 }
 
-/// Drives a batch to its end, or until the daemon stops.
+/// Drives a batch to its end, or until the daemon stops. `stop` has the provider asked to stop it.
 pub async fn drive(
     gateway: Arc<Gateway>,
     backend: Arc<Backend>,
     record: BatchRecord,
+    cargo: Vec<Cargo>,
     progress: Option<Progress>,
-    freight: Freight,
+    stop: CancellationToken,
 ) {
     let mark = mark(gateway.store.install_id(), record.id);
-    let driver = Driver { gateway, backend, record, mark, waiting: AtomicU32::new(0) };
+    let came_back = results::CameBack::default();
+    let told_to_stop = AtomicBool::new(false);
+    let waiting = AtomicU32::new(0);
+    let driver = Driver { gateway, backend, record, cargo, mark, waiting, stop, told_to_stop, came_back };
     let stopping = driver.gateway.stopping.clone();
     let finish = tokio::select! {
         biased;
@@ -114,7 +129,14 @@ pub async fn drive(
         batch = %driver.record.id, backend = %driver.record.backend, ending = finish.code, "a batch has ended"
     );
     driver.gateway.metrics.ended(driver.record.backend.as_str(), &finish.code);
-    driver.gateway.lanes.tell(LaneEvent::Ended { freight, hold_until: finish.hold_until });
+    let (batch, hold_until, fate) = (driver.record.id, finish.hold_until, finish.fate());
+    driver.gateway.lanes.tell(LaneEvent::Ended { batch, hold_until, fate });
+    let report = match fate {
+        Fate::Refused if finish.permanent => Report::Fine,
+        Fate::Refused => Report::Failed,
+        Fate::Completed | Fate::GivenUp | Fate::NoRoom => driver.came_back.report(),
+    };
+    driver.gateway.report(&driver.record.backend, Mode::Batch, report);
 }
 
 /// offpeak's name for a batch at the provider: unique over all installations.
@@ -161,7 +183,11 @@ impl Driver {
         loop {
             let step = self.ask(progress.as_ref(), &told)?;
             let next = self.stored(progress.as_ref(), &step);
-            self.gateway.store.advance(self.record.id, encode(&Journey::Batch(Some(next.clone())))).await?;
+            let journey = Journey::Batch { cargo: self.cargo.clone(), progress: Some(next.clone()) };
+            self.gateway.store.advance(self.record.id, encode(&journey)).await?;
+            if let Some(tally) = next.tally {
+                self.gateway.lanes.tell(LaneEvent::Progressed { batch: self.record.id, tally });
+            }
             let now_at = next.step.clone();
             *progress = Some(next);
             told = match (step.effect, now_at) {
@@ -187,6 +213,7 @@ impl Driver {
             Told::Start => step(&Event::Start),
             Told::Interrupted => step(&Event::Interrupted),
             Told::Waited => step(&Event::Waited),
+            Told::Cancel => step(&Event::Cancel),
             Told::NotSent(why) => step(&Event::NotSent(why)),
             Told::Read(summary) => step(&Event::Read(summary.as_event())),
             Told::Answered(response) => {
@@ -238,8 +265,22 @@ impl Driver {
     }
 
     async fn wait(&self, until: Timestamp) -> Told {
-        tokio::time::sleep(until.since(self.gateway.clock.now()).into()).await;
-        Told::Waited
+        let pause = until.since(self.gateway.clock.now()).into();
+        if self.was_told_to_stop() {
+            tokio::time::sleep(pause).await;
+            return Told::Waited;
+        }
+        tokio::select! {
+            () = self.stop.cancelled() => {
+                self.told_to_stop.store(true, Ordering::Relaxed);
+                Told::Cancel
+            }
+            () = tokio::time::sleep(pause) => Told::Waited,
+        }
+    }
+
+    fn was_told_to_stop(&self) -> bool {
+        self.told_to_stop.load(Ordering::Relaxed)
     }
 
     async fn call(&self, request: provider::Request) -> Result<Told, StepError> {
@@ -277,6 +318,7 @@ impl Driver {
                     batch: &batch,
                     record: &self.record,
                     source: &reading.source,
+                    came_back: &self.came_back,
                 };
                 Ok(Told::Read(reader.read(response).await?))
             }
@@ -304,8 +346,11 @@ impl Driver {
 
     /// Records an outcome for each request that has none, and ends the batch.
     async fn settle(&self, finish: Finish) -> Result<Finish, StepError> {
-        let source = Source { batch: self.record.id, backend: self.record.backend.clone() };
-        let missing = self.gateway.store.missing(self.record.id).await?;
+        let source =
+            Source { batch: self.record.id, backend: self.record.backend.clone(), mode: Mode::Batch };
+        let mut missing = self.gateway.store.missing(self.record.id).await?;
+        // Those that are run beside it get their outcome from there.
+        missing.retain(|place| !self.gateway.beside.covers(self.record.id, *place));
         let code = finish.item_code();
         for places in missing.chunks(SETTLE_AT_ONCE) {
             let attempts = places.iter().map(|place| Attempt {

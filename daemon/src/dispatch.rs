@@ -10,7 +10,11 @@ use http::header::{
     UPGRADE,
 };
 use http::{Method, Response, StatusCode, response};
+use offpeak_core::breaker::Report;
 use offpeak_core::outcome::DidItRun;
+use offpeak_core::scheduler::Event;
+use offpeak_core::turnaround::Way;
+use offpeak_core::words::{Millis, Mode};
 
 use crate::backends::{Backend, DressError, Dressed, PreparedCall};
 use crate::body::ReplyBody;
@@ -52,6 +56,16 @@ pub struct NowCall {
     pub backend: Arc<Backend>,
     /// How.
     pub call: Arc<PreparedCall>,
+    /// For a reduced price: what to do if the provider has no room at it.
+    pub or_else: Option<OrElse>,
+}
+
+/// What follows on a reduced price without room.
+pub struct OrElse {
+    /// The offer at the reduced price.
+    pub way: Way,
+    /// The call at the full price.
+    pub call: Arc<PreparedCall>,
 }
 
 /// Runs a call and passes on whatever the provider answers.
@@ -65,16 +79,33 @@ pub async fn run(
     for name in FOR_OFFPEAK {
         headers.remove(name);
     }
-    let now = gateway.clock.now();
-    let Dressed { body, notes } =
-        call.call.dress(&call.backend, &mut headers, body, now).map_err(|error| not_dressed(&error))?;
-    let upstream = &call.backend.upstream;
-    match upstream.send(Method::POST, call.call.url.clone(), headers, body.into()).await {
+    let id = &call.backend.id;
+    if let Err(until) = gateway.health.admit(id, Mode::Realtime, gateway.clock.now()) {
+        return Err(out_of_order(id.as_str(), until.since(gateway.clock.now())));
+    }
+    let spare = call.or_else.as_ref().map(|or_else| (or_else, headers.clone(), body.clone()));
+    let started = gateway.clock.now();
+    let mut used = &call.call;
+    let (mut sent, mut notes) = send(gateway, call, used, headers, body).await?;
+    if let (Ok(response), Some((or_else, headers, body))) = (&sent, spare) {
+        let way = or_else.way.clone();
+        if response.status() == StatusCode::TOO_MANY_REQUESTS {
+            gateway.metrics.stepped_up(id.as_str(), way.offer.as_str());
+            gateway.lanes.tell(Event::NoRoom(way));
+            used = &or_else.call;
+            (sent, notes) = send(gateway, call, used, headers, body).await?;
+        } else if response.status().is_success() {
+            gateway.lanes.tell(Event::Answered { way, took: gateway.clock.now().since(started) });
+        }
+    }
+    gateway.report(id, Mode::Realtime, report_of(&sent));
+    match sent {
         Ok(response) => {
             let (mut head, body) = response.into_parts();
+            gateway.note_quota(&call.backend, &head.headers);
             strip(&mut head.headers);
-            let mut response = if call.call.rewrites_answer {
-                rewritten(gateway, call, head, body, notes).await?
+            let mut response = if used.rewrites_answer {
+                rewritten(gateway, call, used, head, body, notes).await?
             } else {
                 Response::from_parts(head, ReplyBody::Passed(body))
             };
@@ -84,8 +115,8 @@ pub async fn run(
             Ok(response)
         }
         Err(error) => {
-            tracing::warn!(backend = %call.backend.id, %error, "a real-time call got no answer");
-            Err(no_answer(&error, call.backend.id.as_str()))
+            tracing::warn!(backend = %id, %error, "a real-time call got no answer");
+            Err(no_answer(&error, id.as_str()))
         }
     }
 }
@@ -94,13 +125,14 @@ pub async fn run(
 async fn rewritten(
     gateway: &Gateway,
     call: &NowCall,
+    used: &Arc<PreparedCall>,
     mut head: response::Parts,
     body: reqwest::Body,
     notes: Vec<u8>,
 ) -> Result<Response<ReplyBody>, Refusal> {
     head.headers.remove(CONTENT_LENGTH);
     if head.status.is_success() && rewrite::is_stream(&head.headers) {
-        let (backend, prepared) = (call.backend.clone(), call.call.clone());
+        let (backend, prepared) = (call.backend.clone(), used.clone());
         let stream = rewrite::Stream::new(body, backend, prepared, gateway.clock, notes);
         return Ok(Response::from_parts(head, ReplyBody::Made(Box::pin(stream))));
     }
@@ -110,7 +142,7 @@ async fn rewritten(
         no_answer(&error, backend)
     })?;
     let was = (head.status.as_u16(), &head.headers, &body[..]);
-    let answer = rewrite::answer(&call.backend, &call.call, &notes, was, gateway.clock).map_err(|error| {
+    let answer = rewrite::answer(&call.backend, used, &notes, was, gateway.clock).map_err(|error| {
         tracing::error!(backend, %error, "an answer was lost: the provider plugin could not write it anew");
         let message = "The request ran, but the backend's provider plugin failed on its answer. offpeak's log says why.";
         Refusal::new(StatusCode::BAD_GATEWAY, "plugin_failed", message)
@@ -140,6 +172,37 @@ fn not_dressed(error: &DressError) -> Refusal {
             Refusal::unavailable("plugin_failed", message, 5)
         }
     }
+}
+
+async fn send(
+    gateway: &Gateway,
+    to: &NowCall,
+    call: &PreparedCall,
+    mut headers: HeaderMap,
+    body: Bytes,
+) -> Result<(Result<Response<reqwest::Body>, SendError>, Vec<u8>), Refusal> {
+    let now = gateway.clock.now();
+    let Dressed { body, notes } =
+        call.dress(&to.backend, &mut headers, body, now).map_err(|error| not_dressed(&error))?;
+    Ok((to.backend.upstream.send(Method::POST, call.url.clone(), headers, body.into()).await, notes))
+}
+
+/// What an ending says about the backend. "Too many" is the caller's to slow down, not the backend's to rest.
+fn report_of(sent: &Result<Response<reqwest::Body>, SendError>) -> Report {
+    match sent {
+        Ok(response) if response.status().is_server_error() => Report::Failed,
+        Ok(_) => Report::Fine,
+        Err(_) => Report::Failed,
+    }
+}
+
+fn out_of_order(backend: &str, rest: Millis) -> Refusal {
+    let message = format!(
+        "The backend '{backend}' has failed again and again and is left alone for a moment; the request was not sent. Try \
+         again, or tag what can wait (x-offpeak-sla: deferrable)."
+    );
+    let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "backend_out_of_order", message);
+    Refusal { retry_after_s: Some((rest.0 / 1000).max(1)), ..refusal }
 }
 
 /// Removes the headers of one connection, those that it names itself included.

@@ -2,16 +2,22 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
+use offpeak_core::breaker::Report;
 use offpeak_core::retry::RetryPolicy;
+use offpeak_core::scheduler::Event;
+use offpeak_core::words::{BackendId, Mode};
 use offpeak_host::RouterPlugin;
 use offpeak_host::values::router::BodyNeed;
-use offpeak_store::Store;
+use offpeak_store::{Document, Store};
 use tokio_util::sync::CancellationToken;
 
-use crate::backends::Backends;
+use crate::backends::{Backend, Backends};
+use crate::beside::Beside;
 use crate::clock::{Chance, Clock, RequestIds};
 use crate::config::OnRouterFailure;
 use crate::documents::Numbers;
+use crate::health::{Changed, Health};
 use crate::held::Held;
 use crate::job_book::JobBook;
 use crate::lane_book::LaneBook;
@@ -47,8 +53,12 @@ pub struct Gateway {
     pub numbers: Numbers,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// What a failed attempt means.
+    /// What follows from a failed attempt.
     pub retry: RetryPolicy,
+    /// Which backends take work.
+    pub health: Health,
+    /// What is run beside a batch.
+    pub beside: Beside,
     /// The largest request body.
     pub max_body: usize,
     /// How clients reach the data plane, for links; links are relative without it.
@@ -59,6 +69,40 @@ pub struct Gateway {
     pub stopping: CancellationToken,
     /// Batches and rescues under way.
     pub tasks: tokio_util::task::TaskTracker,
+}
+
+impl Gateway {
+    /// Tells the breaker of a backend how something ended; if that opens or closes it, everybody hears of it.
+    pub fn report(&self, backend: &BackendId, mode: Mode, report: Report) {
+        let Some(changed) = self.health.tell(backend, mode, report, self.clock.now()) else { return };
+        let Changed { key: (backend, mode), until, document } = changed;
+        if let Some(until) = until {
+            let rest_s = until.since(self.clock.now()).0 / 1000;
+            tracing::warn!(%backend, mode = mode.as_str(), rest_s, "a backend is out of order; it rests");
+        } else {
+            tracing::info!(%backend, mode = mode.as_str(), "a backend takes work again");
+        }
+        self.metrics.breaker(backend.as_str(), mode, until.is_some());
+        self.lanes.tell(Event::Shut { backend, mode, until });
+        self.keep(document);
+    }
+
+    /// Looks into an answer's headers for the account's real-time quota: rescues are planned by it.
+    pub fn note_quota(&self, backend: &Backend, headers: &HeaderMap) {
+        if let Some(a_minute) = backend.note_quota(headers) {
+            self.lanes.tell(Event::Quota { backend: backend.id.clone(), a_minute });
+        }
+    }
+
+    /// Writes a document in its own time. It is of use, and nothing is lost without it.
+    pub fn keep(&self, document: Document) {
+        let store = self.store.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = store.keep(vec![document]).await {
+                tracing::warn!(%error, "what was learnt of a backend could not be kept");
+            }
+        });
+    }
 }
 
 /// The router plugin, and the one that stands in for it.

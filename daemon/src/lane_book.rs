@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 
+use offpeak_core::batch::Journey;
 use offpeak_core::extent::Extent;
+use offpeak_core::fair::USUAL_WEIGHT;
 use offpeak_core::lane::Sums;
-use offpeak_core::scheduler::{Event, LaneView};
-use offpeak_core::words::{LaneId, LaneKey, TenantId, Timestamp};
+use offpeak_core::scheduler::{Event, LaneView, VoyageView};
+use offpeak_core::turnaround::Way;
+use offpeak_core::words::{LaneId, LaneKey, Millis, TenantId, Timestamp};
 use offpeak_host::PluginError;
-use offpeak_store::{Store, StoreError};
+use offpeak_store::{BatchRecord, Store, StoreError};
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,6 +21,8 @@ pub struct LaneBook {
     commands: mpsc::UnboundedSender<Command>,
     book: RwLock<HashMap<LaneKey, LaneId>>,
     waiting: RwLock<HashMap<TenantId, Sums>>,
+    usual: RwLock<HashMap<Way, Millis>>,
+    weights: HashMap<TenantId, u32>,
 }
 
 /// There is no lane for a request.
@@ -48,8 +53,19 @@ pub enum LaneError {
 pub enum Command {
     /// For the scheduler.
     Event(Event),
-    /// Show what waits.
-    View(oneshot::Sender<Vec<LaneView>>),
+    /// A batch of an earlier run goes on.
+    Recovered(Box<BatchRecord>, Journey),
+    /// Show what waits and what is under way.
+    View(oneshot::Sender<View>),
+}
+
+/// What the scheduler knows.
+#[derive(Debug, Default)]
+pub struct View {
+    /// All lanes.
+    pub lanes: Vec<LaneView>,
+    /// What is under way.
+    pub voyages: Vec<VoyageView>,
 }
 
 /// The task's end of the way.
@@ -58,9 +74,15 @@ pub type Commands = mpsc::UnboundedReceiver<Command>;
 impl LaneBook {
     /// A way, and its other end. The way has no bound of its own: what is sent on it is one small event a group commit,
     /// and requests are bounded where they are accepted.
-    pub fn new() -> (Self, Commands) {
+    pub fn new(weights: HashMap<TenantId, u32>) -> (Self, Commands) {
         let (commands, receiver) = mpsc::unbounded_channel();
-        (Self { commands, book: RwLock::default(), waiting: RwLock::default() }, receiver)
+        let (book, waiting, usual) = (RwLock::default(), RwLock::default(), RwLock::default());
+        (Self { commands, book, waiting, usual, weights }, receiver)
+    }
+
+    /// A tenant's share, in hundredths of the usual one.
+    pub fn weight(&self, tenant: &TenantId) -> u32 {
+        self.weights.get(tenant).copied().unwrap_or(USUAL_WEIGHT)
     }
 
     /// For the store: tells the lanes of what was appended durably.
@@ -104,6 +126,11 @@ impl LaneBook {
         self.waiting.read().get(tenant).copied().unwrap_or_default()
     }
 
+    /// A batch of an earlier run goes on.
+    pub fn recovered(&self, record: BatchRecord, journey: Journey) {
+        send(&self.commands, Command::Recovered(Box::new(record), journey));
+    }
+
     /// Tells the scheduler.
     pub fn tell(&self, event: Event) {
         send(&self.commands, Command::Event(event));
@@ -111,6 +138,11 @@ impl LaneBook {
 
     /// All lanes; empty when the daemon is stopping.
     pub async fn view(&self) -> Vec<LaneView> {
+        self.whole_view().await.lanes
+    }
+
+    /// Everything that the scheduler knows; nothing when the daemon is stopping.
+    pub async fn whole_view(&self) -> View {
         let (reply, view) = oneshot::channel();
         send(&self.commands, Command::View(reply));
         view.await.unwrap_or_default()
@@ -124,19 +156,28 @@ impl LaneBook {
         key: LaneKey,
         now: Timestamp,
     ) -> Result<(), LaneError> {
-        let (terms, gate) = backends.terms(&key, now)?.ok_or_else(|| LaneError::NotSold {
-            backend: key.backend.to_string(),
-            offer: key.offer.to_string(),
-            model: key.model.to_string(),
-        })?;
-        self.tell(Event::Opened { lane, key: key.clone(), terms, gate });
+        let terms =
+            backends.terms(&key, self.weight(&key.tenant), now)?.ok_or_else(|| LaneError::NotSold {
+                backend: key.backend.to_string(),
+                offer: key.offer.to_string(),
+                model: key.model.to_string(),
+            })?;
+        self.tell(Event::Opened { lane, key: key.clone(), terms });
         self.book.write().insert(key, lane);
         Ok(())
     }
 
-    /// Puts the lanes' sums where requests find them.
-    pub fn publish(&self, waiting: HashMap<TenantId, Sums>) {
+    /// How long a way of buying takes by what was seen of it; none if there is no lane that is bought so.
+    pub fn usual(&self, way: &Way) -> Option<Millis> {
+        self.usual.read().get(way).copied()
+    }
+
+    /// Puts the lanes' sums, and how long batches take, where requests find them.
+    pub fn publish(&self, waiting: HashMap<TenantId, Sums>, usual: HashMap<Way, Millis>) {
         *self.waiting.write() = waiting;
+        if *self.usual.read() != usual {
+            *self.usual.write() = usual;
+        }
     }
 }
 

@@ -1,18 +1,22 @@
 //! One task around the pure scheduler: events in, effects out to [`crate::batch`] and [`crate::rescue`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
 use offpeak_core::batch::Journey;
 use offpeak_core::depart::Reason;
+use offpeak_core::extent::{self, Cargo, Range};
 use offpeak_core::lane::Sums;
 use offpeak_core::scheduler::{Effect, Event, Freight, Scheduler};
-use offpeak_core::words::{TenantId, Timestamp};
-use offpeak_store::{BatchRecord, LaneState, NewBatch};
+use offpeak_core::turnaround::{Sketch, Way};
+use offpeak_core::words::{BatchId, TenantId, Timestamp};
+use offpeak_store::{BatchRecord, Document, Kind, LaneState, NewBatch, Order, Store, StoreError};
+use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
-use crate::lane_book::{Command, Commands};
+use crate::lane_book::{Command, Commands, View};
 use crate::{batch, rescue};
 
 /// A pause before trying again what the store refused.
@@ -24,32 +28,80 @@ const COMMANDS_AT_ONCE: usize = 1024;
 /// Makes known what was in the store when the daemon started.
 pub fn recover(gateway: &Arc<Gateway>, lanes: Vec<LaneState>, batches: Vec<BatchRecord>) {
     let now = gateway.clock.now();
+    let mut waiting = Vec::new();
     for state in lanes {
         match gateway.lanes.open(&gateway.backends, state.id, state.key, now) {
-            Ok(()) => {
-                for extent in state.extents {
-                    gateway.lanes.tell(Event::Appended(extent));
-                }
-            }
+            Ok(()) => waiting.extend(state.extents),
             Err(error) => {
                 tracing::error!(lane = state.id.0, %error, "the requests of a lane are kept and wait for the next start");
             }
         }
     }
-    for record in batches {
-        spawn(gateway, record, true);
+    // What is under way counts before anything leaves, and what is run beside a batch before the batch goes on.
+    let journeys = batches.into_iter().filter_map(|record| Some((journey_of(&record)?, record)));
+    let (beside, others): (Vec<_>, Vec<_>) =
+        journeys.partition(|(journey, _)| matches!(journey, Journey::Beside { .. }));
+    for (journey, record) in beside.into_iter().chain(others) {
+        gateway.lanes.recovered(record, journey);
+    }
+    for extent in waiting {
+        gateway.lanes.tell(Event::Appended(extent));
     }
     gateway.lanes.tell(Event::Tick);
 }
 
+/// What was learnt of backends by earlier runs.
+pub async fn remember(gateway: &Gateway) -> Result<(), StoreError> {
+    let now = gateway.clock.now();
+    for (key, value) in all(&gateway.store, Kind::Turnaround).await? {
+        let read = (postcard::from_bytes::<Way>(&key), postcard::from_bytes::<Sketch>(&value));
+        if let (Ok(way), Ok(sketch)) = read {
+            gateway.lanes.tell(Event::Known(way, sketch));
+        } else {
+            tracing::warn!("a turnaround that was kept cannot be read; it is learnt anew");
+        }
+    }
+    for (key, value) in all(&gateway.store, Kind::Breaker).await? {
+        if let Some(((backend, mode), until)) = gateway.health.restore(&key, &value, now) {
+            gateway.metrics.breaker(backend.as_str(), mode, true);
+            gateway.lanes.tell(Event::Shut { backend, mode, until: Some(until) });
+        }
+    }
+    Ok(())
+}
+
+/// All documents of a kind that has few.
+async fn all(store: &Store, kind: Kind) -> Result<Vec<(bytes::Bytes, bytes::Bytes)>, StoreError> {
+    let mut found = Vec::new();
+    let mut from = Bound::Unbounded;
+    loop {
+        let page = store.documents(kind, (from, Bound::Unbounded), Order::Ascending, 1000).await?;
+        let Some((last, _)) = page.last() else { return Ok(found) };
+        from = Bound::Excluded(last.clone());
+        found.extend(page);
+    }
+}
+
+/// The task's own: the scheduler, and the way to the batches under way.
+struct Task {
+    gateway: Arc<Gateway>,
+    scheduler: Scheduler,
+    stops: BTreeMap<BatchId, CancellationToken>,
+    wake_at: Timestamp,
+}
+
 /// Runs the scheduler until the daemon stops.
 pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
-    let mut scheduler = Scheduler::new();
-    let mut wake_at = Timestamp::NEVER;
+    let mut task = Task {
+        gateway: gateway.clone(),
+        scheduler: Scheduler::new(),
+        stops: BTreeMap::new(),
+        wake_at: Timestamp::NEVER,
+    };
     let mut waiting_commands = Vec::new();
     loop {
         let pause: Duration =
-            wake_at.since(gateway.clock.now()).min(offpeak_core::words::Millis::from_hours(1)).into();
+            task.wake_at.since(gateway.clock.now()).min(offpeak_core::words::Millis::from_hours(1)).into();
         tokio::select! {
             biased;
             () = gateway.stopping.cancelled() => return,
@@ -62,49 +114,188 @@ pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
         }
         for command in waiting_commands.drain(..) {
             match command {
-                Command::Event(event) => {
-                    let effects = scheduler.step(event, gateway.clock.now());
-                    wake_at = effects.wake_at.unwrap_or(Timestamp::NEVER);
-                    for effect in effects.effects {
-                        depart(&gateway, effect).await;
-                    }
-                }
+                Command::Event(event) => task.step(event).await,
+                Command::Recovered(record, journey) => task.recovered(*record, journey).await,
                 Command::View(reply) => {
+                    let view = View {
+                        lanes: task.scheduler.lanes().collect(),
+                        voyages: task.scheduler.voyages(gateway.clock.now()).collect(),
+                    };
                     // Whoever asked may have gone.
-                    drop(reply.send(scheduler.lanes().collect()));
+                    drop(reply.send(view));
                 }
             }
         }
-        publish(&gateway, &scheduler);
+        publish(&gateway, &task.scheduler);
     }
 }
 
-/// Seals a batch and sets it on its way.
-async fn depart(gateway: &Arc<Gateway>, effect: Effect) {
-    let (freight, ranges, reason, journey) = match effect {
-        Effect::Batch { freight, ranges, reason } => (freight, ranges, reason, Journey::Batch(None)),
-        Effect::Realtime { freight, range } => (freight, vec![range], Reason::Rescue, Journey::Realtime),
-    };
-    let requests = ranges.iter().map(offpeak_core::extent::Range::len).sum();
-    let created_at = gateway.clock.now();
-    let progress = batch::encode(&journey);
-    let batch = NewBatch {
-        backend: freight.backend.clone(),
-        endpoint: freight.endpoint,
-        model: freight.model,
-        offer: freight.offer,
-        headers: freight.headers,
-        ranges,
-        created_at,
-        progress,
-    };
-    let Some(record) = seal(gateway, batch).await else { return };
-    gateway.metrics.sealed(freight.backend.as_str(), reason, requests);
-    tracing::info!(
-        batch = %record.id, backend = %record.backend, model = %record.model, requests, reason = reason.as_str(),
-        "a batch leaves"
-    );
-    spawn(gateway, record, false);
+impl Task {
+    /// One event, and what follows from it.
+    async fn step(&mut self, event: Event) {
+        if let Event::Ended { batch, .. } = &event {
+            self.stops.remove(batch);
+            self.gateway.beside.forget(*batch);
+        }
+        // What leaves is under way, which is an event in turn.
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            let effects = self.scheduler.step(event, self.gateway.clock.now());
+            self.wake_at = effects.wake_at.unwrap_or(Timestamp::NEVER);
+            for effect in effects.effects {
+                events.extend(self.act(effect).await);
+            }
+        }
+    }
+
+    async fn act(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Batch { freight, cargo, reason } => {
+                let journey = Journey::Batch { cargo: cargo.clone(), progress: None };
+                let record =
+                    self.leave(freight.clone(), extent::ranges(&cargo), reason, journey.clone()).await?;
+                let (batch, since) = (record.id, record.created_at);
+                self.spawn(record, journey);
+                Some(Event::UnderWay { batch, freight, cargo, since, is_recovered: false })
+            }
+            Effect::Realtime { freight, cargo } => {
+                let ranges = extent::ranges(&cargo);
+                let record = self.leave(freight, ranges, Reason::Rescue, Journey::Realtime).await?;
+                self.spawn(record, Journey::Realtime);
+                None
+            }
+            Effect::Hedge { batch, freight, cargo } => {
+                self.gateway.beside.begin(batch, &cargo);
+                let requests = cargo.iter().map(|cargo| cargo.range.len()).sum();
+                self.gateway.metrics.escalated(freight.backend.as_str(), "hedge", requests);
+                let journey = Journey::Beside { batch, cargo };
+                let record = self.leave(freight, Vec::new(), Reason::Rescue, journey.clone()).await?;
+                self.spawn(record, journey);
+                None
+            }
+            Effect::Cancel { batch, deadline } => {
+                let in_s = deadline.since(self.gateway.clock.now()).0 / 1000;
+                tracing::warn!(%batch, deadline_in_s = in_s, "a batch threatens its deadline; the provider is asked to stop it");
+                if let Some(stop) = self.stops.get(&batch) {
+                    stop.cancel();
+                }
+                let now = self.gateway.clock.now();
+                let view = self.scheduler.voyages(now).find(|voyage| voyage.batch == batch)?;
+                let backend = view.freight.backend;
+                self.gateway.metrics.escalated(backend.as_str(), "cancel", view.requests);
+                None
+            }
+            Effect::Keep(way, sketch) => {
+                let keys = (postcard::to_allocvec(&way), postcard::to_allocvec(&sketch));
+                if let (Ok(key), Ok(value)) = keys {
+                    let (key, value) = (key.into(), Some(value.into()));
+                    self.gateway.keep(Document { kind: Kind::Turnaround, key, value });
+                }
+                None
+            }
+        }
+    }
+
+    /// Goes on with a batch of an earlier run.
+    async fn recovered(&mut self, record: BatchRecord, journey: Journey) {
+        match &journey {
+            Journey::Realtime => {}
+            Journey::Beside { batch, cargo } => self.gateway.beside.begin(*batch, cargo),
+            Journey::Batch { cargo, .. } => {
+                let beside = |part: &Cargo| {
+                    let first = offpeak_core::words::Place { lane: part.range.lane, seq: part.range.from };
+                    self.gateway.beside.covers(record.id, first)
+                };
+                let cargo = cargo.iter().copied().filter(|part| !beside(part)).collect();
+                let freight = Freight {
+                    backend: record.backend.clone(),
+                    offer: record.offer.clone(),
+                    endpoint: record.endpoint.clone(),
+                    model: record.model.clone(),
+                    headers: record.headers.clone(),
+                };
+                let (batch, since) = (record.id, record.created_at);
+                self.spawn(record, journey);
+                self.step(Event::UnderWay { batch, freight, cargo, since, is_recovered: true }).await;
+                return;
+            }
+        }
+        self.spawn(record, journey);
+    }
+
+    /// Seals what leaves. None if the daemon stops before; it is in its lane then.
+    async fn leave(
+        &self,
+        freight: Freight,
+        ranges: Vec<Range>,
+        reason: Reason,
+        journey: Journey,
+    ) -> Option<BatchRecord> {
+        let requests = match &journey {
+            Journey::Beside { cargo, .. } => cargo.iter().map(|cargo| cargo.range.len()).sum(),
+            Journey::Batch { .. } | Journey::Realtime => ranges.iter().map(Range::len).sum(),
+        };
+        let batch = NewBatch {
+            backend: freight.backend.clone(),
+            endpoint: freight.endpoint,
+            model: freight.model,
+            offer: freight.offer,
+            headers: freight.headers,
+            ranges,
+            created_at: self.gateway.clock.now(),
+            progress: batch::encode(&journey),
+        };
+        let record = seal(&self.gateway, batch).await?;
+        self.gateway.metrics.sealed(freight.backend.as_str(), reason, requests);
+        if let Some(backend) = self.gateway.backends.get(&freight.backend) {
+            backend.retries.lock().earn(requests);
+        }
+        tracing::info!(
+            batch = %record.id, backend = %record.backend, offer = %record.offer, model = %record.model, requests,
+            reason = reason.as_str(), "a batch leaves"
+        );
+        Some(record)
+    }
+
+    /// Starts, or goes on with, a batch.
+    fn spawn(&mut self, record: BatchRecord, journey: Journey) {
+        let Some(backend) = self.gateway.backends.get(&record.backend).cloned() else {
+            tracing::error!(
+                batch = %record.id, backend = %record.backend,
+                "the backend of a batch under way is no longer configured; the batch goes on when it is"
+            );
+            return;
+        };
+        let gateway = self.gateway.clone();
+        let tasks = gateway.tasks.clone();
+        match journey {
+            Journey::Realtime => {
+                let ranges = record.ranges.clone();
+                tasks.spawn(rescue::run(gateway, backend, record, ranges));
+            }
+            Journey::Beside { cargo, .. } => {
+                tasks.spawn(rescue::run(gateway, backend, record, extent::ranges(&cargo)));
+            }
+            Journey::Batch { cargo, progress } => {
+                let stop = CancellationToken::new();
+                self.stops.insert(record.id, stop.clone());
+                tasks.spawn(batch::drive(gateway, backend, record, cargo, progress, stop));
+            }
+        }
+    }
+}
+
+fn journey_of(record: &BatchRecord) -> Option<Journey> {
+    match batch::decode(&record.progress) {
+        Ok(journey) => Some(journey),
+        Err(error) => {
+            tracing::error!(
+                batch = %record.id, %error,
+                "the stored progress of this batch cannot be read; it is left as it is. Was it written by a newer offpeak?"
+            );
+            None
+        }
+    }
 }
 
 /// Until the store takes it: the scheduler has given these requests away. Not at all if the daemon stops before; they
@@ -141,53 +332,18 @@ async fn seal(gateway: &Gateway, batch: NewBatch) -> Option<BatchRecord> {
     }
 }
 
-/// Starts, or goes on with, a batch.
-fn spawn(gateway: &Arc<Gateway>, record: BatchRecord, is_recovered: bool) {
-    let journey = match batch::decode(&record.progress) {
-        Ok(journey) => journey,
-        Err(error) => {
-            tracing::error!(
-                batch = %record.id, %error,
-                "the stored progress of this batch cannot be read; it is left as it is. Was it written by a newer offpeak?"
-            );
-            return;
-        }
-    };
-    let Some(backend) = gateway.backends.get(&record.backend).cloned() else {
-        tracing::error!(
-            batch = %record.id, backend = %record.backend,
-            "the backend of a batch under way is no longer configured; the batch goes on when it is"
-        );
-        return;
-    };
-    let gateway = gateway.clone();
-    match journey {
-        Journey::Realtime => {
-            gateway.tasks.clone().spawn(rescue::run(gateway, backend, record));
-        }
-        Journey::Batch(progress) => {
-            let freight = Freight {
-                backend: record.backend.clone(),
-                offer: record.offer.clone(),
-                endpoint: record.endpoint.clone(),
-                model: record.model.clone(),
-                headers: record.headers.clone(),
-            };
-            if is_recovered {
-                gateway.lanes.tell(Event::Readmitted(freight.clone()));
-            }
-            gateway.tasks.clone().spawn(batch::drive(gateway, backend, record, progress, freight));
-        }
-    }
-}
-
 /// Puts the lanes' sums where requests and metrics find them.
 fn publish(gateway: &Gateway, scheduler: &Scheduler) {
     let now = gateway.clock.now();
     let mut by_tenant: HashMap<TenantId, Sums> = HashMap::new();
     let mut all = Sums::default();
     let mut oldest = now;
+    let mut usual = HashMap::new();
     for view in scheduler.lanes() {
+        if let Some(plan) = view.plan {
+            let way = Way { backend: plan.backend, offer: plan.offer, model: view.key.model };
+            usual.insert(way, plan.usual);
+        }
         let sums = by_tenant.entry(view.key.tenant).or_default();
         sums.count += view.sums.count;
         sums.bytes += view.sums.bytes;
@@ -195,6 +351,6 @@ fn publish(gateway: &Gateway, scheduler: &Scheduler) {
         all.bytes += view.sums.bytes;
         oldest = oldest.min(view.oldest.unwrap_or(now));
     }
-    gateway.lanes.publish(by_tenant);
+    gateway.lanes.publish(by_tenant, usual);
     gateway.metrics.waiting(all.count, all.bytes, now.since(oldest).0);
 }

@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod demo;
+pub mod asking;
 pub mod app;
 pub mod listen;
 pub mod admin;
@@ -21,12 +22,15 @@ pub mod outcomes;
 pub mod delivery;
 pub mod gateway;
 pub mod job_book;
+pub mod health;
+pub mod beside;
 pub mod held;
 pub mod lane_book;
 pub mod tenant;
 pub mod envelope;
 pub mod rewrite;
 pub mod backends;
+pub mod turns;
 pub mod reply;
 pub mod upstream;
 pub mod jsonl;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use offpeak::app::App;
 use offpeak::config::{self, Config, ProcessEnv};
-use offpeak::{cli, demo, telemetry};
+use offpeak::{asking, cli, demo, telemetry};
 use tokio_util::sync::CancellationToken;
 
 /// Exit code for what the user has to mend: the configuration, an address in use (`EX_USAGE` of sysexits.h).
@@ -37,6 +37,19 @@ enum Command {
         #[command(flatten)]
         config: ConfigArgs,
         /// Print the understood configuration as JSON (no secrets), for scripts.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask a running daemon why a request, or a lane, is where it is, and what happens to it next.
+    ///
+    /// Exits with 1 if there is no such request or lane, or no daemon.
+    Explain {
+        /// A request's id as its ticket names it (dfr-0-1f), or a lane's number.
+        about: String,
+        /// Where the admin plane is.
+        #[arg(long, env = "OFFPEAK_ADMIN_URL", default_value = "http://127.0.0.1:8401")]
+        admin: String,
+        /// Print JSON, for scripts.
         #[arg(long)]
         json: bool,
     },
@@ -79,6 +92,7 @@ fn main() -> ExitCode {
     match arguments.command {
         Command::Serve(args) => with_config(&args, |config| serve(&config)),
         Command::Check { config, json } => with_config(&config, |config| check(&config, json)),
+        Command::Explain { about, admin, json } => explain(&admin, &about, json),
         Command::Demo { realtime, deferrable, seed, keep, json } => {
             run_demo(demo::Options { realtime, deferrable, seed, keep, json })
         }
@@ -124,6 +138,31 @@ fn check(config: &Config, json: bool) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+#[tokio::main]
+async fn explain(admin: &str, about: &str, json: bool) -> ExitCode {
+    let told = match asking::explain(admin, about).await {
+        Ok(told) => told,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if !json {
+        print!("{}", told.text());
+        return ExitCode::SUCCESS;
+    }
+    match serde_json::to_string_pretty(&told) {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("the explanation cannot be written as JSON: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 #[tokio::main]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 use offpeak_core::outcome::Ending;
-use offpeak_core::retry;
-use offpeak_core::words::{BackendId, BatchId, Millis, Place, Timestamp};
+use offpeak_core::retry::{self, Class, Judged};
+use offpeak_core::words::{BackendId, BatchId, Millis, Mode, Place, Timestamp};
 use offpeak_host::values::provider::Refusal;
 use offpeak_store::{BatchRecord, NewOutcome, Recorded, Standing, Store, StoreError, Verdict};
 
@@ -39,6 +39,8 @@ pub struct Source {
     pub batch: BatchId,
     /// Its backend.
     pub backend: BackendId,
+    /// How they were run.
+    pub mode: Mode,
 }
 
 /// The outcome of a request that cannot be said at its provider: never sent, and answered as a bad request.
@@ -71,6 +73,10 @@ pub async fn record(
     let mut are_good = Vec::with_capacity(attempts.len());
     let mut unknown = 0;
     for attempt in attempts {
+        // What is run beside the batch gets its outcome from there, unless the batch is first with an answer.
+        if !attempt.ending.is_success() && gateway.beside.covers(source.batch, attempt.place) {
+            continue;
+        }
         match judge(gateway, source, attempt, now).await? {
             Some(outcome) => {
                 are_good.push(outcome.ending.is_success());
@@ -81,11 +87,15 @@ pub async fn record(
     }
     let recorded = gateway.store.record(outcomes).await?;
     let (mut finished, mut retried, mut duplicates) = (Vec::new(), 0, 0);
+    let mut paid_twice = 0;
     for (one, is_good) in recorded.into_iter().zip(are_good) {
         match one {
             Recorded::New { origin, requeued: None } => finished.push((origin, is_good)),
             Recorded::New { requeued: Some(_), .. } => retried += 1,
-            Recorded::Duplicate => duplicates += 1,
+            Recorded::Duplicate => {
+                duplicates += 1;
+                paid_twice += u64::from(is_good);
+            }
             Recorded::Unknown => unknown += 1,
         }
     }
@@ -95,6 +105,13 @@ pub async fn record(
     gateway.metrics.lines(backend, Line::Taken, done + retried);
     gateway.metrics.lines(backend, Line::Duplicate, duplicates);
     gateway.metrics.lines(backend, Line::Unknown, unknown);
+    gateway.metrics.wasted(backend, source.mode, paid_twice);
+    if paid_twice > 0 {
+        tracing::info!(
+            batch = %source.batch, backend, mode = source.mode.as_str(), requests = paid_twice,
+            "answers came for requests that had theirs; they are paid for and dropped"
+        );
+    }
     gateway.jobs.finished(finished.iter().copied());
     gateway.held.tell(finished.into_iter().map(|(origin, _)| origin));
     Ok(())
@@ -110,11 +127,22 @@ async fn judge(
     let store = &gateway.store;
     let Some(made_before) = attempts_before(store, attempt.place).await? else { return Ok(None) };
     let attempts = made_before.saturating_add(attempt.tries);
-    let jitter = gateway.chance.permille();
-    let judged = gateway.retry.judge(&attempt.ending, attempts, attempt.retry_after, jitter, now);
-    let verdict = match judged {
-        retry::Verdict::Deliver => Verdict::Final,
-        retry::Verdict::Again(not_before) => requeue(store, attempt.place, not_before).await?,
+    let class = class_of(gateway, &source.backend, source.mode, &attempt, attempts);
+    let verdict = match class {
+        Class::Permanent => Verdict::Final,
+        Class::Temporary | Class::NoRoom | Class::Exhausted => match store.entry(attempt.place).await? {
+            None => Verdict::Final,
+            Some(entry) => {
+                let due = entry.deadline;
+                match verdict(gateway, &source.backend, &attempt, class, attempts, due, now) {
+                    retry::Verdict::Deliver => Verdict::Final,
+                    // Back into its lane, with the deadline it has.
+                    retry::Verdict::Again(not_before) => {
+                        Verdict::Requeue { lane: attempt.place.lane, deadline: due, not_before }
+                    }
+                }
+            }
+        },
     };
     Ok(Some(NewOutcome {
         place: attempt.place,
@@ -129,19 +157,51 @@ async fn judge(
     }))
 }
 
+/// What an attempt's failure means.
+pub fn class_of(
+    _gateway: &Gateway,
+    _backend: &BackendId,
+    _mode: Mode,
+    attempt: &Attempt,
+    _attempts: u16,
+) -> Class {
+    retry::class_of(&attempt.ending)
+}
+
+/// What follows from it: an answer for the caller, or another attempt as far as the backend's budget for retries goes.
+pub fn verdict(
+    gateway: &Gateway,
+    backend: &BackendId,
+    attempt: &Attempt,
+    class: Class,
+    attempts: u16,
+    deadline: Timestamp,
+    now: Timestamp,
+) -> retry::Verdict {
+    let judged = Judged {
+        class,
+        attempts,
+        not_before: attempt.retry_after,
+        jitter_permille: gateway.chance.permille(),
+        deadline,
+    };
+    let verdict = gateway.retry.judge(&judged, now);
+    match verdict {
+        // What the provider did not run multiplies nothing.
+        retry::Verdict::Again(at) if class == Class::Temporary && attempt.tries > 0 => {
+            let has_credit =
+                gateway.backends.get(backend).is_none_or(|backend| backend.retries.lock().spend());
+            retry::Verdict::Again(if has_credit { at } else { at.max(now.after(gateway.retry.cap)) })
+        }
+        verdict => verdict,
+    }
+}
+
 async fn attempts_before(store: &Store, place: Place) -> Result<Option<u16>, StoreError> {
     Ok(match store.outcome(place).await? {
         Some(Standing::Waiting { attempts, .. }) => Some(attempts),
         // It has its outcome; the store will say that this one is a duplicate.
         Some(Standing::Final(outcome)) => Some(outcome.attempts),
         None => None,
-    })
-}
-
-/// Back into its lane, with the deadline it has.
-async fn requeue(store: &Store, place: Place, not_before: Timestamp) -> Result<Verdict, StoreError> {
-    Ok(match store.entry(place).await? {
-        Some(entry) => Verdict::Requeue { lane: place.lane, deadline: entry.deadline, not_before },
-        None => Verdict::Final,
     })
 }

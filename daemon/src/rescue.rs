@@ -1,4 +1,5 @@
-//! Requests that a batch would answer too late: each is run by itself in real time, a few at once.
+//! Requests that a batch would answer too late, or has not answered in time: each is run by itself in real time, as many at
+//! once as the provider bears.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +8,13 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Method, Response};
+use offpeak_core::breaker::Report;
+use offpeak_core::extent::Range;
 use offpeak_core::outcome::{DidItRun, Ending};
-use offpeak_core::retry::Verdict;
-use offpeak_core::words::Millis;
+use offpeak_core::retry::{Class, Verdict};
+use offpeak_core::scheduler::Event;
+use offpeak_core::turnaround::Way;
+use offpeak_core::words::{Millis, Mode, OfferName, TenantId, Timestamp};
 use offpeak_host::PluginError;
 use offpeak_host::values::provider::Refusal;
 use offpeak_store::{BatchRecord, Entry, Selection, StoreError};
@@ -18,6 +23,7 @@ use crate::backends::{Backend, DressError, Dressed, PrepareError, PreparedCall};
 use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
 use crate::rewrite;
+use crate::turns::Asker;
 use crate::upstream::SendError;
 
 /// Bodies that are in memory at once, in bytes.
@@ -29,11 +35,30 @@ const ANSWER_MAX: usize = 64 << 20;
 /// A pause before trying again what the store or the plugin refused.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// While a backend is out of order, it is looked at again after this time at the latest.
+const LOOK_AGAIN: Millis = Millis::from_secs(5);
+
+/// A way to run a request now.
+struct Rung {
+    way: Way,
+    usual: Millis,
+    call: PreparedCall,
+}
+
+/// One rescue under way.
+struct Rescue<'a> {
+    gateway: &'a Arc<Gateway>,
+    backend: &'a Arc<Backend>,
+    record: &'a BatchRecord,
+    /// From the offer that was chosen to the fastest one. Never empty.
+    rungs: Vec<Rung>,
+}
+
 /// Runs what has no outcome yet. After a crash this starts again with what is left; what was under way then may have run,
 /// which only the provider's bill knows: real-time APIs cannot be asked. So a daemon that is told to stop begins nothing
 /// new here, but waits for what it has sent.
-pub async fn run(gateway: Arc<Gateway>, backend: Arc<Backend>, record: BatchRecord) {
-    if let Err(error) = run_to_the_end(&gateway, &backend, &record).await {
+pub async fn run(gateway: Arc<Gateway>, backend: Arc<Backend>, record: BatchRecord, ranges: Vec<Range>) {
+    if let Err(error) = run_to_the_end(&gateway, &backend, &record, ranges).await {
         tracing::error!(batch = %record.id, %error, "a rescue was broken off by the store; it goes on at the next start");
     }
 }
@@ -42,15 +67,17 @@ async fn run_to_the_end(
     gateway: &Arc<Gateway>,
     backend: &Arc<Backend>,
     record: &BatchRecord,
+    ranges: Vec<Range>,
 ) -> Result<(), StoreError> {
-    let Some(call) = prepare(gateway, backend, record).await else { return Ok(()) };
-    let source = Source { batch: record.id, backend: record.backend.clone() };
-    let mut selection = Some(Selection::from(record.ranges.clone()));
+    let Some(rungs) = prepare(gateway, backend, record).await else { return Ok(()) };
+    let rescue = Rescue { gateway, backend, record, rungs };
+    let source = Source { batch: record.id, backend: record.backend.clone(), mode: Mode::Realtime };
+    let mut selection = Some(Selection::from(ranges));
     while let Some(what) = selection {
         let chunk = gateway.store.requests(what, CHUNK_BYTES).await?;
         selection = chunk.rest;
         let attempts = stream::iter(chunk.entries)
-            .map(|entry| run_one(gateway, backend, &call, record, entry))
+            .map(|entry| rescue.run_one(entry))
             .buffer_unordered(backend.lanes.rescue_concurrency);
         let mut attempts = std::pin::pin!(attempts);
         while let Some(attempt) = attempts.next().await {
@@ -67,11 +94,11 @@ async fn run_to_the_end(
     Ok(())
 }
 
-/// The fastest way to an answer. Waits while the plugin is out of order; none if the daemon stops before.
-async fn prepare(gateway: &Gateway, backend: &Backend, record: &BatchRecord) -> Option<PreparedCall> {
+/// The ways to an answer now. Waits while the plugin is out of order; none if the daemon stops before.
+async fn prepare(gateway: &Gateway, backend: &Backend, record: &BatchRecord) -> Option<Vec<Rung>> {
     loop {
-        match fastest_call(gateway, backend, record) {
-            Ok(call) => return Some(call),
+        match ways(gateway, backend, record) {
+            Ok(rungs) => return Some(rungs),
             Err(error) => {
                 tracing::error!(batch = %record.id, %error, "requests wait: their call could not be prepared");
                 pause(gateway, PAUSE).await?;
@@ -89,54 +116,140 @@ async fn pause(gateway: &Gateway, pause: Duration) -> Option<()> {
     }
 }
 
-fn fastest_call(
-    gateway: &Gateway,
-    backend: &Backend,
-    record: &BatchRecord,
-) -> Result<PreparedCall, PrepareError> {
+/// The offer that was chosen, then the faster ones.
+fn ways(gateway: &Gateway, backend: &Backend, record: &BatchRecord) -> Result<Vec<Rung>, PrepareError> {
     let (endpoint, model) = (record.endpoint.as_str(), record.model.as_str());
     let now = gateway.clock.now();
     let menu = gateway.backends.menu(endpoint, model, now).ok();
     let seller = menu.iter().flat_map(|menu| &menu.sellers).find(|seller| seller.backend.id == backend.id);
-    let offer = seller.and_then(|seller| seller.fastest()).ok_or_else(|| {
-        PrepareError::Refused(Refusal {
+    let mut offers: Vec<_> = seller
+        .iter()
+        .flat_map(|seller| &seller.offers)
+        .filter(|offer| offer.mode() == Mode::Realtime)
+        .collect();
+    offers.sort_by_key(|offer| (offer.terms.usual_ms, offer.terms.price_permille));
+    let fastest = offers.first().map(|offer| offer.terms.usual_ms);
+    let chosen = offers.iter().find(|offer| offer.name == record.offer).map(|offer| offer.terms.usual_ms);
+    // An offer that is gone, or was never one for now, is replaced by the fastest.
+    let slowest = chosen.or(fastest);
+    offers.retain(|offer| Some(offer.terms.usual_ms) <= slowest && offer.terms.price_permille <= 1000);
+    if let (true, Some(seller)) = (offers.is_empty(), seller) {
+        offers.extend(seller.fastest());
+    }
+    let rungs: Vec<Rung> = offers
+        .iter()
+        .rev()
+        .map(|offer| {
+            let way = Way {
+                backend: backend.id.clone(),
+                offer: OfferName::from(offer.terms.name.as_str()),
+                model: record.model.clone(),
+            };
+            let call = backend.prepare(endpoint, model, offer.name.as_str(), now)?;
+            Ok(Rung { way, usual: Millis(offer.terms.usual_ms), call })
+        })
+        .collect::<Result<_, PrepareError>>()?;
+    if rungs.is_empty() {
+        return Err(PrepareError::Refused(Refusal {
             code: "no_realtime_offer".into(),
             message: "the backend sells this model in no real-time mode".into(),
             param: None,
-        })
-    })?;
-    backend.prepare(endpoint, model, offer.name.as_str(), now)
+        }));
+    }
+    Ok(rungs)
 }
 
-/// Runs one request, again and again as the retry policy says, and returns how the last attempt ended; none if the
-/// daemon stops between two attempts.
-async fn run_one(
-    gateway: &Gateway,
-    backend: &Backend,
-    call: &PreparedCall,
-    record: &BatchRecord,
-    entry: Entry,
-) -> Option<Attempt> {
-    let mut tries = 0_u16;
-    loop {
-        // Several rescues may run at once; the backend's places are for all of them.
-        let place = backend.rescues.acquire().await.ok()?;
-        if gateway.stopping.is_cancelled() {
-            return None;
-        }
-        tries = tries.saturating_add(1);
-        let ended = Attempt { tries, ..send(gateway, backend, call, record, &entry).await };
-        drop(place);
-        let now = gateway.clock.now();
-        let attempts = entry.attempts.saturating_add(tries);
-        let jitter = gateway.chance.permille();
-        match gateway.retry.judge(&ended.ending, attempts, ended.retry_after, jitter, now) {
-            Verdict::Deliver => return Some(ended),
-            Verdict::Again(not_before) => {
-                tracing::debug!(place = %entry.place, ?not_before, "a rescued request is tried again");
-                pause(gateway, not_before.since(now).into()).await?;
+impl Rescue<'_> {
+    /// Runs one request, again and again as the retry policy says, and returns how the last attempt ended; none if the
+    /// daemon stops between two attempts.
+    async fn run_one(&self, entry: Entry) -> Option<Attempt> {
+        let (gateway, backend) = (self.gateway, self.backend);
+        // A lane that nobody knows has no tenant to be fair to; its requests are answered all the same.
+        let key = gateway.store.lane_key(entry.place.lane);
+        let tenant = key.map_or_else(|| TenantId::from(""), |key| key.tenant);
+        let asker = Asker {
+            tenant: &tenant,
+            weight: gateway.lanes.weight(&tenant),
+            deadline: entry.deadline,
+            tokens: u64::from(entry.tokens),
+        };
+        let (mut tries, mut rung) = (0_u16, self.rungs.iter());
+        let mut way = rung.next()?;
+        loop {
+            self.wait_for_health(entry.deadline).await?;
+            // Several rescues may run at once; the backend's turns are for all of them.
+            let turn = backend.turns.take(&asker).await;
+            if gateway.stopping.is_cancelled() {
+                return None;
+            }
+            let left = entry.deadline.since(gateway.clock.now());
+            while left < way.usual
+                && let Some(faster) = rung.next()
+            {
+                way = faster;
+            }
+            let started = gateway.clock.now();
+            let ended = send(gateway, backend, &way.call, self.record, &entry).await;
+            let now = gateway.clock.now();
+            let class = outcomes::class_of(gateway, &backend.id, Mode::Realtime, &ended, tries + 1);
+            let is_refused = matches!(ended.ending, Ending::Answered { status: 429 | 503 | 529 });
+            let is_refused = is_refused || class == Class::Exhausted;
+            let rest = if class == Class::Exhausted { Some(gateway.retry.cap) } else { ended.retry_after };
+            if is_refused && class != Class::NoRoom {
+                gateway.lanes.tell(Event::TooMany(backend.id.clone()));
+            }
+            // Want of room at one price is no reason to go slower at another.
+            turn.done(is_refused && class != Class::NoRoom, rest);
+            gateway.report(&backend.id, Mode::Realtime, report_of(&ended.ending));
+            if ended.ending.is_success() {
+                gateway.lanes.tell(Event::Answered { way: way.way.clone(), took: now.since(started) });
+            }
+            if class == Class::NoRoom
+                && let Some(faster) = rung.next()
+            {
+                tracing::debug!(place = %entry.place, offer = %way.way.offer, "no room; the next offer is bought");
+                gateway.metrics.stepped_up(backend.id.as_str(), way.way.offer.as_str());
+                gateway.lanes.tell(Event::NoRoom(way.way.clone()));
+                way = faster;
+                continue;
+            }
+            if matches!(class, Class::Temporary | Class::Permanent) {
+                tries = tries.saturating_add(ended.tries);
+            }
+            let attempts = entry.attempts.saturating_add(tries);
+            match outcomes::verdict(gateway, &backend.id, &ended, class, attempts, entry.deadline, now) {
+                Verdict::Deliver => return Some(Attempt { tries, ..ended }),
+                Verdict::Again(not_before) => {
+                    tracing::debug!(place = %entry.place, ?not_before, "a rescued request is tried again");
+                    pause(gateway, not_before.since(now).into()).await?;
+                }
             }
         }
+    }
+
+    /// Waits while the breaker is open; not beyond the point where only trying is left.
+    async fn wait_for_health(&self, deadline: Timestamp) -> Option<()> {
+        loop {
+            let now = self.gateway.clock.now();
+            let Err(until) = self.gateway.health.admit(&self.backend.id, Mode::Realtime, now) else {
+                return Some(());
+            };
+            if now >= deadline {
+                return Some(());
+            }
+            pause(self.gateway, until.since(now).max(Millis(1)).min(LOOK_AGAIN).into()).await?;
+        }
+    }
+}
+
+/// What an ending says about the backend.
+fn report_of(ending: &Ending) -> Report {
+    match ending {
+        // "Too many" is answered by pacing, not by resting.
+        Ending::Answered { status: 408 | 500..=502 | 504..=528 | 530.. } => Report::Failed,
+        Ending::Answered { .. } => Report::Fine,
+        Ending::Failed { code, .. } if code.starts_with(offpeak_core::retry::PERMANENT) => Report::Fine,
+        Ending::Failed { .. } => Report::Failed,
     }
 }
 
@@ -187,6 +300,7 @@ async fn send(
     let sent = backend.upstream.call(Method::POST, call.url.clone(), headers, body.into(), ANSWER_MAX).await;
     match sent {
         Ok(response) => {
+            gateway.note_quota(backend, response.headers());
             let retry_after = retry_after(&response);
             let request_id = header(&response, "x-request-id")
                 .or_else(|| header(&response, "request-id"))

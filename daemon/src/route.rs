@@ -2,6 +2,7 @@
 
 use http::{HeaderMap, StatusCode};
 use offpeak_core::sla::{Sla, Tag};
+use offpeak_core::turnaround::Way;
 use offpeak_core::words::{KeptHeaders, LaneKey, Millis, Mode, SlaClass, Timestamp};
 use offpeak_host::values::router::{self, Decision};
 use offpeak_host::{PluginError, RouterPlugin};
@@ -9,7 +10,7 @@ use offpeak_host::{PluginError, RouterPlugin};
 use crate::backends::{Backend, Menu, Offer, PrepareError, Seller};
 use crate::config::OnRouterFailure;
 use crate::defer::Deferral;
-use crate::dispatch::NowCall;
+use crate::dispatch::{NowCall, OrElse};
 use crate::envelope::Envelope;
 use crate::gateway::Gateway;
 use crate::reply::Refusal;
@@ -118,7 +119,7 @@ impl Question<'_> {
     /// The configured router first; where it passes, and if the configuration says so where it fails, the bundled one.
     fn ask(&self, gateway: &Gateway) -> Result<Answer, Refusal> {
         let router = &gateway.router;
-        match (self.ask_one(&router.configured), &router.bundled) {
+        match (self.ask_one(gateway, &router.configured), &router.bundled) {
             (Ok(Answer::Pass), Some(bundled)) => self.ask_last(gateway, bundled),
             (Ok(Answer::Pass), None) => Err(router_failed()),
             (Ok(answer), _) => Ok(answer),
@@ -133,7 +134,7 @@ impl Question<'_> {
     }
 
     fn ask_last(&self, gateway: &Gateway, bundled: &RouterPlugin) -> Result<Answer, Refusal> {
-        match self.ask_one(bundled) {
+        match self.ask_one(gateway, bundled) {
             Ok(Answer::Pass) => Err(router_failed()),
             Ok(answer) => Ok(answer),
             Err(error) => {
@@ -143,13 +144,15 @@ impl Question<'_> {
         }
     }
 
-    fn ask_one(&self, plugin: &RouterPlugin) -> Result<Answer, RouterError> {
+    fn ask_one(&self, gateway: &Gateway, plugin: &RouterPlugin) -> Result<Answer, RouterError> {
         let offers: Vec<Vec<router::Offer<'_>>> = self
             .menu
             .sellers
             .iter()
-            .map(|seller| self.offers(seller).map(|offer| router::Offer::from(&offer.terms)).collect())
+            .map(|seller| self.offers(seller).map(|offer| self.shown_offer(gateway, seller, offer)).collect())
             .collect();
+        let is_now = (self.envelope.stream || self.envelope.sla == Sla::Realtime) && !self.is_later;
+        let mode = if is_now { Mode::Realtime } else { Mode::Batch };
         let candidates: Vec<router::Candidate<'_>> = self
             .menu
             .sellers
@@ -158,7 +161,7 @@ impl Question<'_> {
             .filter(|(_, offers)| !offers.is_empty())
             .map(|(seller, offers)| router::Candidate {
                 backend: seller.backend.id.as_str(),
-                healthy: true,
+                healthy: gateway.health.shut_until(&seller.backend.id, mode, self.now).is_none(),
                 offers,
             })
             .collect();
@@ -172,6 +175,20 @@ impl Question<'_> {
             Decision::Reject(rejection) => rejected(&rejection),
             Decision::Pass => Ok(Answer::Pass),
         }
+    }
+
+    /// An offer as the provider makes it; how long a batch takes is what was seen of late, where anything was.
+    fn shown_offer<'b>(&self, gateway: &Gateway, seller: &Seller, offer: &'b Offer) -> router::Offer<'b> {
+        let mut shown = router::Offer::from(&offer.terms);
+        if offer.mode() == Mode::Batch && self.envelope.sla != Sla::Realtime {
+            let way = Way {
+                backend: seller.backend.id.clone(),
+                offer: offer.name.clone(),
+                model: self.menu.model.clone(),
+            };
+            shown.usual_ms = gateway.lanes.usual(&way).map_or(shown.usual_ms, |usual| usual.0);
+        }
+        shown
     }
 
     fn shown_headers<'b>(&'b self, plugin: &'b RouterPlugin) -> Vec<router::Header<'b>> {
@@ -227,7 +244,19 @@ impl Question<'_> {
             let call = offer
                 .call(self.menu, &seller.backend, self.now)
                 .map_err(|error| not_prepared(&error, seller))?;
-            return Ok(Routed::Now(NowCall { backend: seller.backend.clone(), call }));
+            // A reduced price may come with "no room", and then the next offer is bought.
+            let dearer =
+                seller.fastest().filter(|fastest| fastest.terms.price_permille > offer.terms.price_permille);
+            let or_else = dearer.and_then(|dearer| {
+                let way = Way {
+                    backend: seller.backend.id.clone(),
+                    offer: offer.name.clone(),
+                    model: self.menu.model.clone(),
+                };
+                let call = dearer.call(self.menu, &seller.backend, self.now).ok()?;
+                Some(OrElse { way, call })
+            });
+            return Ok(Routed::Now(NowCall { backend: seller.backend.clone(), call, or_else }));
         }
         if self.envelope.stream {
             tracing::warn!(plugin, "the router deferred a streamed request; it was refused");

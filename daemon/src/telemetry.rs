@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use offpeak_core::depart::Reason;
+use offpeak_core::words::Mode;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -43,6 +44,28 @@ struct EndedLabels {
 struct LineLabels {
     backend: String,
     kind: Line,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModeLabels {
+    backend: String,
+    mode: &'static str,
+}
+
+fn mode_labels(backend: &str, mode: Mode) -> ModeLabels {
+    ModeLabels { backend: backend.to_owned(), mode: mode.as_str() }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EscalatedLabels {
+    backend: String,
+    how: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfferLabels {
+    backend: String,
+    offer: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -90,6 +113,10 @@ pub struct Metrics {
     retried: Family<BackendLabels, Counter>,
     delivered: Family<BackendLabels, Counter>,
     plugin_errors: Family<PluginLabels, Counter>,
+    wasted: Family<ModeLabels, Counter>,
+    breakers: Family<ModeLabels, Gauge>,
+    escalated: Family<EscalatedLabels, Counter>,
+    stepped_up: Family<OfferLabels, Counter>,
     waiting: Gauge,
     waiting_bytes: Gauge<i64>,
     oldest_seconds: Gauge<f64, AtomicU64>,
@@ -114,6 +141,10 @@ impl Metrics {
             retried: Family::default(),
             delivered: Family::default(),
             plugin_errors: Family::default(),
+            wasted: Family::default(),
+            breakers: Family::default(),
+            escalated: Family::default(),
+            stepped_up: Family::default(),
             waiting: Gauge::default(),
             waiting_bytes: Gauge::default(),
             oldest_seconds: Gauge::default(),
@@ -141,6 +172,22 @@ impl Metrics {
         );
         r.register("deferred_finished", "Deferred requests with their outcome", metrics.delivered.clone());
         r.register("plugin_errors", "Calls of plugins that failed", metrics.plugin_errors.clone());
+        r.register(
+            "wasted_requests",
+            "Answers that were paid for and dropped, since the request had its answer by another way",
+            metrics.wasted.clone(),
+        );
+        r.register("breaker_open", "1 while a backend takes no work of this mode", metrics.breakers.clone());
+        r.register(
+            "escalated_requests",
+            "Requests of batches that threatened a deadline, by what was done",
+            metrics.escalated.clone(),
+        );
+        r.register(
+            "offer_without_room",
+            "Requests for which an offer had no room, so that the next one was bought",
+            metrics.stepped_up.clone(),
+        );
         r.register("waiting_requests", "Deferred requests waiting in lanes", metrics.waiting.clone());
         r.register_with_unit(
             "waiting",
@@ -199,6 +246,30 @@ impl Metrics {
         let labels = SealedLabels { backend: backend.to_owned(), reason: reason.as_str() };
         self.sealed.get_or_create(&labels).inc();
         self.sealed_requests.get_or_create(&labels).inc_by(requests);
+    }
+
+    /// Answers came for requests that had theirs.
+    pub fn wasted(&self, backend: &str, mode: Mode, requests: u64) {
+        if requests > 0 {
+            self.wasted.get_or_create(&mode_labels(backend, mode)).inc_by(requests);
+        }
+    }
+
+    /// A backend stopped taking work of a mode, or does again.
+    pub fn breaker(&self, backend: &str, mode: Mode, is_open: bool) {
+        self.breakers.get_or_create(&mode_labels(backend, mode)).set(i64::from(is_open));
+    }
+
+    /// A batch threatened a deadline.
+    pub fn escalated(&self, backend: &str, how: &'static str, requests: u64) {
+        self.escalated.get_or_create(&EscalatedLabels { backend: backend.to_owned(), how }).inc_by(requests);
+    }
+
+    /// An offer had no room for a request.
+    pub fn stepped_up(&self, backend: &str, offer: &str) {
+        self.stepped_up
+            .get_or_create(&OfferLabels { backend: backend.to_owned(), offer: offer.to_owned() })
+            .inc();
     }
 
     /// A batch ended.

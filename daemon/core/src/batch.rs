@@ -5,17 +5,31 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::extent::Cargo;
 use crate::outcome::DidItRun;
 use crate::retry::PERMANENT;
-use crate::words::Timestamp;
+use crate::scheduler::Fate;
+use crate::words::{BatchId, Timestamp};
 
 /// A sealed batch's way, as it is stored with it: the first record of its life and every later one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Journey {
     /// Each request is run by itself in real time; there is nothing else to remember.
     Realtime,
-    /// As one batch of the provider; no progress yet means that no step was made.
-    Batch(Option<Progress>),
+    /// As one batch of the provider.
+    Batch {
+        /// Its parts with their deadlines.
+        cargo: Vec<Cargo>,
+        /// No progress yet means that no step was made.
+        progress: Option<Progress>,
+    },
+    /// Parts of another batch, run in real time beside it. It has no ranges of its own.
+    Beside {
+        /// The other batch.
+        batch: BatchId,
+        /// The parts of it.
+        cargo: Vec<Cargo>,
+    },
 }
 
 /// Where a batch stands, as it is stored.
@@ -93,6 +107,17 @@ impl Finish {
         match self.missing {
             DidItRun::NotSent | DidItRun::Refused => self.permanent as u16,
             DidItRun::Unknown | DidItRun::Ran => 1,
+        }
+    }
+
+    /// What it says about batches to come.
+    #[must_use]
+    pub fn fate(&self) -> Fate {
+        match self.code.as_str() {
+            "completed" => Fate::Completed,
+            "expired" | "cancelled" => Fate::GivenUp,
+            "token_limit_exceeded" => Fate::NoRoom,
+            _ => Fate::Refused,
         }
     }
 

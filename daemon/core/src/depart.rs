@@ -2,19 +2,19 @@
 
 use crate::words::{Millis, Timestamp};
 
-/// What the backend and the configuration say about a lane's journeys.
+/// What the backend, its batches of late, and the configuration say about a lane's journeys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
     /// Requests that fill a batch.
     pub max_requests: u64,
     /// Bytes on the wire that fill a batch.
     pub max_bytes: u64,
-    /// What an item takes in a batch beyond its body.
-    pub overhead_bytes: u64,
     /// How long the first request waits for others.
     pub linger: Millis,
-    /// How long this backend's batches usually take.
-    pub usual: Millis,
+    /// With less time than this, a batch is the worse buy; the time for a rescue after it comes on top.
+    pub needs: Millis,
+    /// With this much time, hardly any batch is late.
+    pub safe: Millis,
     /// How long it takes to run in real time what a batch did not answer.
     pub rescue: Millis,
 }
@@ -73,16 +73,22 @@ pub enum Departure {
 }
 
 impl Terms {
-    /// From this deadline on, a batch that leaves now is expected to keep it. Before it, only real time does.
+    /// From this deadline on, a batch that leaves now is the better buy. Before it, real time is.
     #[must_use]
     pub const fn soonest_kept(&self, now: Timestamp) -> Timestamp {
-        now.after(self.usual)
+        now.after(self.needs).after(self.rescue)
     }
 
-    /// The last moment at which a batch may leave so that a rescue is possible after it.
+    /// The last moment at which a batch should leave, so that it is back in time and a rescue is possible after it.
     #[must_use]
-    pub const fn latest_safe(&self, deadline: Timestamp) -> Timestamp {
-        deadline.before(self.usual).before(self.rescue)
+    pub fn latest_safe(&self, deadline: Timestamp) -> Timestamp {
+        deadline.before(self.safe.max(self.needs)).before(self.rescue)
+    }
+
+    /// From then on a batch would be too late.
+    #[must_use]
+    pub const fn urgent_at(&self, deadline: Timestamp) -> Timestamp {
+        deadline.before(self.needs).before(self.rescue).after(Millis(1))
     }
 }
 
@@ -113,9 +119,9 @@ mod tests {
     const TERMS: Terms = Terms {
         max_requests: 100,
         max_bytes: 10_000,
-        overhead_bytes: 0,
         linger: Millis::from_secs(60),
-        usual: Millis::from_hours(1),
+        needs: Millis::from_hours(1),
+        safe: Millis::from_hours(2),
         rescue: Millis::from_mins(10),
     };
     const NOW: Timestamp = Timestamp(1_000_000_000);
@@ -142,7 +148,7 @@ mod tests {
     #[test]
     fn a_near_deadline_cuts_the_linger_short() {
         let patient = Terms { linger: Millis::from_hours(10), ..TERMS };
-        let deadline = NOW.after(Millis::from_hours(2));
+        let deadline = NOW.after(Millis::from_hours(4));
         let waiting = Waiting { earliest_deadline: deadline, ..waiting() };
         let latest = patient.latest_safe(deadline);
         assert_eq!(decide(&waiting, &patient, NOW), Departure::Stay(latest));
@@ -151,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_no_batch_can_keep_is_run_in_real_time() {
-        let waiting = Waiting { earliest_deadline: NOW.after(Millis::from_mins(59)), ..waiting() };
+        let waiting = Waiting { earliest_deadline: NOW.after(Millis::from_mins(69)), ..waiting() };
         assert_eq!(decide(&waiting, &TERMS, NOW), Departure::Realtime);
     }
 }

@@ -42,6 +42,32 @@ impl Extent {
     }
 }
 
+/// A part of what a batch carries: neighbouring requests with deadlines that lie close together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cargo {
+    /// Which.
+    pub range: Range,
+    /// Their estimated input tokens.
+    pub tokens: u64,
+    /// The earliest of their deadlines.
+    pub deadline: Timestamp,
+}
+
+/// The ranges of a cargo: neighbours are one.
+#[must_use]
+pub fn ranges(cargo: &[Cargo]) -> Vec<Range> {
+    let mut sorted: Vec<Range> = cargo.iter().map(|cargo| cargo.range).collect();
+    sorted.sort_by_key(|range| (range.lane, range.from));
+    let mut ranges: Vec<Range> = Vec::new();
+    for range in sorted {
+        match ranges.last_mut() {
+            Some(last) if last.lane == range.lane && last.to == range.from => last.to = range.to,
+            _ => ranges.push(range),
+        }
+    }
+    ranges
+}
+
 /// Requests `from .. to` of one lane: what a batch is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {

@@ -6,6 +6,10 @@ use crate::words::{Millis, Timestamp};
 
 const HOUR: Millis = Millis::from_hours(1);
 
+/// One place in so many is kept for tenants that have nothing under way, so that one with a million requests does not
+/// keep another's hundred waiting until a batch of its own is back.
+const RESERVED: usize = 4;
+
 /// What a backend allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GateLimits {
@@ -29,6 +33,8 @@ pub struct Gate {
 pub enum Pass {
     /// It may.
     Open,
+    /// It may if it carries something of a tenant that has none under way: the last places are kept for them.
+    Reserved,
     /// Not before this time.
     Until(Timestamp),
     /// Not before one of those under way has ended.
@@ -53,9 +59,16 @@ impl Gate {
             Pass::UntilOneEnds
         } else if let Some(first) = self.made.front().filter(|_| self.made.len() >= self.limits.an_hour) {
             Pass::Until(first.after(HOUR))
+        } else if self.running >= self.limits.running - self.limits.running / RESERVED {
+            Pass::Reserved
         } else {
             Pass::Open
         }
+    }
+
+    /// Other limits; the last word counts.
+    pub const fn limit(&mut self, limits: GateLimits) {
+        self.limits = limits;
     }
 
     /// A batch has left.
@@ -89,6 +102,20 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_places_are_kept_for_newcomers() {
+        let mut gate = Gate::new(GateLimits { running: 8, an_hour: 100 });
+        for _ in 0..6 {
+            assert_eq!(gate.ask(Timestamp(0)), Pass::Open);
+            gate.enter(Timestamp(0));
+        }
+        for _ in 0..2 {
+            assert_eq!(gate.ask(Timestamp(0)), Pass::Reserved);
+            gate.enter(Timestamp(0));
+        }
+        assert_eq!(gate.ask(Timestamp(0)), Pass::UntilOneEnds);
+    }
 
     #[test]
     fn each_limit_closes_and_opens_again() {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::extent::{Extent, Range};
+use crate::extent::{Cargo, Extent, Range};
 use crate::words::{LaneId, Seq, Timestamp};
 
 /// Extents are joined up to this many requests, so that a lane of a million needs some two thousand of them.
@@ -53,29 +53,36 @@ pub struct Room {
     pub bytes: u64,
     /// What each item takes beyond its body.
     pub overhead_bytes: u64,
+    /// Estimated input tokens.
+    pub tokens: u64,
 }
 
 impl Room {
+    /// No bound at all.
+    pub const BOUNDLESS: Self =
+        Self { requests: u64::MAX, bytes: u64::MAX, overhead_bytes: 0, tokens: u64::MAX };
+
     fn bytes_of(&self, extent: &Extent) -> u64 {
         extent.bytes.saturating_add(u64::from(extent.count) * self.overhead_bytes)
     }
 
-    /// How many of the extent's requests fit. An extent that is too big only for bytes is cut by its average, which the
-    /// byte limit of extents keeps harmless.
+    /// How many of the extent's requests fit. An extent that is too big only for bytes or tokens is cut by its average,
+    /// which the byte limit of extents keeps harmless.
     fn fits(&self, extent: &Extent) -> u64 {
-        let bytes = self.bytes_of(extent);
-        let by_bytes = if bytes <= self.bytes {
-            u64::from(extent.count)
-        } else {
-            u64::try_from(u128::from(extent.count) * u128::from(self.bytes) / u128::from(bytes.max(1)))
-                .unwrap_or(u64::MAX)
+        let share = |of: u64, room: u64| {
+            if of <= room {
+                return u64::from(extent.count);
+            }
+            let share = u128::from(extent.count) * u128::from(room) / u128::from(of.max(1));
+            u64::try_from(share).unwrap_or(u64::MAX)
         };
-        by_bytes.min(self.requests)
+        share(self.bytes_of(extent), self.bytes).min(share(extent.tokens, self.tokens)).min(self.requests)
     }
 
     fn shrink(&mut self, extent: &Extent) {
         self.requests -= u64::from(extent.count);
         self.bytes = self.bytes.saturating_sub(self.bytes_of(extent));
+        self.tokens = self.tokens.saturating_sub(extent.tokens);
     }
 }
 
@@ -131,23 +138,32 @@ impl Lane {
         self.waiting.push_back(extent);
     }
 
-    /// Takes from the head as much as there is room for, as far as `want` holds, and lessens the room by it.
-    ///
-    /// Positions that nobody occupies (a hole that a damaged segment left) lie inside the range and do no harm.
-    pub fn take(&mut self, room: &mut Room, want: impl Fn(&Extent) -> bool) -> Option<Range> {
-        let from = self.waiting.front()?.first;
-        let mut to = from;
-        while let Some(head) = self.waiting.front().copied().filter(&want) {
-            let fits = room.fits(&head);
-            if fits == 0 {
-                break;
-            }
-            let taken = self.take_head(head, fits);
-            room.shrink(&taken);
-            to = taken.end();
+    /// Takes the head extent, or as much of it as there is room for, and lessens the room by it.
+    pub fn take(&mut self, room: &mut Room) -> Option<Cargo> {
+        let head = self.waiting.front().copied()?;
+        let fits = room.fits(&head);
+        if fits == 0 {
+            return None;
         }
-        let range = Range { lane: self.id, from, to };
-        (!range.is_empty()).then_some(range)
+        let taken = self.take_head(head, fits);
+        room.shrink(&taken);
+        let range = Range { lane: self.id, from: taken.first, to: taken.end() };
+        Some(Cargo { range, tokens: taken.tokens, deadline: taken.earliest_deadline })
+    }
+
+    /// Whether there is room for at least one request.
+    pub fn fits(&self, room: &Room) -> bool {
+        self.waiting.front().is_some_and(|head| room.fits(head) > 0)
+    }
+
+    /// Takes all up to the extent that begins at this position, whatever its size.
+    pub fn take_through(&mut self, last: Seq) -> Vec<Cargo> {
+        let mut room = Room::BOUNDLESS;
+        let mut taken = Vec::new();
+        while self.waiting.front().is_some_and(|head| head.first <= last) {
+            taken.extend(self.take(&mut room));
+        }
+        taken
     }
 
     /// Removes the first `count` requests of the head extent.
@@ -201,7 +217,7 @@ mod tests {
     }
 
     fn room(requests: u64, bytes: u64) -> Room {
-        Room { requests, bytes, overhead_bytes: 0 }
+        Room { requests, bytes, ..Room::BOUNDLESS }
     }
 
     #[test]
@@ -218,8 +234,11 @@ mod tests {
     fn a_range_ends_at_the_request_limit_exactly() {
         let mut lane = Lane::new(LaneId(1));
         lane.append(extent(0, 256, 256_000));
-        let range = lane.take(&mut room(10, u64::MAX), |_| true);
-        assert_eq!(range, Some(Range { lane: LaneId(1), from: Seq(0), to: Seq(10) }));
+        let taken = lane.take(&mut room(10, u64::MAX));
+        assert_eq!(
+            taken.map(|cargo| cargo.range),
+            Some(Range { lane: LaneId(1), from: Seq(0), to: Seq(10) })
+        );
         assert_eq!(lane.sums().count, 246);
     }
 
@@ -227,8 +246,10 @@ mod tests {
     fn overhead_counts() {
         let mut lane = Lane::new(LaneId(1));
         lane.append(extent(0, 10, 1000));
-        let mut room = Room { requests: 100, bytes: 1000, overhead_bytes: 100 };
-        assert_eq!(lane.take(&mut room, |_| true).map(|range| range.len()), Some(5));
+        let mut room = Room { requests: 100, bytes: 1000, overhead_bytes: 100, tokens: u64::MAX };
+        assert_eq!(lane.take(&mut room).map(|cargo| cargo.range.len()), Some(5));
+        let mut room = Room { tokens: 60, ..Room::BOUNDLESS };
+        assert_eq!(lane.take(&mut room).map(|cargo| cargo.range.len()), Some(2), "25 tokens each");
     }
 
     proptest! {
@@ -246,7 +267,7 @@ mod tests {
             }
             let before = lane.sums();
             let mut taken = 0;
-            while let Some(range) = lane.take(&mut room(limit, bytes), |_| true) {
+            while let Some(Cargo { range, .. }) = lane.take(&mut room(limit, bytes)) {
                 prop_assert_eq!(range.from, Seq(taken));
                 prop_assert!(range.len() <= limit);
                 taken = range.to.0;

@@ -4,13 +4,20 @@
 //! a file.
 
 pub mod batch;
+pub mod breaker;
 pub mod depart;
+pub mod escalate;
 pub mod extent;
+pub mod fair;
 pub mod gate;
 pub mod job;
 pub mod lane;
+pub mod ledger;
+pub mod offers;
 pub mod outcome;
+pub mod pace;
 pub mod retry;
 pub mod scheduler;
 pub mod sla;
+pub mod turnaround;
 pub mod words;

@@ -1,5 +1,7 @@
-//! What a failed attempt means: again, or an answer for the caller. A fixed policy; the retry-policy world of plugins
-//! will stand in its place, with this as what the bundled one decides.
+//! What follows from a failed attempt: once more and when, or an answer for the caller. What the failure means is the
+//! retry-policy plugin's word ([`Class`]); how often, how far apart and at whose cost is decided here.
+
+use serde::{Deserialize, Serialize};
 
 use crate::outcome::{DidItRun, Ending};
 use crate::words::{Millis, Timestamp};
@@ -21,6 +23,19 @@ impl Default for RetryPolicy {
     }
 }
 
+/// What an attempt's failure means, in the words of the retry-policy plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Class {
+    /// Not a failure, or one that would come again: the caller gets it.
+    Permanent,
+    /// The same request may succeed later.
+    Temporary,
+    /// The offer has no room for it now; a dearer one may. Nobody's attempts are used up.
+    NoRoom,
+    /// The account may not spend more for now: nothing of this backend is sent for a while. Nobody's attempts are used up.
+    Exhausted,
+}
+
 /// What becomes of an attempt that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -30,23 +45,37 @@ pub enum Verdict {
     Again(Timestamp),
 }
 
+/// An attempt that ended, as far as its verdict depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Judged {
+    /// What the failure means.
+    pub class: Class,
+    /// Attempts that were made, this one included.
+    pub attempts: u16,
+    /// What the provider or the plugin asked for.
+    pub not_before: Option<Millis>,
+    /// A share of the base in thousandths, drawn by the shell.
+    pub jitter_permille: u16,
+    /// When the answer is due.
+    pub deadline: Timestamp,
+}
+
 impl RetryPolicy {
-    /// Judges an attempt. `attempt` counts from 1; `jitter` is a share of the base in thousandths, drawn by the shell;
-    /// `retry_after` is what the provider asked for.
+    /// Judges an attempt.
     #[must_use]
-    pub fn judge(
-        &self,
-        ending: &Ending,
-        attempt: u16,
-        retry_after: Option<Millis>,
-        jitter_permille: u16,
-        now: Timestamp,
-    ) -> Verdict {
-        if attempt >= self.max_attempts || !is_temporary(ending) {
-            return Verdict::Deliver;
+    pub fn judge(&self, attempt: &Judged, now: Timestamp) -> Verdict {
+        let own = self.backoff(attempt.attempts, attempt.jitter_permille);
+        let again = |least: Millis| {
+            Verdict::Again(now.after(attempt.not_before.map_or(least, |asked| asked.max(least))))
+        };
+        match attempt.class {
+            Class::Permanent => Verdict::Deliver,
+            Class::Temporary if attempt.attempts >= self.max_attempts => Verdict::Deliver,
+            // These go round until their deadline, which is what they were promised.
+            Class::NoRoom | Class::Exhausted if now >= attempt.deadline => Verdict::Deliver,
+            Class::Temporary | Class::NoRoom => again(own),
+            Class::Exhausted => again(self.cap),
         }
-        let own = self.backoff(attempt, jitter_permille);
-        Verdict::Again(now.after(retry_after.map_or(own, |asked| asked.max(own))))
     }
 
     /// base x 2^(attempt - 1) + random(0, base), capped.
@@ -58,18 +87,54 @@ impl RetryPolicy {
     }
 }
 
-/// Whether another attempt may end otherwise.
+/// How many retries a backend gets: a share of what was sent to it for the first time, so that retries cannot multiply an
+/// outage. A retry that finds it empty waits; it is not given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryBudget {
+    credit_permille: u64,
+    share_permille: u64,
+}
+
+/// Retries that a budget begins with, and the most that it saves up.
+const CREDIT: std::ops::RangeInclusive<u64> = 100..=10_000;
+
+impl RetryBudget {
+    /// A budget that earns this share (in thousandths) of a retry with each first attempt.
+    #[must_use]
+    pub const fn new(share_permille: u64) -> Self {
+        Self { credit_permille: *CREDIT.start() * 1000, share_permille }
+    }
+
+    /// So many were sent for the first time.
+    pub fn earn(&mut self, firsts: u64) {
+        let earned = firsts.saturating_mul(self.share_permille);
+        self.credit_permille = self.credit_permille.saturating_add(earned).min(CREDIT.end() * 1000);
+    }
+
+    /// Takes one retry out; false if there is none.
+    pub const fn spend(&mut self) -> bool {
+        let is_there = self.credit_permille >= 1000;
+        if is_there {
+            self.credit_permille -= 1000;
+        }
+        is_there
+    }
+}
+
+/// What a failure means where no plugin says: by status, and by whether it ran.
 ///
 /// A request whose fate is unknown is sent again: its answer cannot be had any more, and the decision is on record as
 /// the requeue that it causes.
-fn is_temporary(ending: &Ending) -> bool {
+#[must_use]
+pub fn class_of(ending: &Ending) -> Class {
     match ending {
-        Ending::Answered { status } => matches!(status, 408 | 409 | 429 | 500..=599),
-        Ending::Failed { code, .. } if code == CANCELLED_BY_CALLER => false,
-        Ending::Failed { code, .. } if code.starts_with(PERMANENT) => false,
+        Ending::Answered { status: 408 | 409 | 429 | 500..=599 } => Class::Temporary,
+        Ending::Answered { .. } => Class::Permanent,
+        Ending::Failed { code, .. } if code == CANCELLED_BY_CALLER => Class::Permanent,
+        Ending::Failed { code, .. } if code.starts_with(PERMANENT) => Class::Permanent,
         Ending::Failed { ran, .. } => match ran {
-            DidItRun::NotSent | DidItRun::Refused | DidItRun::Unknown => true,
-            DidItRun::Ran => false,
+            DidItRun::NotSent | DidItRun::Refused | DidItRun::Unknown => Class::Temporary,
+            DidItRun::Ran => Class::Permanent,
         },
     }
 }
@@ -82,6 +147,8 @@ pub const PERMANENT: &str = "permanent:";
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const NOW: Timestamp = Timestamp(1_000_000);
@@ -90,46 +157,99 @@ mod tests {
         Ending::Failed { ran, code: code.into(), message: String::new() }
     }
 
+    fn judged(class: Class, attempts: u16) -> Judged {
+        let deadline = NOW.after(Millis::from_hours(24));
+        Judged { class, attempts, not_before: None, jitter_permille: 0, deadline }
+    }
+
     #[test]
-    fn temporary_and_permanent_are_told_apart() {
-        let policy = RetryPolicy::default();
-        for (ending, again) in [
-            (Ending::Answered { status: 200 }, false),
-            (Ending::Answered { status: 400 }, false),
-            (Ending::Answered { status: 404 }, false),
-            (Ending::Answered { status: 408 }, true),
-            (Ending::Answered { status: 429 }, true),
-            (Ending::Answered { status: 500 }, true),
-            (Ending::Answered { status: 529 }, true),
-            (failed(DidItRun::Refused, "batch_expired"), true),
-            (failed(DidItRun::NotSent, "connect"), true),
-            (failed(DidItRun::Unknown, "result_missing"), true),
-            (failed(DidItRun::Ran, "garbage"), false),
-            (failed(DidItRun::Refused, CANCELLED_BY_CALLER), false),
-            (failed(DidItRun::Refused, "permanent:model_not_found"), false),
+    fn without_a_plugin_status_and_fate_tell() {
+        for (ending, class) in [
+            (Ending::Answered { status: 200 }, Class::Permanent),
+            (Ending::Answered { status: 400 }, Class::Permanent),
+            (Ending::Answered { status: 404 }, Class::Permanent),
+            (Ending::Answered { status: 408 }, Class::Temporary),
+            (Ending::Answered { status: 429 }, Class::Temporary),
+            (Ending::Answered { status: 500 }, Class::Temporary),
+            (Ending::Answered { status: 529 }, Class::Temporary),
+            (failed(DidItRun::Refused, "batch_expired"), Class::Temporary),
+            (failed(DidItRun::NotSent, "connect"), Class::Temporary),
+            (failed(DidItRun::Unknown, "result_missing"), Class::Temporary),
+            (failed(DidItRun::Ran, "garbage"), Class::Permanent),
+            (failed(DidItRun::Refused, CANCELLED_BY_CALLER), Class::Permanent),
+            (failed(DidItRun::Refused, "permanent:model_not_found"), Class::Permanent),
         ] {
-            let verdict = policy.judge(&ending, 1, None, 0, NOW);
-            assert_eq!(matches!(verdict, Verdict::Again(_)), again, "{ending:?}");
+            assert_eq!(class_of(&ending), class, "{ending:?}");
         }
     }
 
     #[test]
-    fn attempts_end() {
+    fn attempts_end_and_waits_for_room_end_at_the_deadline() {
         let policy = RetryPolicy::default();
-        let ending = Ending::Answered { status: 500 };
-        assert!(matches!(policy.judge(&ending, 3, None, 0, NOW), Verdict::Again(_)));
-        assert_eq!(policy.judge(&ending, 4, None, 0, NOW), Verdict::Deliver);
+        assert!(matches!(policy.judge(&judged(Class::Temporary, 3), NOW), Verdict::Again(_)));
+        assert_eq!(policy.judge(&judged(Class::Temporary, 4), NOW), Verdict::Deliver);
+        let late = NOW.after(Millis::from_hours(25));
+        for class in [Class::NoRoom, Class::Exhausted] {
+            assert!(matches!(policy.judge(&judged(class, 99), NOW), Verdict::Again(_)));
+            assert_eq!(policy.judge(&judged(class, 1), late), Verdict::Deliver);
+        }
+        assert_eq!(policy.judge(&judged(Class::Exhausted, 1), NOW), Verdict::Again(NOW.after(policy.cap)));
     }
 
     #[test]
-    fn the_delay_doubles_up_to_the_cap_and_never_comes_before_retry_after() {
+    fn the_delay_doubles_up_to_the_cap() {
         let policy = RetryPolicy { max_attempts: 99, ..RetryPolicy::default() };
         assert_eq!(policy.backoff(1, 0), Millis(1000));
         assert_eq!(policy.backoff(2, 0), Millis(2000));
         assert_eq!(policy.backoff(3, 500), Millis(4500));
         assert_eq!(policy.backoff(60, 1000), policy.cap);
-        let ending = Ending::Answered { status: 429 };
-        let verdict = policy.judge(&ending, 1, Some(Millis::from_secs(30)), 0, NOW);
-        assert_eq!(verdict, Verdict::Again(NOW.after(Millis::from_secs(30))));
+    }
+
+    proptest! {
+        /// Over any row of failures: never before what the provider asked for, never more attempts than allowed, and
+        /// otherwise never later than the cap.
+        #[test]
+        fn over_random_failures(
+            base in 1_u64..10_000,
+            cap in 10_000_u64..1_000_000,
+            max_attempts in 1_u16..10,
+            failures in prop::collection::vec((prop::option::of(0_u64..2_000_000), 0_u16..1200), 1..20),
+        ) {
+            let policy = RetryPolicy { max_attempts, base: Millis(base), cap: Millis(cap) };
+            let mut now = NOW;
+            let mut attempts = 0;
+            for (asked, jitter_permille) in failures {
+                attempts += 1;
+                let not_before = asked.map(Millis);
+                let attempt = Judged { not_before, jitter_permille, ..judged(Class::Temporary, attempts) };
+                match policy.judge(&attempt, now) {
+                    Verdict::Deliver => {
+                        prop_assert_eq!(attempts, max_attempts);
+                        break;
+                    }
+                    Verdict::Again(at) => {
+                        let wait = at.since(now);
+                        prop_assert!(wait >= not_before.unwrap_or_default());
+                        prop_assert!(wait <= not_before.unwrap_or_default().max(policy.cap));
+                        prop_assert!(wait >= Millis(base).min(policy.cap));
+                        now = at;
+                    }
+                }
+                prop_assert!(attempts < max_attempts);
+            }
+        }
+
+        /// However many fail: retries stay a share of what was sent, beyond what the budget began with.
+        #[test]
+        fn retries_are_a_share(waves in prop::collection::vec((0_u64..1000, 0_u64..3000), 1..50)) {
+            let mut budget = RetryBudget::new(200);
+            let (mut sent, mut retried) = (0, 0);
+            for (firsts, failures) in waves {
+                budget.earn(firsts);
+                sent += firsts;
+                retried += (0..failures).filter(|_| budget.spend()).count() as u64;
+                prop_assert!(retried <= CREDIT.start() + sent / 5 + 1);
+            }
+        }
     }
 }

@@ -1,15 +1,53 @@
 //! The lane scheduler: `step(event, now) -> effects`. The only file that matches on every event.
 //!
-//! It composes the deciders: lanes count what waits ([`crate::lane`]), terms say when they leave ([`crate::depart`]),
-//! gates say whether the backend takes another batch ([`crate::gate`]).
+//! It composes the deciders: lanes count what waits ([`crate::lane`]), the ladder and what was seen of it say what is bought
+//! ([`crate::offers`], [`crate::turnaround`]) and so when a lane leaves ([`crate::depart`]), gates and ledgers say whether
+//! the backend takes another batch ([`crate::gate`], [`crate::ledger`]), shares whose turn it is ([`crate::fair`]), and what
+//! is under way is watched until its deadlines are kept ([`crate::escalate`]).
+
+mod departures;
+mod voyages;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::depart::{self, Departure, Reason, Terms, Waiting};
-use crate::extent::{Extent, Range};
-use crate::gate::{Gate, GateLimits, Pass};
-use crate::lane::{Lane, Room, Sums};
-use crate::words::{BackendId, Endpoint, KeptHeaders, LaneId, LaneKey, ModelId, OfferName, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::batch::Tally;
+use crate::depart::Reason;
+use crate::escalate::RescueTerms;
+use crate::extent::{Cargo, Extent};
+use crate::fair::Shares;
+use crate::gate::Gate;
+use crate::lane::{Lane, Sums};
+use crate::ledger::Ledger;
+use crate::offers::{Outlook, Rung, Turnarounds};
+use crate::turnaround::{Sketch, Way};
+use crate::words::{
+    BackendId, BatchId, Endpoint, KeptHeaders, LaneId, LaneKey, Millis, Mode, ModelId, OfferName, TenantId,
+    Timestamp,
+};
+use voyages::Sailing;
+
+/// Refusals of real-time calls are remembered for so long.
+const ROUGH_FOR: Millis = Millis::from_hours(24);
+
+/// What the backends and the configuration say about a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneTerms {
+    /// All ways to buy what it holds; those of other backends too.
+    pub ladder: Arc<[Rung]>,
+    /// How long the first request waits for others.
+    pub linger: Millis,
+    /// What deadlines are kept with when a batch fails to.
+    pub rescue: RescueTerms,
+    /// The tenant's share, in hundredths of the usual one.
+    pub weight: u32,
+    /// While its own backend takes no work, its requests may go to another one.
+    pub may_go_elsewhere: bool,
+    /// Tokens that may be enqueued in the backend's batches of this model, where that is known beforehand.
+    pub enqueued_tokens: Option<u64>,
+}
 
 /// What has happened.
 #[derive(Debug, Clone)]
@@ -20,30 +58,90 @@ pub enum Event {
         lane: LaneId,
         /// What its requests have in common.
         key: LaneKey,
-        /// When it leaves.
-        terms: Terms,
-        /// What its backend takes. Lanes of one backend and offer share one gate; the last word counts.
-        gate: GateLimits,
+        /// What is said about it.
+        terms: LaneTerms,
     },
     /// Requests stand at the end of a lane, durably.
     Appended(Extent),
-    /// A batch that was under way before the daemon started goes on.
-    Readmitted(Freight),
+    /// A batch is under way: it was sealed, or goes on after a restart.
+    UnderWay {
+        /// Its number.
+        batch: BatchId,
+        /// What it carries, and how it was bought.
+        freight: Freight,
+        /// Its parts, without those that are run beside it already.
+        cargo: Vec<Cargo>,
+        /// When it left.
+        since: Timestamp,
+        /// It left before the daemon started.
+        is_recovered: bool,
+    },
+    /// The provider tells how far a batch is.
+    Progressed {
+        /// Which.
+        batch: BatchId,
+        /// How far.
+        tally: Tally,
+    },
     /// A batch is over.
     Ended {
-        /// What it carried.
-        freight: Freight,
+        /// Which.
+        batch: BatchId,
         /// The provider asked to be left alone until then.
         hold_until: Option<Timestamp>,
+        /// What that says about batches to come.
+        fate: Fate,
     },
+    /// A request was answered in real time.
+    Answered {
+        /// How it was bought.
+        way: Way,
+        /// How long that took.
+        took: Millis,
+    },
+    /// An offer had no room for a request.
+    NoRoom(Way),
+    /// A backend takes no work of this mode before the time, or does again.
+    Shut {
+        /// Which.
+        backend: BackendId,
+        /// What.
+        mode: Mode,
+        /// Until when; none if it does again.
+        until: Option<Timestamp>,
+    },
+    /// A real-time call was refused because there were too many.
+    TooMany(BackendId),
+    /// The provider lets the account make so many real-time calls a minute.
+    Quota {
+        /// Who.
+        backend: BackendId,
+        /// How many.
+        a_minute: u64,
+    },
+    /// What was known of turnarounds when the daemon stopped.
+    Known(Way, Sketch),
     /// Everything in the lane shall leave now.
     Flush(LaneId),
     /// Nothing but time.
     Tick,
 }
 
+/// How a batch ended, as far as it says something about others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It came back.
+    Completed,
+    /// It was given up: expired, cancelled.
+    GivenUp,
+    /// The provider had no room for so many tokens.
+    NoRoom,
+    /// It did not get to run for another reason.
+    Refused,
+}
+
 /// What may travel in one batch: everything that goes to the same place in the same way.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Freight {
     /// Where it goes.
     pub backend: BackendId,
@@ -69,27 +167,56 @@ impl Freight {
             headers: key.headers.clone(),
         }
     }
+
+    /// The same, bought otherwise.
+    fn bought(&self, rung: &Rung) -> Self {
+        Self { backend: rung.backend.clone(), offer: rung.offer.clone(), ..self.clone() }
+    }
+
+    /// How it is bought, among the turnarounds.
+    #[must_use]
+    pub fn way(&self) -> Way {
+        Way { backend: self.backend.clone(), offer: self.offer.clone(), model: self.model.clone() }
+    }
 }
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Seal these ranges as one batch and send it.
+    /// Seal this as one batch and send it.
     Batch {
-        /// What it carries.
+        /// What it carries, and how it is bought.
         freight: Freight,
-        /// Its requests; one range a lane.
-        ranges: Vec<Range>,
+        /// Its parts.
+        cargo: Vec<Cargo>,
         /// Why it leaves.
         reason: Reason,
     },
-    /// Seal this range and run each of its requests in real time: a batch would be too late.
+    /// Seal this and run each of its requests in real time: a batch would be too late.
     Realtime {
-        /// What it carries.
+        /// What it carries, and how it is bought.
         freight: Freight,
-        /// Its requests.
-        range: Range,
+        /// Its parts.
+        cargo: Vec<Cargo>,
     },
+    /// Have the provider stop this batch and give back what ran.
+    Cancel {
+        /// Which.
+        batch: BatchId,
+        /// The deadline for whose sake.
+        deadline: Timestamp,
+    },
+    /// Run what has no answer yet of these parts of a batch in real time, beside it.
+    Hedge {
+        /// Which.
+        batch: BatchId,
+        /// How they are bought.
+        freight: Freight,
+        /// The parts.
+        cargo: Vec<Cargo>,
+    },
+    /// Keep what is known of a turnaround.
+    Keep(Way, Sketch),
 }
 
 /// What one step asks for.
@@ -97,16 +224,65 @@ pub enum Effect {
 pub struct Effects {
     /// In this order.
     pub effects: Vec<Effect>,
-    /// A tick is due then; [`Timestamp::NEVER`] if nothing waits for time.
+    /// A tick is due then; none if nothing waits for time.
     pub wake_at: Option<Timestamp>,
+}
+
+impl Effects {
+    fn wake(&mut self, at: Timestamp) {
+        if at < Timestamp::NEVER {
+            self.wake_at = Some(self.wake_at.map_or(at, |other| other.min(at)));
+        }
+    }
+}
+
+/// What a lane waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// For nothing: it is empty.
+    Empty,
+    /// For others to travel with, or for the latest safe departure.
+    Lingers(Timestamp),
+    /// The backend asked to be left alone, or has had its batches for this hour.
+    Held(Timestamp),
+    /// For a batch to end: there are as many under way as may be.
+    ForAPlace,
+    /// For a batch to end: there are as many tokens enqueued as the provider takes.
+    ForTokens,
+    /// The backend is out of order; it is tried again then.
+    Shut(Timestamp),
+    /// Its first request fits into no batch; it is run in real time when that is due.
+    TooLarge,
+    /// Its offers are gone.
+    NotSold,
 }
 
 #[derive(Debug)]
 struct Berth {
     lane: Lane,
     key: LaneKey,
-    terms: Terms,
+    terms: LaneTerms,
     flush: bool,
+}
+
+/// What is bought for a group of lanes; none if it cannot wait.
+#[derive(Debug, Clone, Copy)]
+struct Prospect(Option<Outlook>);
+
+/// Lanes that may travel together.
+#[derive(Debug)]
+struct Group {
+    lanes: Vec<LaneId>,
+    /// None until it is asked for after something changed.
+    prospect: Option<Prospect>,
+    next: Next,
+}
+
+/// A backend that takes no work of one mode.
+#[derive(Debug, Clone, Copy)]
+struct Shut {
+    until: Timestamp,
+    is_probed: bool,
 }
 
 /// A lane as the admin plane shows it.
@@ -122,14 +298,47 @@ pub struct LaneView {
     pub oldest: Option<Timestamp>,
     /// The earliest deadline of those that wait.
     pub earliest_deadline: Option<Timestamp>,
+    /// What it waits for.
+    pub next: Next,
+    /// What it would be bought as if it left now.
+    pub plan: Option<Plan>,
 }
 
-/// All lanes and gates.
+/// What is bought for a lane as long as there is time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Where.
+    pub backend: BackendId,
+    /// What.
+    pub offer: OfferName,
+    /// Its price in thousandths of the list price.
+    pub price_permille: u32,
+    /// How long it takes, often enough for the price.
+    pub usual: Millis,
+    /// With less time than this, real time is bought instead; a rescue's time is in it.
+    pub needs: Millis,
+    /// With this much time, hardly any is late; a rescue's time is in it.
+    pub safe: Millis,
+}
+
+pub use voyages::VoyageView;
+
+/// All lanes, gates, and what is under way.
 #[derive(Debug, Default)]
 pub struct Scheduler {
     berths: BTreeMap<LaneId, Berth>,
-    by_freight: BTreeMap<Freight, Vec<LaneId>>,
+    groups: BTreeMap<Freight, Group>,
     gates: BTreeMap<(BackendId, OfferName), Gate>,
+    ledgers: BTreeMap<(BackendId, ModelId), Ledger>,
+    shares: BTreeMap<BackendId, Shares>,
+    shut: BTreeMap<(BackendId, Mode), Shut>,
+    turnarounds: Turnarounds,
+    quotas: BTreeMap<BackendId, u64>,
+    /// Until when rescues at a backend are given more time.
+    rough_until: BTreeMap<BackendId, Timestamp>,
+    sailings: BTreeMap<BatchId, Sailing>,
+    /// How many batches each tenant has a part in.
+    afloat: BTreeMap<(BackendId, OfferName, TenantId), u32>,
 }
 
 impl Scheduler {
@@ -141,25 +350,40 @@ impl Scheduler {
 
     /// Takes in an event and decides what is to be done.
     pub fn step(&mut self, event: Event, now: Timestamp) -> Effects {
+        let mut done = Effects::default();
         match event {
-            Event::Opened { lane, key, terms, gate } => self.open(lane, key, terms, gate),
+            Event::Opened { lane, key, terms } => self.open(lane, key, terms),
             Event::Appended(extent) => {
                 if let Some(berth) = self.berths.get_mut(&extent.lane) {
                     berth.lane.append(extent);
                 }
             }
-            Event::Readmitted(freight) => {
-                if let Some(gate) = self.gate(&freight) {
-                    gate.readmit();
+            Event::UnderWay { batch, freight, cargo, since, is_recovered } => {
+                self.set_out(batch, freight, cargo, since, is_recovered);
+            }
+            Event::Progressed { batch, tally } => self.progressed(batch, tally, now),
+            Event::Ended { batch, hold_until, fate } => self.ended(batch, hold_until, fate, now, &mut done),
+            Event::Answered { way, took } => {
+                self.turnarounds.entry(way).or_default().observe(took, now);
+                self.forget_outlooks();
+            }
+            Event::NoRoom(way) => {
+                self.turnarounds.entry(way).or_default().observe_no_room();
+                self.forget_outlooks();
+            }
+            Event::Shut { backend, mode, until } => self.shut(backend, mode, until),
+            Event::TooMany(backend) => {
+                if self.rough_until.insert(backend, now.after(ROUGH_FOR)).is_none_or(|until| until < now) {
+                    self.look_again();
                 }
             }
-            Event::Ended { freight, hold_until } => {
-                if let Some(gate) = self.gate(&freight) {
-                    gate.leave();
-                    if let Some(until) = hold_until {
-                        gate.hold(until);
-                    }
-                }
+            Event::Quota { backend, a_minute } => {
+                self.quotas.insert(backend, a_minute);
+                self.look_again();
+            }
+            Event::Known(way, sketch) => {
+                self.turnarounds.insert(way, sketch);
+                self.forget_outlooks();
             }
             Event::Flush(lane) => {
                 if let Some(berth) = self.berths.get_mut(&lane) {
@@ -168,17 +392,37 @@ impl Scheduler {
             }
             Event::Tick => {}
         }
-        self.depart(now)
+        self.escalate(now, &mut done);
+        self.depart(now, &mut done);
+        done
     }
 
-    /// The lanes in which something waits, or all of them.
+    /// All lanes.
     pub fn lanes(&self) -> impl Iterator<Item = LaneView> {
-        self.berths.iter().map(|(id, berth)| LaneView {
-            lane: *id,
-            key: berth.key.clone(),
-            sums: berth.lane.sums(),
-            oldest: berth.lane.oldest(),
-            earliest_deadline: berth.lane.earliest_deadline(),
+        self.berths.iter().map(|(id, berth)| {
+            let group = self.groups.get(&Freight::of(&berth.key));
+            let outlook = group.and_then(|group| group.prospect?.0);
+            let rung = outlook.and_then(|outlook| Some((outlook, berth.terms.ladder.get(outlook.batch)?)));
+            let with_rescue = |time: Millis| Millis(time.0.saturating_add(berth.terms.rescue.least.0));
+            LaneView {
+                lane: *id,
+                key: berth.key.clone(),
+                sums: berth.lane.sums(),
+                oldest: berth.lane.oldest(),
+                earliest_deadline: berth.lane.earliest_deadline(),
+                next: match group {
+                    Some(group) if !berth.lane.is_empty() => group.next,
+                    _ => Next::Empty,
+                },
+                plan: rung.map(|(outlook, rung)| Plan {
+                    backend: rung.backend.clone(),
+                    offer: rung.offer.clone(),
+                    price_permille: rung.price_permille,
+                    usual: outlook.needs,
+                    needs: with_rescue(outlook.needs),
+                    safe: with_rescue(outlook.safe),
+                }),
+            }
         })
     }
 
@@ -188,154 +432,61 @@ impl Scheduler {
         self.berths.contains_key(&lane)
     }
 
-    fn open(&mut self, lane: LaneId, key: LaneKey, terms: Terms, limits: GateLimits) {
+    /// What is known of turnarounds.
+    #[must_use]
+    pub const fn turnarounds(&self) -> &Turnarounds {
+        &self.turnarounds
+    }
+
+    fn open(&mut self, lane: LaneId, key: LaneKey, terms: LaneTerms) {
         let freight = Freight::of(&key);
-        self.gates
-            .entry((freight.backend.clone(), freight.offer.clone()))
-            .or_insert_with(|| Gate::new(limits));
+        for rung in terms.ladder.iter() {
+            let Some(room) = rung.batch else { continue };
+            let way = (rung.backend.clone(), rung.offer.clone());
+            self.gates.entry(way).or_insert_with(|| Gate::new(room.gate)).limit(room.gate);
+        }
+        let ledger = self.ledgers.entry((key.backend.clone(), key.model.clone())).or_default();
+        ledger.configure(terms.enqueued_tokens);
+        let group = self.groups.entry(freight).or_insert_with(|| Group {
+            lanes: Vec::new(),
+            prospect: None,
+            next: Next::Empty,
+        });
+        group.prospect = None;
         if let Some(berth) = self.berths.get_mut(&lane) {
             berth.terms = terms;
             return;
         }
-        self.by_freight.entry(freight).or_default().push(lane);
+        group.lanes.push(lane);
         self.berths.insert(lane, Berth { lane: Lane::new(lane), key, terms, flush: false });
     }
 
-    fn gate(&mut self, freight: &Freight) -> Option<&mut Gate> {
-        self.gates.get_mut(&(freight.backend.clone(), freight.offer.clone()))
-    }
-
-    fn depart(&mut self, now: Timestamp) -> Effects {
-        let mut done = Effects::default();
-        for freight in self.by_urgency() {
-            self.depart_freight(&freight, now, &mut done);
-        }
-        done
-    }
-
-    /// Those with the earliest deadline first: where a gate is narrow, they go through it.
-    fn by_urgency(&self) -> Vec<Freight> {
-        let mut order: Vec<(Timestamp, &Freight)> = self
-            .by_freight
-            .iter()
-            .filter_map(|(freight, lanes)| Some((self.waiting(lanes)?.earliest_deadline, freight)))
-            .collect();
-        order.sort();
-        order.into_iter().map(|(_, freight)| freight.clone()).collect()
-    }
-
-    /// What waits in several lanes that may travel together.
-    fn waiting(&self, lanes: &[LaneId]) -> Option<Waiting> {
-        let mut sum: Option<Waiting> = None;
-        for berth in lanes.iter().filter_map(|lane| self.berths.get(lane)) {
-            let Some((oldest, earliest_deadline)) = berth.lane.oldest().zip(berth.lane.earliest_deadline())
-            else {
-                continue;
-            };
-            let sums = berth.lane.sums();
-            let bytes = sums.bytes + sums.count * berth.terms.overhead_bytes;
-            let sum = sum.get_or_insert(Waiting { count: 0, bytes: 0, oldest, earliest_deadline });
-            sum.count += sums.count;
-            sum.bytes += bytes;
-            sum.oldest = sum.oldest.min(oldest);
-            sum.earliest_deadline = sum.earliest_deadline.min(earliest_deadline);
-        }
-        sum
-    }
-
-    fn depart_freight(&mut self, freight: &Freight, now: Timestamp, done: &mut Effects) {
-        let lanes = self.by_freight.get(freight).cloned().unwrap_or_default();
-        self.rescue(freight, &lanes, now, done);
-        // Each round lets one batch go or stops; a batch holds at least one request, so this ends.
-        while let Some(waiting) = self.waiting(&lanes) {
-            let Some(terms) = self.terms(&lanes) else { return };
-            let flush = lanes.iter().any(|lane| self.berths.get(lane).is_some_and(|berth| berth.flush));
-            let reason = match depart::decide(&waiting, &terms, now) {
-                _ if flush => Reason::Flush,
-                Departure::Batch(reason) => reason,
-                Departure::Stay(until) => return wake(done, until),
-                // The rescue took what was urgent; what is left of it could not be taken for its size.
-                Departure::Realtime => return,
-            };
-            match self.gate(freight).map_or(Pass::Open, |gate| gate.ask(now)) {
-                Pass::Open => {}
-                // What has to wait at the gate may become urgent while it does.
-                Pass::Until(until) => {
-                    wake(done, until);
-                    return wake(done, urgent_at(&waiting, &terms));
-                }
-                Pass::UntilOneEnds => return wake(done, urgent_at(&waiting, &terms)),
-            }
-            let ranges = self.load(&lanes, &terms);
-            if ranges.is_empty() {
-                return;
-            }
-            if let Some(gate) = self.gate(freight) {
-                gate.enter(now);
-            }
-            done.effects.push(Effect::Batch { freight: freight.clone(), ranges, reason });
-        }
-        for lane in lanes {
-            if let Some(berth) = self.berths.get_mut(&lane) {
-                berth.flush = false;
-            }
-        }
-    }
-
-    /// The terms of lanes that travel together: they share a backend, so only the patience may differ.
-    fn terms(&self, lanes: &[LaneId]) -> Option<Terms> {
-        lanes
-            .iter()
-            .filter_map(|lane| self.berths.get(lane))
-            .map(|berth| berth.terms)
-            .min_by_key(|t| t.linger)
-    }
-
-    /// Takes what a batch would answer too late.
-    fn rescue(&mut self, freight: &Freight, lanes: &[LaneId], now: Timestamp, done: &mut Effects) {
-        for lane in lanes {
-            let Some(berth) = self.berths.get_mut(lane) else { continue };
-            let kept_from = berth.terms.soonest_kept(now);
-            let urgent = berth.lane.earliest_deadline().is_some_and(|deadline| deadline < kept_from);
-            if !urgent {
-                continue;
-            }
-            // Deadlines in a lane lie close together, so what stands before the last urgent request is nearly as urgent.
-            let mut room = Room { requests: u64::MAX, bytes: u64::MAX, overhead_bytes: 0 };
-            let last = berth.lane.last_before(kept_from);
-            let range = berth.lane.take(&mut room, |extent| last.is_some_and(|last| extent.first <= last));
-            if let Some(range) = range {
-                done.effects.push(Effect::Realtime { freight: freight.clone(), range });
-            }
-        }
-    }
-
-    /// Fills one batch, lanes with the earliest deadline first.
-    fn load(&mut self, lanes: &[LaneId], terms: &Terms) -> Vec<Range> {
-        let mut room = Room {
-            requests: terms.max_requests,
-            bytes: terms.max_bytes,
-            overhead_bytes: terms.overhead_bytes,
+    fn shut(&mut self, backend: BackendId, mode: Mode, until: Option<Timestamp>) {
+        match until {
+            Some(until) => self.shut.insert((backend, mode), Shut { until, is_probed: false }),
+            None => self.shut.remove(&(backend, mode)),
         };
-        let mut order: Vec<(Timestamp, LaneId)> = lanes
-            .iter()
-            .filter_map(|id| Some((self.berths.get(id)?.lane.earliest_deadline()?, *id)))
-            .collect();
-        order.sort();
-        order
-            .into_iter()
-            .filter_map(|(_, id)| self.berths.get_mut(&id)?.lane.take(&mut room, |_| true))
-            .collect()
+        self.forget_outlooks();
     }
-}
 
-fn wake(done: &mut Effects, at: Timestamp) {
-    done.wake_at = Some(done.wake_at.map_or(at, |other| other.min(at)));
-}
+    fn seen(&mut self, way: Way, done: &mut Effects, see: impl FnOnce(&mut Sketch)) {
+        let sketch = self.turnarounds.entry(way.clone()).or_default();
+        see(sketch);
+        done.effects.push(Effect::Keep(way, sketch.clone()));
+        self.forget_outlooks();
+    }
 
-/// When a rescue becomes the only way.
-const fn urgent_at(waiting: &Waiting, terms: &Terms) -> Timestamp {
-    waiting.earliest_deadline.before(terms.usual).after(crate::words::Millis(1))
+    fn look_again(&mut self) {
+        for sailing in self.sailings.values_mut() {
+            sailing.look_again();
+        }
+    }
+
+    fn forget_outlooks(&mut self) {
+        for group in self.groups.values_mut() {
+            group.prospect = None;
+        }
+    }
 }
 
 #[cfg(test)]

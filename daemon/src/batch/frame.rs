@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
+use offpeak_core::words::Mode;
 use offpeak_host::PluginError;
 use offpeak_host::values::provider::{self, Framing};
 use offpeak_store::{BatchRecord, Selection};
@@ -165,7 +166,8 @@ impl Items {
         let refused: Vec<Attempt> = refused.collect();
         if !refused.is_empty() {
             // Before the upload ends: what is without an outcome afterwards is what the provider has.
-            let source = Source { batch: self.record.id, backend: self.record.backend.clone() };
+            let source =
+                Source { batch: self.record.id, backend: self.record.backend.clone(), mode: Mode::Batch };
             outcomes::record(&self.gateway, &source, refused).await.map_err(io::Error::other)?;
         }
         Ok((encoded.bytes, chunk.rest))

@@ -1,12 +1,14 @@
 //! Results read line by line while they arrive, understood by the plugin, and matched to their requests.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::Response;
 use http_body_util::BodyExt;
-use offpeak_core::outcome::Ending;
-use offpeak_core::words::Place;
+use offpeak_core::breaker::Report;
+use offpeak_core::outcome::{DidItRun, Ending};
+use offpeak_core::words::{Mode, Place};
 use offpeak_host::PluginError;
 use offpeak_host::values::provider::{self, Decoded, ItemOutcome, ItemResult};
 use offpeak_store::{BatchRecord, StoreError};
@@ -47,6 +49,34 @@ impl Summary {
     }
 }
 
+/// How many items came back, and how many of them failed by the provider's fault: what the batch says about its backend.
+#[derive(Debug, Default)]
+pub struct CameBack {
+    tried: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl CameBack {
+    fn count(&self, ending: &Ending) {
+        let (tried, failed) = match ending {
+            Ending::Answered { status: 408 | 500.. } => (1, 1),
+            Ending::Answered { .. } => (1, 0),
+            Ending::Failed { ran: DidItRun::NotSent | DidItRun::Refused, .. } => (0, 0),
+            Ending::Failed { .. } => (1, 1),
+        };
+        self.tried.fetch_add(tried, Ordering::Relaxed);
+        self.failed.fetch_add(failed, Ordering::Relaxed);
+    }
+
+    /// For the circuit breaker.
+    pub fn report(&self) -> Report {
+        Report::Batch {
+            tried: self.tried.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// Why a reading stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -79,6 +109,8 @@ pub struct Reader<'a> {
     pub record: &'a BatchRecord,
     /// What the plugin calls this source.
     pub source: &'a str,
+    /// Where what came back is counted.
+    pub came_back: &'a CameBack,
 }
 
 impl Reader<'_> {
@@ -129,7 +161,10 @@ impl Reader<'_> {
         let (mut garbage, mut unknown) = (0, 0);
         for line in decoded {
             match self.understood(line) {
-                Understood::Attempt(attempt) => attempts.push(attempt),
+                Understood::Attempt(attempt) => {
+                    self.came_back.count(&attempt.ending);
+                    attempts.push(attempt);
+                }
                 Understood::Unknown => unknown += 1,
                 Understood::Garbage => garbage += 1,
             }
@@ -137,7 +172,8 @@ impl Reader<'_> {
         let backend = self.record.backend.as_str();
         self.gateway.metrics.lines(backend, Line::Garbage, garbage);
         self.gateway.metrics.lines(backend, Line::Unknown, unknown);
-        let source = Source { batch: self.record.id, backend: self.record.backend.clone() };
+        let source =
+            Source { batch: self.record.id, backend: self.record.backend.clone(), mode: Mode::Batch };
         let count = |lines: usize| u32::try_from(lines).unwrap_or(u32::MAX);
         let results = count(attempts.len());
         outcomes::record(self.gateway, &source, attempts).await?;
@@ -186,7 +222,9 @@ fn attempt(place: Place, result: ItemResult) -> Attempt {
             (Ending::Failed { ran, code: failure.code, message: failure.message }, None, Bytes::new())
         }
     };
-    Attempt { place, ending, tries: 1, retry_after: None, request_id, body }
+    // What the provider did not get to run is nobody's attempt.
+    let never_ran = matches!(ending, Ending::Failed { ran: DidItRun::NotSent | DidItRun::Refused, .. });
+    Attempt { place, ending, tries: u16::from(!never_ran), retry_after: None, request_id, body }
 }
 
 /// Cuts a stream of bytes into lines.

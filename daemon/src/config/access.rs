@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use offpeak_core::fair::USUAL_WEIGHT;
 use offpeak_core::sla::Sla;
 use offpeak_core::words::{Millis, TenantId};
 
@@ -115,6 +116,7 @@ fn tenant(section: &Section<'_>, name: &str, keys: Vec<Secret>) -> Tenant {
             .get("models")
             .and_then(|f| f.texts())
             .map_or_else(ModelPatterns::any, ModelPatterns::new),
+        share: section.get("share").and_then(|f| f.number(1..=1_000_000)).unwrap_or(USUAL_WEIGHT),
         max_queued: section.get("max_queued").and_then(|f| f.number(1..=1_000_000_000)).unwrap_or(1_000_000),
         max_queued_bytes: section
             .get("max_queued_bytes")

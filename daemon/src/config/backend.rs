@@ -70,6 +70,9 @@ pub(super) fn lanes(section: Section<'_>, defaults: Option<&Lanes>) -> Lanes {
         max_running: 20,
         rescue: Millis::from_mins(10),
         rescue_concurrency: 16,
+        cancel: Millis::from_mins(10),
+        elsewhere: true,
+        enqueued_tokens: None,
     });
     let lanes = Lanes {
         linger: section.get("linger").and_then(|f| f.millis(Least::Zero)).unwrap_or(defaults.linger),
@@ -87,6 +90,12 @@ pub(super) fn lanes(section: Section<'_>, defaults: Option<&Lanes>) -> Lanes {
             .get("rescue_concurrency")
             .and_then(|f| f.number(1..=10_000))
             .unwrap_or(defaults.rescue_concurrency),
+        cancel: section.get("cancel").and_then(|f| f.millis(Least::Zero)).unwrap_or(defaults.cancel),
+        elsewhere: section.get("elsewhere").and_then(|f| f.flag()).unwrap_or(defaults.elsewhere),
+        enqueued_tokens: section
+            .get("enqueued_tokens")
+            .and_then(|f| f.number(1..=1_000_000_000_000_000))
+            .or(defaults.enqueued_tokens),
     };
     section.finish();
     lanes

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use offpeak_core::breaker::BreakerTerms;
 use offpeak_core::retry::RetryPolicy;
 use offpeak_core::words::Millis;
 use tracing_subscriber::EnvFilter;
@@ -42,6 +43,7 @@ pub(super) fn config(root: Section<'_>) -> Result<Config, Vec<Problem>> {
     let lanes = lanes(root.section("lanes"), None);
     let backends = backends(&root.section("backends"), &lanes, &plugins);
     let retry = retry(root.section("retry"));
+    let breaker = breaker(root.section("breaker"));
     let log = log(root.section("log"));
     let context = root.context;
     root.finish();
@@ -49,7 +51,7 @@ pub(super) fn config(root: Section<'_>) -> Result<Config, Vec<Problem>> {
     let (problems, warnings, notes) = context.take_findings();
     match access {
         Some(access) if problems.is_empty() => {
-            Ok(Config { server, store, access, backends, plugins, retry, log, warnings, notes })
+            Ok(Config { server, store, access, backends, plugins, retry, breaker, log, warnings, notes })
         }
         _ => Err(problems),
     }
@@ -185,6 +187,28 @@ fn retry(section: Section<'_>) -> RetryPolicy {
     }
     section.finish();
     retry
+}
+
+fn breaker(section: Section<'_>) -> BreakerTerms {
+    let default = BreakerTerms::default();
+    let percent = section.get("error_percent").and_then(|f| f.number::<u32>(1..=100));
+    let breaker = BreakerTerms {
+        failures: section.get("failures").and_then(|f| f.number(1..=10_000)).unwrap_or(default.failures),
+        error_permille: percent.map_or(default.error_permille, |percent| percent * 10),
+        batches: section.get("bad_batches").and_then(|f| f.number(1..=10_000)).unwrap_or(default.batches),
+        rest: section.get("rest").and_then(|f| f.millis(Least::AboveZero)).unwrap_or(default.rest),
+        rest_max: section
+            .get("rest_max")
+            .and_then(|f| f.millis(Least::AboveZero))
+            .unwrap_or(default.rest_max),
+    };
+    if breaker.rest_max < breaker.rest {
+        section.problem(
+            "rest_max is the longest rest and shorter than rest, the first one: make rest_max longer",
+        );
+    }
+    section.finish();
+    breaker
 }
 
 fn log(section: Section<'_>) -> Log {

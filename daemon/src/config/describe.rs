@@ -20,7 +20,8 @@ struct Description<'a>(&'a Config);
 
 impl Display for Description<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Config { server, store, access, backends, plugins, retry, log, warnings, notes } = self.0;
+        let Config { server, store, access, backends, plugins, retry, breaker, log, warnings, notes } =
+            self.0;
         writeln!(f, "Listeners")?;
         write!(f, "  requests  {}: up to {} connections, ", server.listen, server.max_connections)?;
         writeln!(f, "{} held calls, bodies up to {}", server.held_max, ShownSize(server.max_body as u64))?;
@@ -41,6 +42,18 @@ impl Display for Description<'_> {
         writeln!(f, "\nRetries")?;
         write!(f, "  up to {} attempts, the second after {}, ", retry.max_attempts, Shown(retry.base))?;
         writeln!(f, "then twice as long each time, at most {}", Shown(retry.cap))?;
+        write!(
+            f,
+            "  a backend rests after {} failures in a row, or {} batches ",
+            breaker.failures, breaker.batches
+        )?;
+        writeln!(f, "in a row of which over {}% failed:", breaker.error_permille / 10)?;
+        writeln!(
+            f,
+            "  for {}, twice as long each time, at most {}",
+            Shown(breaker.rest),
+            Shown(breaker.rest_max)
+        )?;
         let format = match log.format {
             LogFormat::Text => "text",
             LogFormat::Json => "JSON",
@@ -118,7 +131,19 @@ fn write_lanes(f: &mut Formatter<'_>, lanes: &Lanes) -> fmt::Result {
     }
     writeln!(f, "); at most {} batches under way", lanes.max_running)?;
     write!(f, "    rescue    in real time {} before a deadline, ", Shown(lanes.rescue))?;
-    writeln!(f, "{} requests at once", lanes.rescue_concurrency)
+    writeln!(
+        f,
+        "{} requests at once; a late batch is cancelled {} before that",
+        lanes.rescue_concurrency,
+        Shown(lanes.cancel)
+    )?;
+    write!(f, "    tokens    ")?;
+    match lanes.enqueued_tokens {
+        Some(tokens) => writeln!(f, "{tokens} enqueued in batches of a model")?,
+        None => writeln!(f, "as many enqueued as the provider turns out to take")?,
+    }
+    let elsewhere = if lanes.elsewhere { "may go to the next backend" } else { "waits" };
+    writeln!(f, "    outage    while it takes no batches, what waits {elsewhere}")
 }
 
 fn write_plugins(f: &mut Formatter<'_>, plugins: &Plugins) -> fmt::Result {

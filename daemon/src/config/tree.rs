@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use offpeak_core::breaker::BreakerTerms;
 use offpeak_core::retry::RetryPolicy;
 use offpeak_core::sla::Sla;
 use offpeak_core::words::{BackendId, Millis, TenantId};
@@ -30,6 +31,9 @@ pub struct Config {
     /// What a failed attempt means.
     #[serde(serialize_with = "shown_retry")]
     pub retry: RetryPolicy,
+    /// When a backend is left alone.
+    #[serde(serialize_with = "shown_breaker")]
+    pub breaker: BreakerTerms,
     /// Log lines.
     pub log: Log,
     /// What the operator should know because it may be dangerous or not meant; for the log at start and for `check`.
@@ -99,6 +103,8 @@ pub struct Tenant {
     pub requests_per_minute: Option<NonZeroU32>,
     /// The models it may use.
     pub models: ModelPatterns,
+    /// Its share of what backends take, beside the shares of others.
+    pub share: u32,
     /// Deferred requests it may have waiting.
     pub max_queued: u64,
     /// Bytes of bodies it may have waiting.
@@ -158,6 +164,13 @@ pub struct Lanes {
     pub rescue: Millis,
     /// Requests that are rescued at once; at least 1.
     pub rescue_concurrency: usize,
+    /// Time that a cancelled batch is given to hand back what ran, before a rescue.
+    #[serde(serialize_with = "shown_millis")]
+    pub cancel: Millis,
+    /// While the backend takes no batches, what waits may go to another one.
+    pub elsewhere: bool,
+    /// Tokens that the provider lets be enqueued in batches of one model; without it, that is learnt.
+    pub enqueued_tokens: Option<u64>,
 }
 
 /// `[plugins]`
@@ -279,4 +292,20 @@ fn shown_retry<S: serde::Serializer>(retry: &RetryPolicy, serializer: S) -> Resu
         cap: Millis,
     }
     Shown { max_attempts: retry.max_attempts, base: retry.base, cap: retry.cap }.serialize(serializer)
+}
+
+fn shown_breaker<S: serde::Serializer>(terms: &BreakerTerms, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Shown {
+        failures: u32,
+        error_percent: u32,
+        bad_batches: u32,
+        #[serde(serialize_with = "shown_millis")]
+        rest: Millis,
+        #[serde(serialize_with = "shown_millis")]
+        rest_max: Millis,
+    }
+    let &BreakerTerms { failures, error_permille, batches, rest, rest_max } = terms;
+    Shown { failures, error_percent: error_permille / 10, bad_batches: batches, rest, rest_max }
+        .serialize(serializer)
 }

@@ -216,11 +216,16 @@ pub enum Kind {
     Upload = 3,
     /// What is known of a background response beyond the request that it is.
     Response = 4,
+    /// How long a way of buying took lately.
+    Turnaround = 5,
+    /// Whether a backend takes work.
+    Breaker = 6,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::File, Self::Job, Self::Upload, Self::Response];
+    pub const ALL: [Self; 6] =
+        [Self::File, Self::Job, Self::Upload, Self::Response, Self::Turnaround, Self::Breaker];
 
     pub(crate) const fn number(self) -> u8 {
         self as u8

@@ -1,20 +1,47 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::words::{Millis, Seq, SlaClass, TenantId};
+use crate::extent::Range;
+use crate::gate::GateLimits;
+use crate::offers::BatchRoom;
+use crate::words::{Seq, SlaClass};
 
 const START: Timestamp = Timestamp(1_700_000_000_000);
 
-const TERMS: Terms = Terms {
-    max_requests: 100,
-    max_bytes: 1_000_000,
-    overhead_bytes: 100,
-    linger: Millis::from_secs(10),
-    usual: Millis::from_hours(1),
-    rescue: Millis::from_mins(10),
-};
+const LINGER: Millis = Millis::from_secs(10);
+const MAX_REQUESTS: u64 = 100;
 
 const GATE: GateLimits = GateLimits { running: 10, an_hour: 100 };
+
+fn rung(backend: &str, offer: &str, mode: Mode, gate: GateLimits) -> Rung {
+    let room = BatchRoom { max_requests: MAX_REQUESTS, max_bytes: 1_000_000, overhead_bytes: 100, gate };
+    let (price_permille, usual, batch) = match mode {
+        Mode::Batch => (500, Millis::from_hours(1), Some(room)),
+        _ => (1000, Millis::from_secs(5), None),
+    };
+    Rung { backend: backend.into(), offer: offer.into(), mode, price_permille, usual, batch }
+}
+
+fn terms(gate: GateLimits) -> LaneTerms {
+    LaneTerms {
+        ladder: Arc::new([
+            rung("openai", "standard", Mode::Realtime, gate),
+            rung("openai", "batch", Mode::Batch, gate),
+            rung("other", "batch", Mode::Batch, gate),
+        ]),
+        linger: LINGER,
+        rescue: RescueTerms {
+            least: Millis::from_mins(10),
+            at_once: 10,
+            each: Millis::from_secs(5),
+            a_minute: None,
+            cancel: Millis::from_mins(10),
+        },
+        weight: 100,
+        may_go_elsewhere: true,
+        enqueued_tokens: None,
+    }
+}
 
 fn key(model: &str, tenant: &str) -> LaneKey {
     LaneKey {
@@ -30,7 +57,7 @@ fn key(model: &str, tenant: &str) -> LaneKey {
 }
 
 fn opened(lane: u32, model: &str, tenant: &str, gate: GateLimits) -> Event {
-    Event::Opened { lane: LaneId(lane), key: key(model, tenant), terms: TERMS, gate }
+    Event::Opened { lane: LaneId(lane), key: key(model, tenant), terms: terms(gate) }
 }
 
 fn appended(lane: u32, first: u64, count: u32, arrived: Timestamp, sla: Millis) -> Event {
@@ -51,11 +78,55 @@ fn batch_sizes(effects: &Effects) -> Vec<u64> {
     effects
         .effects
         .iter()
-        .map(|effect| match effect {
-            Effect::Batch { ranges, .. } => ranges.iter().map(Range::len).sum(),
-            Effect::Realtime { range, .. } => range.len(),
+        .filter_map(|effect| match effect {
+            Effect::Batch { cargo, .. } | Effect::Realtime { cargo, .. } | Effect::Hedge { cargo, .. } => {
+                Some(requests(cargo))
+            }
+            Effect::Cancel { .. } | Effect::Keep(..) => None,
         })
         .collect()
+}
+
+fn requests(cargo: &[Cargo]) -> u64 {
+    cargo.iter().map(|cargo| cargo.range.len()).sum()
+}
+
+/// A scheduler around which batches are sealed as the shell does it.
+struct World {
+    scheduler: Scheduler,
+    next: u64,
+    running: Vec<BatchId>,
+}
+
+impl World {
+    fn new(lanes: impl IntoIterator<Item = Event>) -> Self {
+        let mut world = Self { scheduler: Scheduler::new(), next: 1, running: Vec::new() };
+        for event in lanes {
+            world.scheduler.step(event, START);
+        }
+        world
+    }
+
+    /// One step; batches that leave are under way after it.
+    fn step(&mut self, event: Event, now: Timestamp) -> Effects {
+        let mut all = self.scheduler.step(event, now);
+        for effect in all.effects.clone() {
+            let Effect::Batch { freight, cargo, .. } = effect else { continue };
+            let batch = BatchId(self.next);
+            self.next += 1;
+            self.running.push(batch);
+            let under_way = Event::UnderWay { batch, freight, cargo, since: now, is_recovered: false };
+            let more = self.scheduler.step(under_way, now);
+            all.effects.extend(more.effects);
+            all.wake_at = more.wake_at;
+        }
+        all
+    }
+
+    fn end(&mut self, fate: Fate, hold_until: Option<Timestamp>, now: Timestamp) -> Effects {
+        let batch = self.running.remove(0);
+        self.step(Event::Ended { batch, hold_until, fate }, now)
+    }
 }
 
 #[test]
@@ -63,8 +134,8 @@ fn a_lane_leaves_when_its_linger_is_over_and_not_before() {
     let mut scheduler = Scheduler::new();
     scheduler.step(opened(1, "m", "t", GATE), START);
     let effects = scheduler.step(appended(1, 0, 3, START, DAY), START);
-    assert_eq!(effects, Effects { effects: vec![], wake_at: Some(START.after(TERMS.linger)) });
-    let effects = scheduler.step(Event::Tick, START.after(TERMS.linger));
+    assert_eq!(effects, Effects { effects: vec![], wake_at: Some(START.after(LINGER)) });
+    let effects = scheduler.step(Event::Tick, START.after(LINGER));
     assert_eq!(batch_sizes(&effects), [3]);
     assert!(matches!(effects.effects[0], Effect::Batch { reason: Reason::Linger, .. }));
     assert_eq!(scheduler.step(Event::Tick, START.after(DAY)), Effects::default());
@@ -79,7 +150,7 @@ fn lanes_of_several_tenants_travel_in_one_batch_and_other_models_do_not() {
     scheduler.step(appended(1, 0, 3, START, DAY), START);
     scheduler.step(appended(2, 0, 4, START, DAY), START);
     scheduler.step(appended(3, 0, 5, START, DAY), START);
-    let effects = scheduler.step(Event::Tick, START.after(TERMS.linger));
+    let effects = scheduler.step(Event::Tick, START.after(LINGER));
     let mut sizes = batch_sizes(&effects);
     sizes.sort_unstable();
     assert_eq!(sizes, [5, 7]);
@@ -112,31 +183,196 @@ fn what_a_batch_cannot_answer_in_time_is_run_in_real_time() {
 #[test]
 fn at_a_closed_gate_work_waits_and_is_rescued_when_it_becomes_urgent() {
     let narrow = GateLimits { running: 1, an_hour: 100 };
-    let mut scheduler = Scheduler::new();
-    scheduler.step(opened(1, "m", "t", narrow), START);
-    scheduler.step(appended(1, 0, 100, START, DAY), START);
-    let effects = scheduler.step(appended(1, 100, 5, START, DAY), START);
+    let mut world = World::new([opened(1, "m", "t", narrow)]);
+    world.step(appended(1, 0, 100, START, DAY), START);
+    let effects = world.step(appended(1, 100, 5, START, DAY), START);
     assert!(effects.effects.is_empty(), "one is under way");
-    let lingered = START.after(TERMS.linger);
-    let effects = scheduler.step(Event::Tick, lingered);
+    let effects = world.step(Event::Tick, START.after(LINGER));
     assert!(effects.effects.is_empty());
-    let urgent = effects.wake_at.expect("a wake-up before it is too late");
-    let effects = scheduler.step(Event::Tick, urgent);
-    assert!(matches!(effects.effects[..], [Effect::Realtime { .. }]));
+    assert_eq!(world.scheduler.lanes().next().map(|lane| lane.next), Some(Next::ForAPlace));
+    // The batch that is away is stopped in time for its own deadline, and what waits is run before.
+    let mut now = effects.wake_at.expect("a wake-up before it is too late");
+    let mut rescued = 0;
+    while rescued == 0 {
+        let effects = world.step(Event::Tick, now);
+        rescued = effects
+            .effects
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Realtime { cargo, freight } => {
+                    assert_eq!(freight.offer.as_str(), "standard");
+                    Some(requests(cargo))
+                }
+                _ => None,
+            })
+            .sum();
+        if rescued == 0 {
+            now = effects.wake_at.expect("a wake-up before it is too late");
+        }
+    }
+    assert_eq!(rescued, 5);
+    assert!(now < START.after(DAY).before(Millis::from_hours(1)));
 }
 
 #[test]
 fn an_ended_batch_opens_the_gate_and_a_hold_closes_it() {
     let narrow = GateLimits { running: 1, an_hour: 100 };
-    let mut scheduler = Scheduler::new();
-    scheduler.step(opened(1, "m", "t", narrow), START);
-    scheduler.step(appended(1, 0, 200, START, DAY), START);
-    let freight = Freight::of(&key("m", "t"));
+    let mut world = World::new([opened(1, "m", "t", narrow)]);
+    world.step(appended(1, 0, 200, START, DAY), START);
     let hold = START.after(Millis::from_mins(5));
-    let effects = scheduler.step(Event::Ended { freight, hold_until: Some(hold) }, START);
-    assert!(effects.effects.is_empty());
+    let effects = world.end(Fate::Refused, Some(hold), START);
+    assert_eq!(batch_sizes(&effects), [0; 0]);
     assert_eq!(effects.wake_at, Some(hold));
-    assert_eq!(batch_sizes(&scheduler.step(Event::Tick, hold)), [100]);
+    assert_eq!(batch_sizes(&world.step(Event::Tick, hold)), [100]);
+}
+
+#[test]
+fn a_stalled_batch_is_cancelled_and_then_run_beside() {
+    let mut world = World::new([opened(1, "m", "t", GATE)]);
+    world.step(appended(1, 0, 100, START, DAY), START);
+    let deadline = START.after(DAY);
+    let (mut cancelled, mut hedged, mut now) = (None, None, START);
+    while hedged.is_none() {
+        let effects = world.step(Event::Tick, now);
+        for effect in &effects.effects {
+            match effect {
+                Effect::Cancel { batch: BatchId(1), .. } => cancelled = Some(now),
+                Effect::Hedge { batch: BatchId(1), freight, cargo } => {
+                    assert_eq!((freight.offer.as_str(), requests(cargo)), ("standard", 100));
+                    hedged = Some(now);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        now = effects.wake_at.unwrap_or(now);
+    }
+    assert_eq!(cancelled, Some(deadline.before(Millis::from_mins(20))));
+    assert_eq!(hedged, Some(deadline.before(Millis::from_mins(10))));
+    let voyage = world.scheduler.voyages(now).next().unwrap();
+    assert_eq!((voyage.requests, voyage.deadline, voyage.is_cancelled), (100, None, true));
+}
+
+#[test]
+fn after_refusals_rescues_begin_earlier() {
+    let mut world = World::new([opened(1, "m", "t", GATE)]);
+    world.step(appended(1, 0, 100, START, DAY), START);
+    let cancel_at = |world: &World, now| world.scheduler.voyages(now).next().unwrap().cancel_at.unwrap();
+    let before = cancel_at(&world, START);
+    let effects = world.step(Event::TooMany("openai".into()), START);
+    let rough = cancel_at(&world, START);
+    assert_eq!(before.since(rough), Millis::from_mins(70));
+    assert_eq!(effects.wake_at, Some(rough));
+}
+
+#[test]
+fn a_thousand_items_that_came_back_at_the_last_minute_are_not_paid_twice() {
+    let mut world = World::new([opened(1, "m", "t", GATE)]);
+    world.step(appended(1, 0, 100, START, DAY), START);
+    let tally = |completed| Event::Progressed { batch: BatchId(1), tally: Tally { completed, failed: 0 } };
+    world.step(tally(10), START.after(Millis::from_hours(20)));
+    let near = START.after(DAY).before(Millis::from_mins(21));
+    world.step(tally(99), near);
+    let effects = world.step(Event::Tick, START.after(DAY).before(Millis::from_mins(20)));
+    assert_eq!(effects.effects, [], "it is about to end");
+}
+
+#[test]
+fn what_batches_take_lately_decides_what_is_still_a_batch() {
+    let mut world = World::new([opened(1, "m", "t", GATE), opened(2, "m", "u", GATE)]);
+    let mut now = START;
+    for n in 0..30 {
+        world.step(appended(1, n * 100, 100, now, DAY), now);
+        now = now.after(Millis::from_hours(5));
+        let effects = world.end(Fate::Completed, None, now);
+        assert!(matches!(effects.effects[..], [Effect::Keep(..)]));
+    }
+    let effects = world.step(appended(2, 0, 100, now, Millis::from_hours(4)), now);
+    assert!(matches!(effects.effects[..], [Effect::Realtime { .. }]), "{effects:?}");
+    let plan = world.scheduler.lanes().next().unwrap().plan.unwrap();
+    assert!(plan.needs > Millis::from_hours(5), "{plan:?}");
+}
+
+#[test]
+fn too_many_tokens_are_backpressure() {
+    let mut world = World::new([opened(1, "m", "t", GATE)]);
+    world.step(appended(1, 0, 200, START, DAY), START);
+    assert_eq!(world.running.len(), 2);
+    // The second did not fit beside the first; its requests come back.
+    world.running.swap(0, 1);
+    world.end(Fate::NoRoom, None, START);
+    let effects = world.step(appended(1, 200, 100, START, DAY), START);
+    assert_eq!(batch_sizes(&effects), [0; 0]);
+    assert_eq!(world.scheduler.lanes().next().map(|lane| lane.next), Some(Next::ForTokens));
+    let later = START.after(Millis::from_hours(1));
+    assert_eq!(batch_sizes(&world.end(Fate::Completed, None, later)), [100]);
+}
+
+#[test]
+fn while_its_own_backend_is_shut_a_lane_goes_to_the_next_one() {
+    let mut world = World::new([opened(1, "m", "t", GATE)]);
+    let until = START.after(Millis::from_mins(1));
+    let shut = |until| Event::Shut { backend: "openai".into(), mode: Mode::Batch, until };
+    world.step(shut(Some(until)), START);
+    let effects = world.step(appended(1, 0, 100, START, DAY), START);
+    let [Effect::Batch { freight, .. }] = &effects.effects[..] else { panic!("{effects:?}") };
+    assert_eq!(freight.backend.as_str(), "other");
+    world.step(shut(None), START);
+    let effects = world.step(appended(1, 100, 100, START, DAY), START);
+    let [Effect::Batch { freight, .. }] = &effects.effects[..] else { panic!("{effects:?}") };
+    assert_eq!(freight.backend.as_str(), "openai");
+}
+
+#[test]
+fn where_only_batches_are_sold_a_late_request_still_leaves() {
+    let batch_only =
+        LaneTerms { ladder: Arc::new([rung("openai", "batch", Mode::Batch, GATE)]), ..terms(GATE) };
+    let opened = Event::Opened { lane: LaneId(1), key: key("m", "t"), terms: batch_only };
+    let mut world = World::new([opened]);
+    let late = START.after(DAY);
+    let effects = world.step(appended(1, 0, 3, START, Millis::from_hours(1)), late);
+    assert!(matches!(effects.effects[..], [Effect::Batch { reason: Reason::Deadline, .. }]), "{effects:?}");
+}
+
+#[test]
+fn a_backend_without_another_is_probed_with_one_batch() {
+    let alone = LaneTerms { may_go_elsewhere: false, ..terms(GATE) };
+    let opened = Event::Opened { lane: LaneId(1), key: key("m", "t"), terms: alone };
+    let mut world = World::new([opened]);
+    let until = START.after(Millis::from_mins(1));
+    world.step(Event::Shut { backend: "openai".into(), mode: Mode::Batch, until: Some(until) }, START);
+    let effects = world.step(appended(1, 0, 300, START, DAY), START);
+    assert_eq!((batch_sizes(&effects), effects.wake_at), (vec![], Some(until)));
+    assert_eq!(batch_sizes(&world.step(Event::Tick, until)), [100], "the probe");
+    assert_eq!(batch_sizes(&world.step(Event::Tick, until.after(Millis(5)))), [0; 0]);
+    let again = world.step(Event::Shut { backend: "openai".into(), mode: Mode::Batch, until: None }, until);
+    assert_eq!(batch_sizes(&again), [100, 100]);
+}
+
+#[test]
+fn a_million_requests_of_one_tenant_do_not_delay_a_hundred_of_another() {
+    let mut world = World::new([opened(1, "m", "crowd", GATE), opened(2, "other", "few", GATE)]);
+    let effects = world.step(appended(1, 0, 5_000, START, DAY), START);
+    assert_eq!(batch_sizes(&effects).len(), 8, "the last places are for others");
+    let effects = world.step(appended(2, 0, 100, START, DAY), START);
+    assert_eq!(batch_sizes(&effects), [100]);
+}
+
+#[test]
+fn in_one_batch_each_tenant_has_its_share() {
+    let narrow = GateLimits { running: 1, an_hour: 100 };
+    let mut world = World::new([opened(1, "m", "crowd", narrow), opened(2, "m", "few", narrow)]);
+    world.step(appended(1, 0, 100, START, DAY), START);
+    for n in 0..20 {
+        world.step(appended(1, 100 + n * 600, 600, START, Millis::from_hours(10)), START);
+    }
+    world.step(appended(2, 0, 30, START, DAY), START);
+    let effects = world.end(Fate::Completed, None, START.after(LINGER));
+    let batch = effects.effects.iter().find_map(|effect| match effect {
+        Effect::Batch { cargo, .. } => Some(cargo),
+        _ => None,
+    });
+    let few = batch.unwrap().iter().filter(|cargo| cargo.range.lane == LaneId(2));
+    assert_eq!(few.map(|cargo| cargo.range.len()).sum::<u64>(), 30);
 }
 
 proptest! {
@@ -145,48 +381,44 @@ proptest! {
     fn every_request_leaves_exactly_once(
         arrivals in prop::collection::vec((1_u32..4, 1_u32..150, 0_u64..20_000, 1_u64..48), 1..60),
     ) {
-        let mut scheduler = Scheduler::new();
-        for lane in 1..4 {
-            scheduler.step(opened(lane, "m", &lane.to_string(), GateLimits { running: 3, an_hour: 1000 }), START);
-        }
+        let gate = GateLimits { running: 3, an_hour: 1000 };
+        let mut world = World::new((1..4).map(|lane| opened(lane, "m", &lane.to_string(), gate)));
         let mut now = START;
         let mut next = [0_u64; 4];
         let mut left: Vec<Range> = Vec::new();
-        let mut running = Vec::new();
-        let mut run = |effects: Effects, running: &mut Vec<Freight>| {
+        let mut run = |effects: Effects| {
             for effect in effects.effects {
                 match effect {
-                    Effect::Batch { freight, ranges, .. } => {
-                        assert!(ranges.iter().map(Range::len).sum::<u64>() <= TERMS.max_requests);
-                        running.push(freight);
-                        left.extend(ranges);
+                    Effect::Batch { cargo, .. } => {
+                        assert!(requests(&cargo) <= MAX_REQUESTS);
+                        left.extend(cargo.iter().map(|cargo| cargo.range));
                     }
-                    Effect::Realtime { range, .. } => left.push(range),
+                    Effect::Realtime { cargo, .. } => left.extend(cargo.iter().map(|cargo| cargo.range)),
+                    Effect::Hedge { .. } | Effect::Cancel { .. } | Effect::Keep(..) => {}
                 }
             }
-            assert!(running.len() <= 3);
         };
         for (lane, count, wait, hours) in arrivals {
             now = now.after(Millis(wait));
             let first = next[lane as usize];
             next[lane as usize] += u64::from(count);
-            let effects = scheduler.step(appended(lane, first, count, now, Millis::from_hours(hours)), now);
-            run(effects, &mut running);
-            if let Some(freight) = running.pop() {
-                run(scheduler.step(Event::Ended { freight, hold_until: None }, now), &mut running);
+            run(world.step(appended(lane, first, count, now, Millis::from_hours(hours)), now));
+            prop_assert!(world.running.len() <= 3);
+            if !world.running.is_empty() {
+                run(world.end(Fate::Completed, None, now));
             }
         }
         for _ in 0..10_000 {
-            if let Some(freight) = running.pop() {
-                run(scheduler.step(Event::Ended { freight, hold_until: None }, now), &mut running);
+            if !world.running.is_empty() {
+                run(world.end(Fate::Completed, None, now));
                 continue;
             }
-            let effects = scheduler.step(Event::Tick, now);
+            let effects = world.step(Event::Tick, now);
             let wake = effects.wake_at;
-            run(effects, &mut running);
+            run(effects);
             match wake {
-                Some(wake) if running.is_empty() => now = wake,
-                None if running.is_empty() => break,
+                Some(wake) if world.running.is_empty() => now = wake,
+                None if world.running.is_empty() => break,
                 _ => {}
             }
         }

@@ -36,6 +36,7 @@ fn keys() -> Vec<Key> {
         Key("access.delivery", "'ticket'", "ticket", "/access/open/delivery", json!("held"), json!("ticket")),
         Key("access.requests_per_minute", "9", "9", "/access/open/requests_per_minute", null(), json!(9)),
         Key("access.models", "['a', 'b*']", "a, b*", "/access/open/models", any(), json!(["a", "b*"])),
+        Key("access.share", "9", "9", "/access/open/share", json!(100), json!(9)),
         Key("access.max_queued", "9", "9", "/access/open/max_queued", json!(1_000_000), json!(9)),
         Key("access.max_queued_bytes", "'1GB'", "1GB", "/access/open/max_queued_bytes", json!(8_i64 << 30), json!(1_000_000_000)),
         Key("backends.b.base_url", "'https://x/p/'", "https://x/p/", "/backends/0/base_url", json!("http://127.0.0.1:9000"), json!("https://x/p")),
@@ -51,12 +52,18 @@ fn keys() -> Vec<Key> {
         Key("backends.b.lanes.max_running", "5", "5", "/backends/0/lanes/max_running", json!(20), json!(5)),
         Key("backends.b.lanes.rescue", "'1m'", "1m", "/backends/0/lanes/rescue", json!("10m"), json!("1m")),
         Key("backends.b.lanes.rescue_concurrency", "5", "5", "/backends/0/lanes/rescue_concurrency", json!(16), json!(5)),
+        Key("backends.b.lanes.cancel", "'1m'", "1m", "/backends/0/lanes/cancel", json!("10m"), json!("1m")),
+        Key("backends.b.lanes.elsewhere", "false", "false", "/backends/0/lanes/elsewhere", json!(true), json!(false)),
+        Key("backends.b.lanes.enqueued_tokens", "5", "5", "/backends/0/lanes/enqueued_tokens", null(), json!(5)),
         Key("lanes.linger", "'0s'", "0s", "/backends/0/lanes/linger", json!("10s"), json!("0s")),
         Key("lanes.max_requests", "5", "5", "/backends/0/lanes/max_requests", null(), json!(5)),
         Key("lanes.max_bytes", "'1MB'", "1MB", "/backends/0/lanes/max_bytes", null(), json!(1_000_000)),
         Key("lanes.max_running", "5", "5", "/backends/0/lanes/max_running", json!(20), json!(5)),
         Key("lanes.rescue", "'1m'", "1m", "/backends/0/lanes/rescue", json!("10m"), json!("1m")),
         Key("lanes.rescue_concurrency", "5", "5", "/backends/0/lanes/rescue_concurrency", json!(16), json!(5)),
+        Key("lanes.cancel", "'1m'", "1m", "/backends/0/lanes/cancel", json!("10m"), json!("1m")),
+        Key("lanes.elsewhere", "false", "false", "/backends/0/lanes/elsewhere", json!(true), json!(false)),
+        Key("lanes.enqueued_tokens", "5", "5", "/backends/0/lanes/enqueued_tokens", null(), json!(5)),
         Key("plugins.cache", "'/c'", "/c", "/plugins/cache", json!("./offpeak-data/plugin-cache"), json!("/c")),
         Key("plugins.router.file", FILE, FILE_BARE, "/plugins/router/source", json!("bundled"), json!({ "file": FILE_BARE })),
         Key("plugins.router.config", "{ a = 1 }", "{ a = 1 }", "/plugins/router/config", json!("{}"), json!("{\"a\":1}")),
@@ -69,6 +76,11 @@ fn keys() -> Vec<Key> {
         Key("retry.max_attempts", "9", "9", "/retry/max_attempts", json!(4), json!(9)),
         Key("retry.base", "'2s'", "2s", "/retry/base", json!("1s"), json!("2s")),
         Key("retry.cap", "'2s'", "2s", "/retry/cap", json!("5m"), json!("2s")),
+        Key("breaker.failures", "9", "9", "/breaker/failures", json!(10), json!(9)),
+        Key("breaker.error_percent", "9", "9", "/breaker/error_percent", json!(5), json!(9)),
+        Key("breaker.bad_batches", "9", "9", "/breaker/bad_batches", json!(10), json!(9)),
+        Key("breaker.rest", "'2s'", "2s", "/breaker/rest", json!("10s"), json!("2s")),
+        Key("breaker.rest_max", "'11m'", "11m", "/breaker/rest_max", json!("5m"), json!("11m")),
         Key("log.format", "'json'", "json", "/log/format", json!("text"), json!("json")),
         Key("log.level", "'debug'", "debug", "/log/level", json!("info"), json!("debug")),
     ]
@@ -175,8 +187,8 @@ fn tenants_have_keys_and_settings_of_their_own() {
         json(&config)["access"]["tenants"][0],
         json!({
             "id": "b", "keys": [{ "env": "K1" }, { "file": file }], "default_sla": "2h", "deferrable": "2h",
-            "delivery": "ticket", "requests_per_minute": 600, "models": ["gpt-*"], "max_queued": 5,
-            "max_queued_bytes": 1 << 30,
+            "delivery": "ticket", "requests_per_minute": 600, "models": ["gpt-*"], "share": 100,
+            "max_queued": 5, "max_queued_bytes": 1 << 30,
         })
     );
     let open = read(LEAST, &[]).access;
@@ -282,7 +294,9 @@ Backends, the preferred one first
     models    gpt-*, o3
     patience  5s to connect, 10m of silence
     lanes     leave after 10s, when a deadline demands it, or full (10 requests, or as the plugin says); at most 20 batches under way
-    rescue    in real time 10m before a deadline, 16 requests at once
+    rescue    in real time 10m before a deadline, 16 requests at once; a late batch is cancelled 10m before that
+    tokens    as many enqueued as the provider turns out to take
+    outage    while it takes no batches, what waits may go to the next backend
     config    {"tier":2}
 
 Plugins (compiled ones are kept in ./offpeak-data/plugin-cache)
@@ -296,6 +310,8 @@ Store
 
 Retries
   up to 4 attempts, the second after 1s, then twice as long each time, at most 5m
+  a backend rests after 10 failures in a row, or 10 batches in a row of which over 5% failed:
+  for 10s, twice as long each time, at most 5m
 
 Log
   text, info

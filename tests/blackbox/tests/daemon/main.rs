@@ -5,8 +5,10 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails fails its test")]
 
 mod admin;
+mod breaker;
 mod chaos;
 mod dialects;
+mod escalate;
 mod expired;
 mod jobs;
 mod limits;

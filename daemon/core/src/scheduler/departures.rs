@@ -1,0 +1,343 @@
+//! What waits: which lanes leave, how they are bought, and whose requests come along.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::depart::{self, Departure, Reason, Terms, Waiting};
+use crate::escalate::RescueTerms;
+use crate::extent::Cargo;
+use crate::gate::Pass;
+use crate::lane::Room;
+use crate::offers::{self, BatchRoom, Outlook, Rung};
+use crate::words::{BackendId, LaneId, Millis, Mode, OfferName, TenantId, Timestamp};
+
+use super::voyages::time_left;
+use super::{Effect, Effects, Freight, Next, Prospect, Scheduler};
+
+/// How a group of lanes is bought.
+struct Deal {
+    ladder: Arc<[Rung]>,
+    linger: Millis,
+    rescue: RescueTerms,
+    /// What a batch is bought as; none if no rung is one.
+    batch: Option<(Rung, BatchRoom)>,
+    needs: Millis,
+    safe: Millis,
+}
+
+impl Deal {
+    fn terms(&self) -> Terms {
+        let room = self.batch.as_ref().map(|(_, room)| room);
+        Terms {
+            max_requests: room.map_or(u64::MAX, |room| room.max_requests),
+            max_bytes: room.map_or(u64::MAX, |room| room.max_bytes),
+            linger: self.linger,
+            needs: self.needs,
+            safe: self.safe,
+            rescue: self.rescue.least,
+        }
+    }
+
+    fn overhead(&self) -> u64 {
+        self.batch.as_ref().map_or(0, |(_, room)| room.overhead_bytes)
+    }
+}
+
+impl Scheduler {
+    pub(super) fn depart(&mut self, now: Timestamp, done: &mut Effects) {
+        for freight in self.by_urgency(now) {
+            let next = self.depart_group(&freight, now, done);
+            if let Some(group) = self.groups.get_mut(&freight) {
+                group.next = next;
+            }
+        }
+    }
+
+    /// Those whose last safe moment has come first, then those of the tenant whose turn it is: where a gate is narrow,
+    /// that is the order in which they go through it.
+    fn by_urgency(&mut self, now: Timestamp) -> Vec<Freight> {
+        let waiting: Vec<Freight> = self
+            .groups
+            .iter()
+            .filter(|(_, group)| group.lanes.iter().any(|lane| self.waits(*lane)))
+            .map(|(freight, _)| freight.clone())
+            .collect();
+        let mut order: Vec<(bool, u64, Timestamp, Freight)> = waiting
+            .into_iter()
+            .filter_map(|freight| {
+                let deal = self.deal(&freight)?;
+                let lanes = &self.groups.get(&freight)?.lanes;
+                let deadline = self.waiting(lanes, deal.overhead())?.earliest_deadline;
+                let is_due = now >= deal.terms().latest_safe(deadline);
+                let shares = self.shares.get(&freight.backend);
+                let clock = lanes
+                    .iter()
+                    .filter(|lane| self.waits(**lane))
+                    .filter_map(|lane| self.berths.get(lane))
+                    .map(|berth| shares.map_or(0, |shares| shares.clock(&berth.key.tenant)))
+                    .min()?;
+                Some((!is_due, clock, deadline, freight))
+            })
+            .collect();
+        order.sort();
+        order.into_iter().map(|(.., freight)| freight).collect()
+    }
+
+    fn waits(&self, lane: LaneId) -> bool {
+        self.berths.get(&lane).is_some_and(|berth| !berth.lane.is_empty())
+    }
+
+    /// What waits in several lanes that may travel together.
+    fn waiting(&self, lanes: &[LaneId], overhead: u64) -> Option<Waiting> {
+        let mut sum: Option<Waiting> = None;
+        for berth in lanes.iter().filter_map(|lane| self.berths.get(lane)) {
+            let Some((oldest, earliest_deadline)) = berth.lane.oldest().zip(berth.lane.earliest_deadline())
+            else {
+                continue;
+            };
+            let sums = berth.lane.sums();
+            let sum = sum.get_or_insert(Waiting { count: 0, bytes: 0, oldest, earliest_deadline });
+            sum.count += sums.count;
+            sum.bytes += sums.bytes + sums.count * overhead;
+            sum.oldest = sum.oldest.min(oldest);
+            sum.earliest_deadline = sum.earliest_deadline.min(earliest_deadline);
+        }
+        sum
+    }
+
+    /// How a group is bought, by what is known now. Its lanes share a backend, so only the patience may differ.
+    fn deal(&mut self, freight: &Freight) -> Option<Deal> {
+        let group = self.groups.get(freight)?;
+        let berths = || group.lanes.iter().filter_map(|lane| self.berths.get(lane));
+        let terms = &berths().next()?.terms;
+        let outlook = match group.prospect {
+            Some(Prospect(outlook)) => outlook,
+            None => self.outlook(freight, &terms.ladder, terms.may_go_elsewhere),
+        };
+        let rung = outlook.and_then(|outlook| terms.ladder.get(outlook.batch));
+        let deal = Deal {
+            linger: berths().map(|berth| berth.terms.linger).min()?,
+            rescue: terms.rescue,
+            batch: rung.and_then(|rung| Some((rung.clone(), rung.batch?))),
+            needs: outlook.map_or(Millis(u64::MAX), |outlook| outlook.needs),
+            safe: outlook.map_or(Millis(u64::MAX), |outlook| outlook.safe),
+            ladder: terms.ladder.clone(),
+        };
+        self.groups.get_mut(freight)?.prospect = Some(Prospect(outlook));
+        Some(deal)
+    }
+
+    /// A lane stays with its own backend as long as that takes work.
+    fn outlook(&self, freight: &Freight, ladder: &[Rung], may_go_elsewhere: bool) -> Option<Outlook> {
+        let is_own = |rung: &Rung| rung.backend == freight.backend;
+        let is_shut = |rung: &Rung| self.shut.contains_key(&(rung.backend.clone(), rung.mode));
+        let own_takes_work = ladder.iter().any(|rung| is_own(rung) && rung.batch.is_some() && !is_shut(rung));
+        offers::outlook(ladder, &freight.model, &self.turnarounds, |rung| {
+            if own_takes_work || !may_go_elsewhere { is_own(rung) } else { !is_shut(rung) }
+        })
+    }
+
+    /// Lets go what may go, and says what the rest waits for.
+    fn depart_group(&mut self, freight: &Freight, now: Timestamp, done: &mut Effects) -> Next {
+        let Some(deal) = self.deal(freight) else { return Next::NotSold };
+        let lanes = self.groups.get(freight).map(|group| group.lanes.clone()).unwrap_or_default();
+        self.rescue(freight, &lanes, &deal, now, done);
+        let terms = deal.terms();
+        // Each round lets one batch go or stops; a batch holds at least one request, so this ends.
+        while let Some(waiting) = self.waiting(&lanes, deal.overhead()) {
+            let Some((rung, room)) = &deal.batch else { return Next::NotSold };
+            let flush = lanes.iter().any(|lane| self.berths.get(lane).is_some_and(|berth| berth.flush));
+            let reason = match depart::decide(&waiting, &terms, now) {
+                _ if flush => Reason::Flush,
+                Departure::Batch(reason) => reason,
+                Departure::Stay(until) => {
+                    done.wake(until);
+                    return Next::Lingers(until);
+                }
+                // Nothing on the ladder is faster: late is better than never.
+                Departure::Realtime => Reason::Deadline,
+            };
+            let loaded = match self.pass(rung, now) {
+                Ok(only_newcomers) => self.load(freight, &lanes, rung, room, only_newcomers),
+                Err(next) => Err(next),
+            };
+            let cargo = match loaded {
+                Ok(cargo) => cargo,
+                Err(next) => {
+                    // What has to wait may become urgent while it does.
+                    done.wake(terms.urgent_at(waiting.earliest_deadline));
+                    if let Next::Held(until) | Next::Shut(until) = next {
+                        done.wake(until);
+                    }
+                    return next;
+                }
+            };
+            self.enter(freight, rung, &cargo, now);
+            done.effects.push(Effect::Batch { freight: freight.bought(rung), cargo, reason });
+        }
+        for lane in lanes {
+            if let Some(berth) = self.berths.get_mut(&lane) {
+                berth.flush = false;
+            }
+        }
+        Next::Empty
+    }
+
+    /// Whether another batch may leave; true if only with requests of tenants that have nothing under way.
+    fn pass(&mut self, rung: &Rung, now: Timestamp) -> Result<bool, Next> {
+        if let Some(shut) = self.shut.get(&(rung.backend.clone(), Mode::Batch))
+            && (now < shut.until || shut.is_probed)
+        {
+            return Err(Next::Shut(shut.until.max(now.after(Millis(1)))));
+        }
+        match self.gates.get_mut(&(rung.backend.clone(), rung.offer.clone())).map(|gate| gate.ask(now)) {
+            None | Some(Pass::Open) => Ok(false),
+            Some(Pass::Reserved) => Ok(true),
+            Some(Pass::Until(until)) => Err(Next::Held(until)),
+            Some(Pass::UntilOneEnds) => Err(Next::ForAPlace),
+        }
+    }
+
+    fn enter(&mut self, freight: &Freight, rung: &Rung, cargo: &[Cargo], now: Timestamp) {
+        if let Some(gate) = self.gates.get_mut(&(rung.backend.clone(), rung.offer.clone())) {
+            gate.enter(now);
+        }
+        let tokens = cargo.iter().map(|cargo| cargo.tokens).sum();
+        self.ledgers.entry((rung.backend.clone(), freight.model.clone())).or_default().enter(tokens);
+        self.board(&freight.bought(rung), &self.tenants_of(cargo));
+        if let Some(shut) = self.shut.get_mut(&(rung.backend.clone(), Mode::Batch)) {
+            shut.is_probed = true;
+        }
+    }
+
+    /// Takes what a batch would answer too late.
+    fn rescue(
+        &mut self,
+        freight: &Freight,
+        lanes: &[LaneId],
+        deal: &Deal,
+        now: Timestamp,
+        done: &mut Effects,
+    ) {
+        let kept_from = deal.terms().soonest_kept(now);
+        for lane in lanes {
+            let Some(berth) = self.berths.get_mut(lane) else { continue };
+            // Deadlines in a lane lie close together, so what stands before the last urgent request is nearly as urgent.
+            let Some(last) = berth.lane.last_before(kept_from) else { continue };
+            let own: Vec<Rung> =
+                deal.ladder.iter().filter(|rung| rung.backend == freight.backend).cloned().collect();
+            let ladder = if offers::fastest(&own).is_some() { &own[..] } else { &deal.ladder };
+            if offers::fastest(ladder).is_none() {
+                continue;
+            }
+            let cargo = berth.lane.take_through(last);
+            let left = time_left(&cargo, &deal.rescue, now);
+            if let Some(rung) = offers::best_now(ladder, &freight.model, &self.turnarounds, left) {
+                done.effects.push(Effect::Realtime { freight: freight.bought(rung), cargo });
+            }
+        }
+    }
+
+    /// Fills one batch: tenants by their shares, each one's earliest deadline first.
+    fn load(
+        &mut self,
+        freight: &Freight,
+        lanes: &[LaneId],
+        rung: &Rung,
+        room: &BatchRoom,
+        only_newcomers: bool,
+    ) -> Result<Vec<Cargo>, Next> {
+        let sailing = self.tenants_under_way(rung);
+        let has_newcomers =
+            lanes.iter().filter(|lane| self.waits(**lane)).any(|lane| !self.is_of(*lane, &sailing));
+        if only_newcomers && !has_newcomers {
+            return Err(Next::ForAPlace);
+        }
+        let ledger = self.ledgers.entry((rung.backend.clone(), freight.model.clone())).or_default();
+        let mut tokens = ledger.room();
+        if !has_newcomers && ledger.limit() < u64::MAX && ledger.enqueued() > 0 {
+            // The last quarter is for those that have nothing under way.
+            tokens = tokens.saturating_sub(ledger.limit() / 4);
+        }
+        let must_take_one = ledger.enqueued() == 0;
+        if tokens == 0 {
+            return Err(Next::ForTokens);
+        }
+        let mut room = Room {
+            requests: room.max_requests,
+            bytes: room.max_bytes,
+            overhead_bytes: room.overhead_bytes,
+            tokens,
+        };
+        let mut open: Vec<LaneId> = lanes
+            .iter()
+            .copied()
+            .filter(|lane| self.waits(*lane) && !(only_newcomers && self.is_of(*lane, &sailing)))
+            .collect();
+        let mut cargo = Vec::new();
+        let was_bound_by_tokens = self.fill(freight, &mut open, &mut room, &mut cargo);
+        if cargo.is_empty() && was_bound_by_tokens && must_take_one {
+            // Nothing is enqueued and not even one fits: the estimate or the limit is wrong, which only trying can tell.
+            room.tokens = u64::MAX;
+            room.requests = 1;
+            open = lanes.iter().copied().filter(|lane| self.waits(*lane)).collect();
+            self.fill(freight, &mut open, &mut room, &mut cargo);
+        }
+        match cargo.is_empty() {
+            false => Ok(cargo),
+            true if was_bound_by_tokens => Err(Next::ForTokens),
+            true => Err(Next::TooLarge),
+        }
+    }
+
+    /// True if what was left over did not fit for its tokens.
+    fn fill(
+        &mut self,
+        freight: &Freight,
+        open: &mut Vec<LaneId>,
+        room: &mut Room,
+        cargo: &mut Vec<Cargo>,
+    ) -> bool {
+        let mut by_tokens = false;
+        while let Some(lane) = self.next_lane(freight, open) {
+            let Some(berth) = self.berths.get_mut(&lane) else { break };
+            let taken = berth.lane.take(room);
+            if let Some(taken) = taken {
+                let shares = self.shares.entry(freight.backend.clone()).or_default();
+                shares.give(&berth.key.tenant, taken.tokens, berth.terms.weight);
+                cargo.push(taken);
+            } else {
+                by_tokens |= berth.lane.fits(&Room { tokens: u64::MAX, ..*room });
+            }
+            if taken.is_none() || berth.lane.is_empty() {
+                open.retain(|other| *other != lane);
+            }
+        }
+        by_tokens
+    }
+
+    /// The lane from which the next helping comes.
+    fn next_lane(&mut self, freight: &Freight, open: &[LaneId]) -> Option<LaneId> {
+        let tenant_of = |lane: &LaneId| self.berths.get(lane).map(|berth| &berth.key.tenant);
+        let shares = self.shares.entry(freight.backend.clone()).or_default();
+        let tenant = shares.next(open.iter().filter_map(tenant_of))?.clone();
+        let of_tenant = open.iter().filter(|lane| tenant_of(lane) == Some(&tenant));
+        of_tenant
+            .min_by_key(|lane| (self.berths.get(lane).and_then(|b| b.lane.earliest_deadline()), **lane))
+            .copied()
+    }
+
+    fn tenants_under_way(&self, rung: &Rung) -> BTreeSet<TenantId> {
+        let is_here =
+            |backend: &BackendId, offer: &OfferName| rung.backend == *backend && rung.offer == *offer;
+        self.afloat
+            .iter()
+            .filter(|((backend, offer, _), batches)| is_here(backend, offer) && **batches > 0)
+            .map(|((.., tenant), _)| tenant.clone())
+            .collect()
+    }
+
+    fn is_of(&self, lane: LaneId, tenants: &BTreeSet<TenantId>) -> bool {
+        self.berths.get(&lane).is_some_and(|berth| tenants.contains(&berth.key.tenant))
+    }
+}

@@ -1,0 +1,267 @@
+//! Why a request, or a lane, is where it is; what happens to it next, and when.
+
+use humantime::format_duration;
+use offpeak_core::batch::Journey;
+use offpeak_core::extent::Range;
+use offpeak_core::outcome::Ending;
+use offpeak_core::scheduler::{LaneView, Next, VoyageView};
+use offpeak_core::words::{LaneId, Millis, Mode, Place, Timestamp};
+use offpeak_store::{BatchRecord, Standing};
+use serde::{Deserialize, Serialize};
+
+use crate::batch;
+use crate::defer::store_failed;
+use crate::gateway::Gateway;
+use crate::lane_book::View;
+use crate::reply::Refusal;
+
+/// What is known, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// What was asked about.
+    pub about: String,
+    /// `waiting`, `in_batch`, `in_realtime`, `finished`, or `empty`.
+    pub state: String,
+    /// Milliseconds until the earliest deadline; none if nothing is due.
+    pub deadline_in_ms: Option<u64>,
+    /// How it came to be there.
+    pub why: Vec<String>,
+    /// What will happen, in the order of time.
+    pub next: Vec<Coming>,
+}
+
+/// Something that will happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coming {
+    /// Milliseconds until then; none if it waits for something else than time.
+    pub in_ms: Option<u64>,
+    /// What.
+    pub what: String,
+}
+
+impl Explanation {
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut lines = vec![format!("{}: {}", self.about, self.state.replace('_', " "))];
+        lines.extend(self.deadline_in_ms.map(|left| format!("  due in {}", shown(Millis(left)))));
+        lines.extend(self.why.iter().map(|why| format!("  - {why}")));
+        lines.extend(self.next.iter().map(|Coming { in_ms, what }| match in_ms {
+            Some(left) => format!("  in {}: {what}", shown(Millis(*left))),
+            None => format!("  then: {what}"),
+        }));
+        lines.join("\n") + "\n"
+    }
+}
+
+/// Explains a lane (its number) or a request (its id).
+pub async fn explain(gateway: &Gateway, about: &str) -> Result<Explanation, Refusal> {
+    let view = gateway.lanes.whole_view().await;
+    if let Ok(number) = about.parse() {
+        let lane = view.lanes.iter().find(|lane| lane.lane == LaneId(number)).ok_or_else(nothing)?;
+        return Ok(of_lane(gateway, lane));
+    }
+    let place: Place = about.strip_prefix("dfr-").unwrap_or(about).parse().map_err(|_| nothing())?;
+    of_request(gateway, &view, place).await
+}
+
+fn nothing() -> Refusal {
+    let message = "There is no such lane or request. A lane is named by its number, as /admin/v1/lanes lists it, a request \
+                   by the id of its ticket or its x-offpeak-request-id, such as dfr-0-1f.";
+    Refusal::not_found("nothing_to_explain", message)
+}
+
+async fn of_request(gateway: &Gateway, view: &View, place: Place) -> Result<Explanation, Refusal> {
+    let standing = gateway.store.outcome(place).await.map_err(|error| store_failed(&error))?;
+    let about = format!("dfr-{place}");
+    let (current, attempts) = match standing.ok_or_else(nothing)? {
+        Standing::Waiting { current, attempts } => (current, attempts),
+        Standing::Final(outcome) => {
+            let how = match &outcome.ending {
+                Ending::Answered { status } => format!("the provider answered with {status}"),
+                Ending::Failed { code, message, .. } => format!("{message} ({code})"),
+            };
+            let ago = shown(gateway.clock.now().since(outcome.finished_at));
+            let attempts = outcome.attempts;
+            let why = vec![format!("It was finished {ago} ago, after {attempts} attempt(s): {how}.")];
+            let state = "finished".to_owned();
+            return Ok(Explanation { about, state, deadline_in_ms: None, why, next: Vec::new() });
+        }
+    };
+    let records = gateway.store.open_batches().await.map_err(|error| store_failed(&error))?;
+    let mut told = if let Some(record) = records.iter().rev().find(|record| carries(record, current)) {
+        of_batch(gateway, view, record)
+    } else {
+        let lane = view.lanes.iter().find(|lane| lane.lane == current.lane).ok_or_else(nothing)?;
+        of_lane(gateway, lane)
+    };
+    if let Some(entry) = gateway.store.entry(current).await.map_err(|error| store_failed(&error))? {
+        told.deadline_in_ms = Some(entry.deadline.since(gateway.clock.now()).0);
+    }
+    if attempts > 0 {
+        told.why.insert(0, format!("{attempts} attempt(s) have failed before; it is tried again."));
+    }
+    Ok(Explanation { about, ..told })
+}
+
+/// Whether a request is in a batch, or run beside one under this record.
+fn carries(record: &BatchRecord, place: Place) -> bool {
+    match batch::decode(&record.progress) {
+        Ok(Journey::Beside { cargo, .. }) => cargo.iter().any(|part| part.range.contains(place)),
+        Ok(Journey::Batch { .. } | Journey::Realtime) | Err(_) => {
+            record.ranges.iter().any(|range| range.contains(place))
+        }
+    }
+}
+
+fn of_batch(gateway: &Gateway, view: &View, record: &BatchRecord) -> Explanation {
+    let now = gateway.clock.now();
+    let ago = shown(now.since(record.created_at));
+    let (offer, backend) = (&record.offer, &record.backend);
+    match batch::decode(&record.progress) {
+        Ok(Journey::Realtime) => in_realtime(
+            gateway,
+            record,
+            format!(
+                "{ago} ago a batch was the worse buy for its deadline, so it is run in real time as '{offer}'."
+            ),
+        ),
+        Ok(Journey::Beside { batch, .. }) => in_realtime(
+            gateway,
+            record,
+            format!(
+                "Batch {batch} was not back in time; {ago} ago it was decided to run this in real time beside it, as \
+                 '{offer}'."
+            ),
+        ),
+        Ok(Journey::Batch { .. }) | Err(_) => {
+            let requests: u64 = record.ranges.iter().map(Range::len).sum();
+            let why = vec![format!(
+                "It left {ago} ago in batch {} with {requests} request(s), as '{offer}' of '{backend}'.",
+                record.id
+            )];
+            let about = format!("batch {}", record.id);
+            let state = "in_batch".to_owned();
+            let told = Explanation { about, state, deadline_in_ms: None, why, next: Vec::new() };
+            match view.voyages.iter().find(|voyage| voyage.batch == record.id) {
+                Some(voyage) => with_voyage(told, voyage, now),
+                None => told,
+            }
+        }
+    }
+}
+
+fn in_realtime(gateway: &Gateway, record: &BatchRecord, why: String) -> Explanation {
+    let mut why = vec![why];
+    if let Some(backend) = gateway.backends.get(&record.backend) {
+        why.push(format!(
+            "Up to {} of such requests are under way at '{}' at a time, earliest deadlines first, tenants in turn.",
+            backend.turns.at_once(),
+            record.backend
+        ));
+    }
+    why.extend(shut(gateway, record.backend.as_str()));
+    let what = "it is answered as soon as it has its turn".to_owned();
+    let about = format!("rescue {}", record.id);
+    let next = vec![Coming { in_ms: None, what }];
+    Explanation { about, state: "in_realtime".to_owned(), deadline_in_ms: None, why, next }
+}
+
+fn with_voyage(mut told: Explanation, voyage: &VoyageView, now: Timestamp) -> Explanation {
+    told.why.push(format!("The provider says that {} of them are done.", voyage.done));
+    let (half, nearly_all) = voyage.usually;
+    told.why.push(format!(
+        "By what was seen of such batches, half of them are back after {} and nearly all after {}.",
+        shown(half.since(voyage.since)),
+        shown(nearly_all.since(voyage.since))
+    ));
+    if voyage.is_cancelled {
+        told.why.push("It threatened its deadline, so the provider was asked to stop it.".to_owned());
+        let what = "the provider gives back what ran; the rest is run in real time".to_owned();
+        told.next.push(Coming { in_ms: None, what });
+    }
+    let at = |at: Timestamp, what: &str| Coming { in_ms: Some(at.since(now).0), what: what.to_owned() };
+    let what = "unless it is about to end, it is cancelled, and what did not run is run in real time";
+    told.next.extend(voyage.cancel_at.map(|time| at(time, what)));
+    let what = "what has no answer then is run in real time, whatever comes of the batch";
+    told.next.extend(voyage.hedge_at.map(|time| at(time, what)));
+    told.next.sort_by_key(|coming| coming.in_ms);
+    told.deadline_in_ms = voyage.deadline.map(|deadline| deadline.since(now).0);
+    told
+}
+
+fn of_lane(gateway: &Gateway, lane: &LaneView) -> Explanation {
+    let now = gateway.clock.now();
+    let key = &lane.key;
+    let mut why = vec![format!(
+        "{} request(s) wait in lane {} of '{}' for '{}' at {}.",
+        lane.sums.count, lane.lane.0, key.tenant, key.model, key.endpoint
+    )];
+    if let Some(plan) = &lane.plan {
+        why.push(format!(
+            "With at least {} to its deadline a request is bought as '{}' of '{}' at {}% of the list price; with less, in \
+             real time.",
+            shown(plan.needs),
+            plan.offer,
+            plan.backend,
+            plan.price_permille / 10
+        ));
+    }
+    why.extend(shut(gateway, key.backend.as_str()));
+    let mut next = vec![coming(lane.next, now)];
+    if let (Some(deadline), Some(plan)) = (lane.earliest_deadline, &lane.plan) {
+        let in_ms = Some(deadline.before(plan.needs).since(now).0);
+        let what = "what still waits with this deadline is run in real time".to_owned();
+        next.push(Coming { in_ms, what });
+    }
+    let is_empty = lane.next == Next::Empty;
+    if is_empty {
+        next.clear();
+    }
+    Explanation {
+        about: format!("lane {}", lane.lane.0),
+        state: if is_empty { "empty" } else { "waiting" }.to_owned(),
+        deadline_in_ms: lane.earliest_deadline.map(|deadline| deadline.since(now).0),
+        why,
+        next,
+    }
+}
+
+fn coming(next: Next, now: Timestamp) -> Coming {
+    let (at, what) = match next {
+        Next::Empty => (None, "nothing waits"),
+        Next::Lingers(at) => (Some(at), "it leaves; until then others may join it"),
+        Next::Held(at) => {
+            (Some(at), "it leaves; until then the provider takes no more batches, or asked to be left alone")
+        }
+        Next::ForAPlace => (None, "it leaves when a batch is back: as many are under way as may be"),
+        Next::ForTokens => {
+            (None, "it leaves when a batch is back: as many tokens are enqueued as the provider takes")
+        }
+        Next::Shut(at) => (Some(at), "the backend is tried again; it was out of order"),
+        Next::TooLarge => {
+            (None, "its first request fits into no batch; it is run in real time when that is due")
+        }
+        Next::NotSold => (None, "nothing is known to buy for it; were its backend's offers taken away?"),
+    };
+    Coming { in_ms: at.map(|at| at.since(now).0), what: what.to_owned() }
+}
+
+/// What is out of order about a backend.
+fn shut(gateway: &Gateway, backend: &str) -> Vec<String> {
+    let now = gateway.clock.now();
+    let open = gateway.health.open(now).into_iter().filter(|((id, _), _)| id.as_str() == backend);
+    open.map(|((_, mode), until)| {
+        let what = if mode == Mode::Batch { "batches" } else { "real-time calls" };
+        format!(
+            "The backend '{backend}' is out of order for {what}; it is tried again in {}.",
+            shown(until.since(now))
+        )
+    })
+    .collect()
+}
+
+/// In whole seconds, which is as exact as anybody wants it.
+fn shown(time: Millis) -> String {
+    let time = if time.0 < 1000 { time } else { Millis(time.0 / 1000 * 1000) };
+    format_duration(time.into()).to_string()
+}

@@ -1,0 +1,183 @@
+//! Turns at a backend's real-time API for deferred work: as many at once as the provider bears, tenants by their shares,
+//! each one's earliest deadline first.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use offpeak_core::fair::Shares;
+use offpeak_core::pace::{Pace, Turn as Paced};
+use offpeak_core::words::{Millis, TenantId, Timestamp};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::clock::Clock;
+
+/// Who waits looks again after this time at the latest.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The turns of one backend.
+pub struct Turns {
+    clock: Clock,
+    queue: Mutex<Queue>,
+}
+
+struct Queue {
+    pace: Pace,
+    shares: Shares,
+    waiting: BTreeMap<TenantId, BTreeMap<(Timestamp, u64), Waiter>>,
+    next: u64,
+}
+
+struct Waiter {
+    tokens: u64,
+    weight: u32,
+    granted: oneshot::Sender<()>,
+}
+
+/// Leave to make one call. Dropped, it counts as a call that went well.
+pub struct Turn<'a> {
+    turns: &'a Turns,
+    is_told: bool,
+}
+
+/// Who wants a turn.
+pub struct Asker<'a> {
+    /// The tenant.
+    pub tenant: &'a TenantId,
+    /// Its share.
+    pub weight: u32,
+    /// When the answer is due.
+    pub deadline: Timestamp,
+    /// What it counts for.
+    pub tokens: u64,
+}
+
+impl Turns {
+    /// At most so many at once.
+    pub fn new(clock: Clock, most: usize) -> Self {
+        let queue = Queue {
+            pace: Pace::new(most as u64),
+            shares: Shares::default(),
+            waiting: BTreeMap::new(),
+            next: 0,
+        };
+        Self { clock, queue: Mutex::new(queue) }
+    }
+
+    /// Waits for a turn.
+    pub async fn take(&self, asker: &Asker<'_>) -> Turn<'_> {
+        let mut granted = self.queue.lock().enter(asker);
+        loop {
+            let pause = self.grant();
+            tokio::select! {
+                // An error means that the queue is gone, and it is not: it is borrowed here.
+                _ = &mut granted => return Turn { turns: self, is_told: false },
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// How many may be under way at once, as things stand.
+    pub fn at_once(&self) -> u64 {
+        self.queue.lock().pace.at_once()
+    }
+
+    /// Gives turns to those who may have them, and says when to look again.
+    fn grant(&self) -> Duration {
+        self.queue.lock().grant(self.clock.now())
+    }
+}
+
+impl Queue {
+    fn enter(&mut self, asker: &Asker<'_>) -> oneshot::Receiver<()> {
+        let (granted, receiver) = oneshot::channel();
+        let waiter = Waiter { tokens: asker.tokens, weight: asker.weight, granted };
+        self.next += 1;
+        self.waiting.entry(asker.tenant.clone()).or_default().insert((asker.deadline, self.next), waiter);
+        receiver
+    }
+
+    fn grant(&mut self, now: Timestamp) -> Duration {
+        // Who does not wait any longer is passed over.
+        for waiters in self.waiting.values_mut() {
+            waiters.retain(|_, waiter| !waiter.granted.is_closed());
+        }
+        self.waiting.retain(|_, waiters| !waiters.is_empty());
+        while !self.waiting.is_empty() {
+            match self.pace.ask(now) {
+                Paced::Now => {}
+                Paced::At(at) => return Duration::from(at.since(now)).min(LOOK_EVERY),
+                Paced::AfterAnother => return LOOK_EVERY,
+            }
+            if !self.grant_one() {
+                self.pace.done(false, None, now);
+            }
+        }
+        LOOK_EVERY
+    }
+
+    /// False if nobody took it.
+    fn grant_one(&mut self) -> bool {
+        let Some(tenant) = self.shares.next(self.waiting.keys()).cloned() else { return false };
+        let Some(waiters) = self.waiting.get_mut(&tenant) else { return false };
+        let Some((_, waiter)) = waiters.pop_first() else { return false };
+        if waiters.is_empty() {
+            self.waiting.remove(&tenant);
+        }
+        self.shares.give(&tenant, waiter.tokens, waiter.weight);
+        waiter.granted.send(()).is_ok()
+    }
+}
+
+impl Turn<'_> {
+    /// The call is over; `too_much` if the provider refused it for want of room.
+    pub fn done(mut self, too_much: bool, retry_after: Option<Millis>) {
+        self.is_told = true;
+        let now = self.turns.clock.now();
+        let mut queue = self.turns.queue.lock();
+        queue.pace.done(too_much, retry_after, now);
+        queue.grant(now);
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.is_told {
+            let now = self.turns.clock.now();
+            let mut queue = self.turns.queue.lock();
+            queue.pace.done(false, None, now);
+            queue.grant(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asker(tenant: &TenantId, deadline: u64) -> Asker<'_> {
+        Asker { tenant, weight: 100, deadline: Timestamp(deadline), tokens: 100 }
+    }
+
+    #[tokio::test]
+    async fn a_crowd_and_a_few_take_turns_and_the_earliest_deadline_goes_first() {
+        let turns = Turns::new(Clock::System, 1);
+        let (crowd, few) = (TenantId::from("crowd"), TenantId::from("few"));
+        let first = turns.take(&asker(&crowd, 1)).await;
+        let mut waiting: Vec<_> = (0..6)
+            .map(|n| (format!("crowd {n}"), turns.queue.lock().enter(&asker(&crowd, 100 - n))))
+            .collect();
+        waiting.extend((0..2).map(|n| (format!("few {n}"), turns.queue.lock().enter(&asker(&few, 500 + n)))));
+        let mut order = Vec::new();
+        first.done(false, None);
+        while order.len() < 8 {
+            let granted = waiting.iter_mut().position(|(_, granted)| granted.try_recv().is_ok());
+            let (name, _) = waiting.remove(granted.expect("one has its turn"));
+            order.push(name);
+            Turn { turns: &turns, is_told: false }.done(false, None);
+        }
+        let place = |name: &str| order.iter().position(|other| other == name);
+        assert!(place("few 1") < Some(5), "{order:?}");
+        assert!(place("crowd 5") < place("crowd 0"), "{order:?}");
+    }
+}

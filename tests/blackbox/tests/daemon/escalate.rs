@@ -1,0 +1,91 @@
+//! A batch that threatens a deadline is stopped in time; what ran is kept, and the rest is run in real time.
+
+use std::time::{Duration, Instant};
+
+use provider_sim::{BatchFault, Mode};
+
+use crate::rig::{BY_HAND, Rig, eventually, sim};
+
+const COUNT: usize = 20;
+
+/// A batch is bought for a few seconds, and given up a second and a half before its deadline.
+const HASTY: &str = "[backends.simulated]\nconfig = { batch_usual = \"1s\", standard_usual = \"50ms\" }\n\
+                     lanes = { linger = \"1h\", rescue = \"1s\", cancel = \"1s\" }";
+
+async fn tickets(rig: &Rig, sla: &str) -> Vec<crate::rig::Ticket> {
+    let mut tickets = Vec::new();
+    for n in 0..COUNT {
+        tickets.push(rig.daemon.ticket_of("search", &format!("question {n}"), sla).await);
+    }
+    rig.daemon.flush().await;
+    tickets
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stalled_batch_is_salvaged_and_its_deadline_kept() {
+    let rig = Rig::start(sim(), HASTY).await;
+    rig.provider.faults().next_batch(vec![BatchFault::Stall]);
+    let started = Instant::now();
+    let tickets = tickets(&rig, "8s").await;
+    eventually("the batch is made", async || (rig.batches() == 1).then_some(())).await;
+    let why = rig.daemon.admin(&format!("/admin/v1/explain/{}", id(&tickets[0].location))).await;
+    assert_eq!(why.body["state"], "in_batch", "{why:?}");
+    assert_eq!(why.body["next"].as_array().map(Vec::len), Some(2), "{why:?}");
+    rig.all_answered(&tickets).await;
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    let (batch, realtime) = (rig.billed(Mode::Batch), rig.billed(Mode::Realtime));
+    assert!(batch > 0 && realtime > 0, "{batch} in the batch, {realtime} in real time");
+    assert_eq!((batch + realtime, rig.ran_twice()), (COUNT as u64, 0));
+    assert_eq!(rig.daemon.metric("offpeak_escalated_requests_total", "cancel").await, COUNT as u64);
+    let why = rig.daemon.admin(&format!("/admin/v1/explain/{}", id(&tickets[0].location))).await;
+    assert_eq!(why.body["state"], "finished", "{why:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_batch_still_answers_after_a_rescue_is_counted_and_dropped() {
+    // There is no time to wait for what a cancelled batch gives back.
+    let settings = HASTY.replace("cancel = \"1s\"", "cancel = \"0s\"");
+    let rig = Rig::start(sim(), &settings).await;
+    rig.provider.faults().next_batch(vec![BatchFault::Stall]);
+    let tickets = tickets(&rig, "6s").await;
+    rig.all_answered(&tickets).await;
+    eventually("the batch is over", async || {
+        (rig.daemon.metric("offpeak_batches_ended_total", "cancelled").await == 1).then_some(())
+    })
+    .await;
+    let wasted = rig.daemon.metric("offpeak_wasted_requests_total", "").await;
+    assert_eq!(wasted, rig.ran_twice() as u64, "the bill says the same");
+    let paid = rig.billed(Mode::Batch) + rig.billed(Mode::Realtime);
+    assert_eq!(paid, COUNT as u64 + wasted);
+    assert_eq!(rig.daemon.metric("offpeak_deferred_finished_total", "").await, COUNT as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_does_not_keep_a_few_waiting() {
+    let settings = format!("{BY_HAND}\nmax_running = 4\nmax_requests = 10");
+    let rig = Rig::start(sim(), &settings).await;
+    // Whatever leaves stays away for good.
+    for _ in 0..8 {
+        rig.provider.faults().next_batch(vec![BatchFault::Turnaround { ms: 20 * 3_600_000 }]);
+    }
+    rig.daemon.tickets(100, |n| format!("crowd {n}")).await;
+    rig.daemon.flush().await;
+    eventually("the crowd has its places", async || (rig.batches() == 3).then_some(())).await;
+    rig.daemon.ticket_of("mail", "few", "24h").await;
+    rig.daemon.flush().await;
+    eventually("there is one for the few", async || (rig.batches() == 4).then_some(())).await;
+    let lanes = rig.daemon.lanes().await;
+    let waiting = |tenant: &str| {
+        let of_tenant = lanes.iter().filter(|lane| lane["tenant"] == tenant);
+        of_tenant.map(|lane| lane["waiting_requests"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!(waiting("mail"), 0, "{lanes:?}");
+    assert!(waiting("search") >= 60, "{lanes:?}");
+    let why = rig.daemon.admin("/admin/v1/explain/0").await;
+    assert_eq!(why.body["state"], "waiting", "{why:?}");
+    assert!(why.body["next"][0]["what"].as_str().unwrap().contains("when a batch is back"), "{why:?}");
+}
+
+fn id(location: &str) -> &str {
+    location.rsplit('/').next().unwrap()
+}
