@@ -10,6 +10,10 @@
 //!
 //! This file is the border to the daemon; all else are pure functions.
 
+#[cfg(test)]
+mod bad_days;
+#[cfg(test)]
+mod bend;
 pub mod chat;
 pub mod config;
 mod lines;
