@@ -3,6 +3,7 @@
 
 pub mod explain;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -93,6 +94,7 @@ struct LaneRow {
     offer: String,
     sla_class: String,
     name: String,
+    headers: BTreeMap<String, String>,
     waiting_requests: u64,
     waiting_bytes: u64,
     estimated_input_tokens: u64,
@@ -111,6 +113,7 @@ async fn lanes(gateway: &Gateway) -> List<LaneRow> {
         offer: view.key.offer.to_string(),
         sla_class: view.key.sla_class.to_string(),
         name: view.key.name.to_string(),
+        headers: view.key.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         waiting_requests: view.sums.count,
         waiting_bytes: view.sums.bytes,
         estimated_input_tokens: view.sums.tokens,

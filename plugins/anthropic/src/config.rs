@@ -2,6 +2,11 @@
 
 use serde::Deserialize;
 
+use crate::chat::request::{Ignorable, Options};
+
+/// From this version of the API on, the parameters of sampling are errors.
+const NO_SAMPLING_SINCE: &str = "2026-10-21";
+
 /// All settings; each has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -10,6 +15,11 @@ pub struct Config {
     pub batch: bool,
     /// The `anthropic-version` of requests whose client named none.
     pub version: String,
+    /// The most tokens of a translated chat completion that says nothing of it: Anthropic's API wants to be told.
+    pub default_max_tokens: u64,
+    /// What of a translated chat completion may be left out, though Anthropic's API has nothing like it and the answer
+    /// changes. All else of that kind is refused.
+    pub ignore: Vec<Ignorable>,
     /// How long an answer in real time usually takes.
     pub standard_usual: Duration,
     /// How long a batch usually takes.
@@ -40,6 +50,8 @@ impl Default for Config {
         Self {
             batch: true,
             version: "2023-06-01".to_owned(),
+            default_max_tokens: 4096,
+            ignore: Vec::new(),
             standard_usual: Duration { ms: 5_000 },
             batch_usual: Duration { ms: 3_600_000 },
             poll_ms: 30_000,
@@ -51,6 +63,17 @@ impl Default for Config {
             max_requests: 100_000,
             max_bytes: 256_000_000,
             max_batches_an_hour: 1_000,
+        }
+    }
+}
+
+impl Config {
+    /// How chat completions are translated.
+    pub(crate) fn translation(&self) -> Options {
+        Options {
+            default_max_tokens: self.default_max_tokens,
+            sampling: self.version.as_str() < NO_SAMPLING_SINCE,
+            ignored: self.ignore.clone(),
         }
     }
 }
@@ -108,7 +131,11 @@ mod tests {
                 .unwrap();
         assert_eq!((config.batch, config.version.as_str()), (false, "2026-10-21"));
         assert_eq!((config.batch_usual.ms(), config.poll_ms), (90_000, 5));
+        assert!(!config.translation().sampling && Config::default().translation().sampling);
+        let config: Config = parse_config(r#"{"ignore": ["seed"]}"#).unwrap();
+        assert_eq!(config.translation().ignored, [Ignorable::Seed]);
         for json in [
+            r#"{"ignore": ["messages"]}"#,
             r#"{"pol_ms": 5}"#,
             r#"{"batch_usual": "1 hour"}"#,
             r#"{"batch_usual": "h"}"#,

@@ -1,4 +1,4 @@
-//! Provider plugin for the Anthropic API.
+//! Provider plugin for the Anthropic API, for its own clients and for those of OpenAI's chat completions.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -6,6 +6,8 @@
 //! | `sale` | offers, limits, and how a real-time call is sent |
 //! | `lines` | the items of a batch, and the lines of its results |
 //! | `protocol` | the batch protocol as a state machine |
+//! | `rewrite` | where the translation meets calls, streams and batches |
+//! | `chat` | the translation between chat completions and messages |
 //! | `wire` | the provider's JSON objects |
 //!
 //! This file is the border to the daemon; all else are pure functions.
@@ -18,19 +20,21 @@ pub mod chat;
 pub mod config;
 mod lines;
 pub mod protocol;
+mod rewrite;
 mod sale;
 mod wire;
 
 use offpeak_plugin::{
-    Configured, Offer,
+    Configured, Offer, now_ms,
     provider::{
         Answer, Batch, BatchLimits, Call, CredentialPlace, Decoded, Description, Encoded, Event, Item,
-        Prepared, Provider, Refusal, Rewritten, RewrittenChunk, Step,
+        Prepared, Provider, Refusal, RefusedItem, Rewritten, RewrittenChunk, Step,
     },
 };
 
 use config::Config;
 use protocol::Context;
+use sale::CHAT;
 
 static CONFIG: Configured<Config> = Configured::new();
 
@@ -60,18 +64,16 @@ impl Provider for Anthropic {
         sale::prepare(&call, CONFIG.get())
     }
 
-    // Nothing is planned to be written anew; if it comes here all the same, it stays what it is.
-
     fn rewrite_request(_call: Call, body: Vec<u8>) -> Result<Rewritten, Refusal> {
-        Ok(Rewritten { body, notes: Vec::new() })
+        rewrite::request(&body, CONFIG.get(), now_ms())
     }
 
     fn rewrite_answer(_call: Call, _notes: Vec<u8>, answer: Answer) -> Answer {
-        answer
+        rewrite::whole(&answer, now_ms())
     }
 
-    fn rewrite_chunk(_call: Call, state: Vec<u8>, chunk: Vec<u8>, _last: bool) -> RewrittenChunk {
-        RewrittenChunk { state, output: chunk }
+    fn rewrite_chunk(_call: Call, state: Vec<u8>, chunk: Vec<u8>, last: bool) -> RewrittenChunk {
+        rewrite::chunk(&state, &chunk, last, now_ms())
     }
 
     fn batch_step(batch: Batch, state: Vec<u8>, event: Event) -> Result<Step, String> {
@@ -81,14 +83,29 @@ impl Provider for Anthropic {
     fn encode_items(batch: Batch, items: Vec<Item>) -> Result<Encoded, String> {
         let bodies: usize = items.iter().map(|item| item.body.len()).sum();
         let mut bytes = Vec::with_capacity(bodies + items.len() * (lines::overhead_bytes() as usize));
-        for item in &items {
-            lines::push(&mut bytes, &batch.mark, item)?;
+        let mut refused = Vec::new();
+        for mut item in items {
+            if batch.endpoint == CHAT {
+                match rewrite::request(&item.body, CONFIG.get(), now_ms()) {
+                    Ok(rewritten) => item.body = rewritten.body,
+                    Err(refusal) => {
+                        refused.push(RefusedItem { id: item.id, refusal });
+                        continue;
+                    }
+                }
+            }
+            lines::push(&mut bytes, &batch.mark, &item)?;
         }
-        Ok(Encoded { bytes, refused: Vec::new() })
+        Ok(Encoded { bytes, refused })
     }
 
     fn decode_results(batch: Batch, _source: String, lines: Vec<Vec<u8>>) -> Result<Vec<Decoded>, String> {
-        Ok(lines.iter().map(|line| lines::decode(line, &batch.mark)).collect())
+        let understood = lines.iter().map(|line| lines::decode(line, &batch.mark));
+        Ok(if batch.endpoint == CHAT {
+            understood.map(|decoded| rewrite::result(decoded, now_ms())).collect()
+        } else {
+            understood.collect()
+        })
     }
 }
 

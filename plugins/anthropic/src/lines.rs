@@ -12,7 +12,7 @@ use offpeak_plugin::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::wire::ErrorObject;
+use crate::{chat::error::status_of, wire::ErrorObject};
 
 /// The longest `custom_id`.
 const ID_BYTES_MAX: usize = 64;
@@ -105,23 +105,6 @@ fn errored(error: &RawValue) -> ItemResponse {
     let kind = ErrorObject::of_body(body).kind_or("api_error");
     let request_id = serde_json::from_slice::<Name>(body).ok().and_then(|name| name.request_id);
     ItemResponse { status: status_of(&kind), body: body.to_vec(), request_id }
-}
-
-/// The status that the endpoint answers with in real time for an error of this type.
-fn status_of(kind: &str) -> u16 {
-    match kind {
-        "invalid_request_error" => 400,
-        "authentication_error" => 401,
-        "billing_error" => 402,
-        "permission_error" => 403,
-        "not_found_error" => 404,
-        "conflict_error" => 409,
-        "request_too_large" => 413,
-        "rate_limit_error" => 429,
-        "timeout_error" => 504,
-        "overloaded_error" => 529,
-        _ => 500,
-    }
 }
 
 fn never_ran(code: &str, message: &str) -> ItemOutcome {

@@ -12,8 +12,11 @@ pub(crate) const MESSAGES: &str = "/v1/messages";
 /// How many tokens a message has. It costs nothing and is answered at once.
 pub(crate) const COUNT_TOKENS: &str = "/v1/messages/count_tokens";
 
+/// Chat completions in OpenAI's words, which are translated.
+pub(crate) const CHAT: &str = "/v1/chat/completions";
+
 /// The endpoints that are answered.
-pub(crate) const ENDPOINTS: [&str; 2] = [MESSAGES, COUNT_TOKENS];
+pub(crate) const ENDPOINTS: [&str; 3] = [MESSAGES, COUNT_TOKENS, CHAT];
 
 /// The header that names the version of the API; the API asks for it.
 pub(crate) const VERSION: &str = "anthropic-version";
@@ -29,6 +32,9 @@ const BATCH: &str = "batch";
 
 const LIST_PRICE_PERMILLE: u32 = 1000;
 const HALF_PRICE_PERMILLE: u32 = 500;
+
+/// Bytes by which a small body grows when it is translated; large ones grow by less than an eighth.
+const TRANSLATION_BYTES: u32 = 128;
 
 /// A batch that has not ended by then expires.
 const WINDOW_MS: u64 = 24 * 3_600_000;
@@ -63,10 +69,15 @@ fn has_batches(endpoint: &str, config: &Config) -> bool {
 
 /// The limits of a batch; none for other offers.
 pub(crate) fn limits(endpoint: &str, offer: &str, config: &Config) -> Option<BatchLimits> {
-    (offer == BATCH && has_batches(endpoint, config)).then(|| BatchLimits {
+    let (max_bytes, item_overhead_bytes) = if endpoint == CHAT {
+        (config.max_bytes / 8 * 7, lines::overhead_bytes() + TRANSLATION_BYTES)
+    } else {
+        (config.max_bytes, lines::overhead_bytes())
+    };
+    (offer == BATCH && has_batches(endpoint, config)).then_some(BatchLimits {
         max_requests: config.max_requests,
-        max_bytes: config.max_bytes,
-        item_overhead_bytes: lines::overhead_bytes(),
+        max_bytes,
+        item_overhead_bytes,
         max_batches_an_hour: config.max_batches_an_hour,
     })
 }
@@ -87,13 +98,26 @@ pub(crate) fn prepare(call: &Call, config: &Config) -> Result<Prepared, Refusal>
             param: None,
         });
     }
-    Ok(Prepared {
+    let version = vec![Header { name: VERSION.to_owned(), value: config.version.clone() }];
+    let unchanged = Prepared {
         path: call.endpoint.clone(),
         set_headers: Vec::new(),
-        default_headers: vec![Header { name: VERSION.to_owned(), value: config.version.clone() }],
+        default_headers: version.clone(),
         remove_headers: Vec::new(),
         body: BodyPlan::Unchanged,
         answer: AnswerPlan::Unchanged,
+    };
+    if call.endpoint != CHAT {
+        return Ok(unchanged);
+    }
+    // What is written here is written for one version of the API.
+    Ok(Prepared {
+        path: MESSAGES.to_owned(),
+        set_headers: version,
+        default_headers: Vec::new(),
+        body: BodyPlan::Rewrite,
+        answer: AnswerPlan::Rewrite,
+        ..unchanged
     })
 }
 
@@ -130,6 +154,15 @@ mod tests {
         let [version] = &prepared.default_headers[..] else { panic!("{:?}", prepared.default_headers) };
         assert_eq!((version.name.as_str(), version.value.as_str()), (VERSION, "2023-06-01"));
         assert!(prepared.set_headers.is_empty(), "the client's own version counts");
+    }
+
+    #[test]
+    fn chat_completions_become_messages() {
+        let prepared = prepare(&call(CHAT, "standard"), &Config::default()).unwrap();
+        assert_eq!(prepared.path, MESSAGES);
+        assert_eq!((prepared.body, prepared.answer), (BodyPlan::Rewrite, AnswerPlan::Rewrite));
+        assert_eq!(prepared.set_headers[0].name, VERSION);
+        assert_eq!(names(&offers(CHAT, &Config::default())), ["standard", "batch"]);
     }
 
     #[test]

@@ -37,7 +37,10 @@ use offpeak_plugin::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{config::Config, sale::VERSION};
+use crate::{
+    config::Config,
+    sale::{CHAT, VERSION},
+};
 use answer::Outcome;
 
 /// The version of [`State`] as it is stored. A newer plugin must read what an older one has written.
@@ -389,9 +392,13 @@ fn read(path: String, source: &str, context: Context<'_>) -> Effect {
     Effect::Read(Reading { path, headers: headers(context), source: source.to_owned() })
 }
 
-/// What the requests of the batch were sent with, and a version where they named none.
+/// What the requests of the batch were sent with, and a version where they named none. What was translated was translated
+/// for the configured version.
 fn headers(context: Context<'_>) -> Vec<Header> {
     let mut headers = context.batch.headers.clone();
+    if context.batch.endpoint == CHAT {
+        headers.retain(|header| header.name != VERSION);
+    }
     if !headers.iter().any(|header| header.name == VERSION) {
         headers.push(header(VERSION, &context.config.version));
     }

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails fails its test")]
 
 mod admin;
+mod anthropic;
 mod breaker;
 mod chaos;
 mod dialects;
@@ -20,5 +21,6 @@ mod rescue;
 mod restart;
 mod results;
 mod rig;
+mod translated;
 mod upstream;
 mod wire;

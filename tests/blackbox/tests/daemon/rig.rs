@@ -71,6 +71,8 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
 pub(crate) struct Rig {
     pub(crate) daemon: Daemon,
     pub(crate) provider: Provider,
+    /// Where the provider is, for whoever else calls it.
+    pub(crate) upstream: String,
     _server: Handle,
 }
 
@@ -79,8 +81,9 @@ impl Rig {
     pub(crate) async fn start(sim: Builder, settings: &str) -> Self {
         let provider = sim.build();
         let server = Server::on_free_port(provider.clone()).await.unwrap();
-        let daemon = Daemon::start(&server.url(), settings).await;
-        Self { daemon, provider, _server: server }
+        let upstream = server.url();
+        let daemon = Daemon::start(&upstream, settings).await;
+        Self { daemon, provider, upstream, _server: server }
     }
 
     pub(crate) fn billed(&self, mode: Mode) -> u64 {
