@@ -113,7 +113,7 @@ async fn what_nobody_sells() {
         "/v1/audio/speech",
         "/",
         "/v2/chat/completions",
-        "/v1/files",
+        "/v1/threads",
         "/metrics",
         "/admin/v1/lanes",
     ] {
