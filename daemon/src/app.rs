@@ -432,6 +432,7 @@ fn open_backend(
         turns: Turns::new(clock, backend.lanes.rescue_concurrency),
         retries: Mutex::new(RetryBudget::new(RETRY_SHARE_PERMILLE)),
         quota_a_minute: AtomicU64::new(0),
+        listed: Mutex::default(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! The backends of the configuration with their provider plugins, and what they sell.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -48,6 +48,8 @@ pub struct Backend {
     pub retries: Mutex<RetryBudget>,
     /// Real-time calls a minute that the provider lets the account make, as it said last; 0 until it does.
     pub quota_a_minute: AtomicU64,
+    /// The models that it listed itself, and when it was asked.
+    pub listed: Mutex<Option<(Timestamp, BTreeMap<String, u64>)>>,
 }
 
 /// All backends, in the order of preference.
@@ -251,7 +253,8 @@ impl Backends {
 }
 
 impl Backend {
-    fn sells_at(&self, endpoint: &str) -> bool {
+    /// It answers the endpoint.
+    pub fn sells_at(&self, endpoint: &str) -> bool {
         self.provider.description().endpoints.iter().any(|sold| sold == endpoint)
     }
 

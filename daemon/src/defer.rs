@@ -40,6 +40,8 @@ pub struct Deferral {
 const FOR_ITS_CALLER: u8 = 0;
 /// and this one for a job; its meta is the job's label.
 pub const FOR_A_JOB: u8 = 1;
+/// This one is fetched as a background response.
+pub const FOR_A_RESPONSE: u8 = 2;
 
 /// An answer that came while its call was cut off is still there for the SDK's retry, which follows within seconds.
 pub const RETRIES_COME_WITHIN: Millis = Millis::from_mins(10);
@@ -55,12 +57,11 @@ pub async fn accept(
 ) -> Result<Response<ReplyBody>, Refusal> {
     let account = caller.account();
     let delivery = asked_delivery(headers).unwrap_or(account.delivery);
-    check_room(gateway, account, delivery, envelope.body.len())?;
+    if delivery == Delivery::Held && !gateway.held.has_room() {
+        return Err(too_many_held());
+    }
     let deadline = deferral.deadline;
-    let origin = match attach(gateway, account, headers, &envelope).await? {
-        Some(origin) => origin,
-        None => append(gateway, account, deferral, headers, envelope, arrived).await?,
-    };
+    let origin = keep(gateway, account, deferral, headers, envelope, arrived, FOR_ITS_CALLER).await?;
     match delivery {
         Delivery::Ticket => {
             let mut ticket = delivery::ticket(origin, 0, Some(deadline), gateway.public_url.as_deref());
@@ -73,6 +74,23 @@ pub async fn accept(
             Ok(ticket)
         }
         Delivery::Held => hold(gateway, origin).await,
+    }
+}
+
+/// Keeps a request durably, or finds the one that it repeats.
+pub async fn keep(
+    gateway: &Gateway,
+    account: &Account,
+    deferral: Deferral,
+    headers: &HeaderMap,
+    envelope: Envelope,
+    arrived: Timestamp,
+    flags: u8,
+) -> Result<Place, Refusal> {
+    check_room(gateway, account, envelope.body.len())?;
+    match attach(gateway, account, headers, &envelope).await? {
+        Some(origin) => Ok(origin),
+        None => append(gateway, account, deferral, headers, envelope, arrived, flags).await,
     }
 }
 
@@ -125,6 +143,7 @@ async fn append(
     headers: &HeaderMap,
     envelope: Envelope,
     arrived: Timestamp,
+    flags: u8,
 ) -> Result<Place, Refusal> {
     let body = deferred_body(&envelope)?;
     let lane = gateway.lanes.lane(&gateway.store, &gateway.backends, deferral.key, arrived).await;
@@ -140,7 +159,7 @@ async fn append(
         tokens: u32::try_from(envelope.input_tokens).unwrap_or(u32::MAX),
         body_hash: body_hash(&body),
         idempotency,
-        flags: FOR_ITS_CALLER,
+        flags,
         meta: Bytes::new(),
         body,
     };
@@ -162,7 +181,8 @@ pub fn deferred_body(envelope: &Envelope) -> Result<Bytes, Refusal> {
     if !envelope.has_delivery_members {
         return Ok(envelope.body.clone());
     }
-    let edits = ["stream", "stream_options", "service_tier", "background", "speed"].map(Edit::remove);
+    let edits = ["stream", "stream_options", "service_tier", "background", "background_options", "speed"]
+        .map(Edit::remove);
     members::edit(&envelope.body, &edits).map(Bytes::from).map_err(|error| {
         Refusal::bad_request("invalid_json", format!("The body is not a JSON object: {error}"))
     })
@@ -202,12 +222,9 @@ fn asked_delivery(headers: &HeaderMap) -> Option<Delivery> {
     asks.then_some(Delivery::Ticket)
 }
 
-fn check_room(gateway: &Gateway, account: &Account, delivery: Delivery, bytes: usize) -> Result<(), Refusal> {
+fn check_room(gateway: &Gateway, account: &Account, bytes: usize) -> Result<(), Refusal> {
     if gateway.stopping.is_cancelled() {
         return Err(stopping());
-    }
-    if delivery == Delivery::Held && !gateway.held.has_room() {
-        return Err(too_many_held());
     }
     let waiting = gateway.lanes.waiting_of(&account.id);
     if waiting.count >= account.max_queued || waiting.bytes + bytes as u64 > account.max_queued_bytes {

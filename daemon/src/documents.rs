@@ -3,12 +3,13 @@
 
 pub mod file;
 pub mod job;
+pub mod upload;
 
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use offpeak_core::words::{TenantId, Timestamp};
+use offpeak_core::words::{LaneId, Place, Seq, TenantId, Timestamp};
 use offpeak_store::{Document, Kind, Order, Store, StoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -146,6 +147,21 @@ fn key(tenant: &TenantId, number: u64) -> Bytes {
     key.freeze()
 }
 
+/// The key of what is kept about a request.
+pub fn key_of(place: Place) -> Bytes {
+    let mut key = BytesMut::with_capacity(12);
+    key.put_u32(place.lane.0);
+    key.put_u64(place.seq.0);
+    key.freeze()
+}
+
+/// The request that such a key is about.
+pub fn place_of(key: &[u8]) -> Option<Place> {
+    let (lane, seq) = key.split_first_chunk::<4>()?;
+    let seq = u64::from_be_bytes(seq.try_into().ok()?);
+    Some(Place { lane: LaneId(u32::from_be_bytes(*lane)), seq: Seq(seq) })
+}
+
 /// The name of a thing with a number, such as `file-18c2b0a5f1e000`.
 pub fn id(prefix: &str, number: u64) -> String {
     format!("{prefix}{number:x}")
@@ -187,6 +203,13 @@ mod tests {
         ] {
             assert_eq!(number("file-", other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_requests_key_names_it() {
+        let place = Place { lane: LaneId(7), seq: Seq(1 << 40) };
+        assert_eq!(place_of(&key_of(place)), Some(place));
+        assert_eq!(place_of(b"short"), None);
     }
 
     #[test]

@@ -3,17 +3,22 @@
 pub mod batches;
 pub mod files;
 pub mod lookup;
+pub mod message_batches;
+pub mod models;
 pub mod pieces;
 pub mod query;
+pub mod responses;
+pub mod uploads;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
+use offpeak_core::words::Timestamp;
 
 use crate::body::{ReplyBody, RequestBody};
 use crate::gateway::Gateway;
@@ -61,6 +66,18 @@ async fn answer(
     if let Some(rest) = below(path, batches::PATH) {
         return batches::answer(gateway, caller, request, &rest).await;
     }
+    if let Some(rest) = below(path, uploads::PATH) {
+        return uploads::answer(gateway, caller, request, &rest).await;
+    }
+    if let Some(rest) = below(path, models::PATH) {
+        return models::answer(gateway, caller, request, &rest).await;
+    }
+    if let Some(rest) = below(path, message_batches::PATH) {
+        return message_batches::answer(gateway, caller, request, &rest).await;
+    }
+    if let Some(rest) = below(path, responses::PATH).filter(|rest| !rest.is_empty()) {
+        return responses::answer(gateway, caller, request, &rest).await;
+    }
     check_endpoint(gateway, request.method(), path)?;
     model_call(gateway, caller, request).await
 }
@@ -85,8 +102,10 @@ async fn model_call(
     let body = read_body(&head.headers, body, gateway.max_body).await?;
     let arrived = (gateway.clock.now(), Instant::now());
     let envelope = envelope::read(&head.headers, body, caller.account().sla)?;
-    check_background(&envelope)?;
     let caller = caller.admit()?;
+    if envelope.background && head.uri.path() == responses::PATH {
+        return responses::create(gateway, &caller, &head.headers, envelope, arrived.0).await;
+    }
     match route::route(gateway, caller.account(), head.uri.path(), &head.headers, &envelope, arrived.0)? {
         Routed::Now(call) => {
             gateway.metrics.decided(arrived.1.elapsed());
@@ -103,8 +122,8 @@ fn check_endpoint(gateway: &Gateway, method: &Method, path: &str) -> Result<(), 
         let path: String = path.chars().take(100).collect();
         let message = format!(
             "There is no endpoint {path} here. offpeak answers the model endpoints of its backends (such as \
-             /v1/chat/completions), /v1/files, /v1/batches and /v1/deferred/{{id}}; check the base URL of your SDK, which \
-             ends in /v1."
+             /v1/chat/completions), /v1/files, /v1/uploads, /v1/batches, /v1/responses/{{id}}, /v1/models, \
+             /v1/messages/batches and /v1/deferred/{{id}}; check the base URL of your SDK."
         );
         return Err(Refusal::not_found("unknown_endpoint", message));
     }
@@ -115,14 +134,11 @@ fn check_endpoint(gateway: &Gateway, method: &Method, path: &str) -> Result<(), 
     Ok(())
 }
 
-/// A background response is fetched by calls that offpeak does not answer yet, so it is not begun either.
-fn check_background(envelope: &envelope::Envelope) -> Result<(), Refusal> {
-    if !envelope.background {
-        return Ok(());
-    }
-    let message = "Background responses cannot be fetched through offpeak yet. Leave out \"background\" and defer the \
-                   request with x-offpeak-sla and 'Prefer: respond-async'.";
-    Err(Refusal::bad_request("background_not_supported", message).param("background"))
+/// A time as Anthropic's API writes it.
+pub fn rfc3339(at: Timestamp) -> String {
+    // The last second that has four digits for its year.
+    let seconds = (at.0 / 1000).min(253_402_300_799);
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }
 
 /// Reads a body of at most `max` bytes. One that arrives in one piece is not copied.

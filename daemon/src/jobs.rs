@@ -8,6 +8,7 @@ pub mod expand;
 
 use std::collections::HashSet;
 use std::io;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +16,11 @@ use bytes::Bytes;
 use offpeak_core::job::{CANCELLED, Close, Event, Stage, WINDOW_OVER};
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::words::{Millis, Place};
-use offpeak_store::{NewOutcome, Recorded, StoreError, Unfinished, Verdict};
+use offpeak_store::{Document, Kind, NewOutcome, Order, Recorded, StoreError, Unfinished, Verdict};
 
 use crate::delivery::output_file::{self, Label};
-use crate::documents::file::File;
+use crate::documents::file::{File, Problem};
+use crate::documents::upload::{Part, Upload};
 use crate::documents::{self, DocumentError, Job, Numbers};
 use crate::gateway::Gateway;
 use crate::job_book::{OpenJob, Progress};
@@ -29,6 +31,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Outcomes that are recorded in one commit when a job is settled.
 const SETTLE_AT_ONCE: usize = 1000;
+
+/// Notes about deleted responses that are looked through at once.
+const NOTES_AT_ONCE: usize = 1000;
 
 /// How long a job can be looked at after its answers are gone.
 const REMEMBERED: Millis = Millis::from_hours(24 * 30);
@@ -45,9 +50,9 @@ pub enum JobError {
     /// The disk failed.
     #[error("the file of a job's requests could not be read: {0}")]
     Disk(#[from] io::Error),
-    /// The lanes are closed to it for now.
-    #[error("{0}")]
-    Lane(String),
+    /// It cannot be run, now or later.
+    #[error("{}", .0.message)]
+    Refused(Problem),
 }
 
 /// Takes a new job in and sets it on its way. It is durable when this returns.
@@ -93,6 +98,12 @@ pub async fn largest_number(store: &offpeak_store::Store, spool: &Spool) -> Resu
         files.insert(file.number);
     })
     .await?;
+    documents::each(store, |part: Part| {
+        largest = largest.max(part.number);
+        files.insert(part.number);
+    })
+    .await?;
+    documents::each(store, |upload: Upload| largest = largest.max(upload.number)).await?;
     documents::each(store, |job: Job| largest = largest.max(job.number)).await?;
     let removed = spool.tidy(&files)?;
     if removed > 0 {
@@ -131,13 +142,46 @@ pub async fn tidy(gateway: &Gateway) -> Result<Vec<Place>, JobError> {
     for file in &expired {
         removals.push(documents::removal(file));
     }
+    let mut gone: Vec<u64> = expired.iter().map(|file| file.number).collect();
+    documents::each(&gateway.store, |part: Part| {
+        if part.expires_at <= now {
+            gone.push(part.number);
+            removals.push(documents::removal(&part));
+        }
+    })
+    .await?;
+    documents::each(&gateway.store, |upload: Upload| {
+        if upload.expires_at.after(REMEMBERED) <= now {
+            removals.push(documents::removal(&upload));
+        }
+    })
+    .await?;
+    removals.extend(forgotten_responses(gateway).await?);
     if !removals.is_empty() {
         gateway.store.keep(removals).await?;
     }
-    for file in expired {
-        gateway.spool.remove(file.number).await?;
+    for number in gone {
+        gateway.spool.remove(number).await?;
     }
     Ok(needed)
+}
+
+/// Notes about background responses that are not there any more.
+async fn forgotten_responses(gateway: &Gateway) -> Result<Vec<Document>, JobError> {
+    let everything = (Bound::Unbounded, Bound::Unbounded);
+    let notes = gateway.store.documents(Kind::Response, everything, Order::Ascending, NOTES_AT_ONCE).await?;
+    let mut forgotten = Vec::new();
+    for (key, _) in notes {
+        let place = documents::place_of(&key);
+        let is_there = match place {
+            Some(place) => gateway.store.outcome(place).await?.is_some(),
+            None => false,
+        };
+        if !is_there {
+            forgotten.push(Document { kind: Kind::Response, key, value: None });
+        }
+    }
+    Ok(forgotten)
 }
 
 fn spawn(gateway: &Arc<Gateway>, job: Job, is_recovered: bool) -> Arc<OpenJob> {
@@ -165,6 +209,9 @@ impl Driver {
             () = stopping.cancelled() => return,
             () = self.run_to_the_end() => {}
         }
+        if let Err(error) = self.drop_hidden_input().await {
+            tracing::warn!(job = %self.job.id(), %error, "a job's own file could not be removed; it goes when its time is over");
+        }
         let job = &self.job;
         self.gateway.jobs.close(job.number, &job.ranges);
         tracing::info!(job = %job.id(), status = job.status(), "a job has ended");
@@ -186,6 +233,17 @@ impl Driver {
             Stage::Finalizing(close) => self.settle(close).await,
             Stage::Ended(_) => Ok(()),
         }
+    }
+
+    /// A file that is the job's own is not needed once its requests stand in lanes, or never will.
+    async fn drop_hidden_input(&self) -> Result<(), JobError> {
+        let (store, job) = (&self.gateway.store, &self.job);
+        let input: Option<File> = documents::get(store, &job.tenant, job.input).await?;
+        if let Some(input) = input.filter(|input| input.is_hidden) {
+            store.keep(vec![documents::removal(&input)]).await?;
+            self.gateway.spool.remove(input.number).await?;
+        }
+        Ok(())
     }
 
     /// Notes an event, durably; not at all if that fails.

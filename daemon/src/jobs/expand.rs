@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use offpeak_core::extent::Range;
 use offpeak_core::job::Event;
 use offpeak_core::sla::{Sla, Tag};
@@ -38,7 +38,7 @@ const CHUNK_REQUESTS: usize = 1000;
 struct Item<'a> {
     #[serde(borrow)]
     custom_id: Text<'a>,
-    #[serde(borrow)]
+    #[serde(borrow, alias = "params")]
     body: &'a RawValue,
 }
 
@@ -70,24 +70,35 @@ impl Driver {
         let window = self.job.life.deadline.since(self.job.life.created_at);
         let endpoint = self.job.endpoint.clone();
         let mut router = Router::new(&gateway, &account, &endpoint);
-        if let Err(problem) = router.try_all(&input.check, window) {
-            return self.refuse(vec![problem]).await;
+        if let Err((refusal, line)) = router.try_all(&input.check, window) {
+            return self.refuse(vec![problem(refusal, line)]).await;
         }
-        if !self.put_all(&input, &mut router, window).await? {
-            return self.note(Event::CancelAsked).await;
+        match self.put_all(&input, &mut router, window).await {
+            Ok(true) => {}
+            Ok(false) => return self.note(Event::CancelAsked).await,
+            Err(JobError::Refused(problem)) => return self.break_off(problem).await,
+            Err(JobError::Disk(error)) if is_damaged(&error) => {
+                let message = format!("The input file cannot be read any more: {error}.");
+                return self.break_off(Problem::of_file("input_file_gone", message)).await;
+            }
+            Err(error) => return Err(error),
         }
         self.note(Event::Expanded).await?;
-        if input.is_hidden {
-            gateway.store.keep(vec![documents::removal(&input)]).await?;
-            gateway.spool.remove(input.number).await?;
-        }
-        Ok(())
+        self.drop_hidden_input().await
     }
 
     async fn refuse(&mut self, problems: Vec<Problem>) -> Result<(), JobError> {
         tracing::info!(job = %self.job.id(), problems = problems.len(), "a job's input cannot be run");
         self.job.problems = problems;
         self.note(Event::Refused).await
+    }
+
+    /// What stands in lanes already is cancelled; if nothing does, the job has failed.
+    async fn break_off(&mut self, problem: Problem) -> Result<(), JobError> {
+        tracing::warn!(job = %self.job.id(), problem = problem.message, "a job is broken off");
+        self.job.problems = vec![problem];
+        let event = if self.job.ranges.is_empty() { Event::Refused } else { Event::CancelAsked };
+        self.note(event).await
     }
 
     /// Puts what is left of the input into lanes; false if the client cancelled meanwhile.
@@ -135,9 +146,8 @@ impl Driver {
             match appended? {
                 Appended::New(place) | Appended::Same(place) => add(&mut job.ranges, place),
                 Appended::Conflict => {
-                    return Err(JobError::Lane(
-                        "a line of a job was appended with another body before".to_owned(),
-                    ));
+                    let message = "A line of the batch was there before as another request.";
+                    return Err(JobError::Refused(Problem::of_file("conflict", message)));
                 }
             }
             self.gateway.metrics.accepted();
@@ -156,11 +166,13 @@ impl Driver {
         window: Millis,
     ) -> Result<NewRequest, JobError> {
         let job = &self.job;
-        let item: Item<'_> = serde_json::from_slice(line).map_err(std::io::Error::other)?;
+        let refused = |refusal| JobError::Refused(problem(refusal, Some(number)));
+        let unreadable = |error| std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+        let item: Item<'_> = serde_json::from_slice(line).map_err(unreadable)?;
         let body = line.slice_ref(item.body.get().as_bytes());
-        let envelope = envelope_of(body, window).map_err(|refusal| JobError::Lane(refusal.message))?;
-        let lane = router.lane(&envelope).await?;
-        let body = deferred_body(&envelope).map_err(|refusal| JobError::Lane(refusal.message))?;
+        let envelope = envelope_of(body, window).map_err(refused)?;
+        let lane = router.lane(&envelope, number).await?;
+        let body = deferred_body(&envelope).map_err(refused)?;
         Ok(NewRequest {
             lane,
             arrived: job.life.created_at,
@@ -182,8 +194,39 @@ impl Driver {
 /// What offpeak needs to know of a request. Its window is the job's, whatever tag it carries.
 fn envelope_of(body: Bytes, window: Millis) -> Result<Envelope, Refusal> {
     let defaults = SlaDefaults { default: Sla::Within(window), deferrable: window };
-    let envelope = envelope::read(&HeaderMap::new(), body, defaults)?;
+    // The strongest tag, so that nobody looks at others.
+    let mut headers = HeaderMap::new();
+    headers.insert(envelope::SLA, HeaderValue::from_static("deferrable"));
+    let envelope = envelope::read(&headers, body, defaults)?;
     Ok(Envelope { sla: Sla::Within(window), tag: Tag::Api, stream: false, background: false, ..envelope })
+}
+
+/// What a refusal says of a line.
+fn problem(refusal: Refusal, line: Option<u64>) -> Problem {
+    Problem {
+        code: refusal.code.to_string(),
+        line,
+        message: refusal.message,
+        param: Some("body.model".to_owned()),
+    }
+}
+
+/// The file is not what was uploaded.
+fn is_damaged(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof | ErrorKind::InvalidData)
+}
+
+/// Whether each model that a job names can be had as something that waits.
+pub fn check_models(
+    gateway: &Gateway,
+    account: &Account,
+    endpoint: &str,
+    check: &Check,
+    window: Millis,
+) -> Result<(), Refusal> {
+    let tried = Router::new(gateway, account, endpoint).try_all(check, window);
+    tried.map_err(|(refusal, _)| refusal)
 }
 
 /// Job and line in the order in which they grow: such keys are cheap to store.
@@ -247,18 +290,13 @@ impl<'a> Router<'a> {
     }
 
     /// Whether each model can be had. Nothing is appended before that is known.
-    fn try_all(&mut self, check: &Check, window: Millis) -> Result<(), Problem> {
+    fn try_all(&mut self, check: &Check, window: Millis) -> Result<(), (Refusal, Option<u64>)> {
         for model in &check.models {
             let name = serde_json::Value::from(model.name.as_str());
             let body = Bytes::from(format!("{{\"model\":{name}}}"));
-            let problem = |refusal: Refusal| Problem {
-                code: refusal.code.to_string(),
-                line: model.lines.first().copied(),
-                message: refusal.message,
-                param: Some("body.model".to_owned()),
-            };
-            let envelope = envelope_of(body, window).map_err(problem)?;
-            let key = self.ask(&envelope).map_err(problem)?;
+            let refused = |refusal| (refusal, model.lines.first().copied());
+            let envelope = envelope_of(body, window).map_err(refused)?;
+            let key = self.ask(&envelope).map_err(refused)?;
             self.lanes.insert(model.name.clone(), key);
         }
         Ok(())
@@ -271,16 +309,17 @@ impl<'a> Router<'a> {
             .map(|deferral| deferral.key)
     }
 
-    async fn lane(&mut self, envelope: &Envelope) -> Result<LaneId, JobError> {
+    async fn lane(&self, envelope: &Envelope, line: u64) -> Result<LaneId, JobError> {
+        let refused = |refusal| JobError::Refused(problem(refusal, Some(line)));
         let key = match self.lanes.get(&envelope.model) {
             Some(key) if !self.sees_bodies => key.clone(),
-            _ => self.ask(envelope).map_err(|refusal| JobError::Lane(refusal.message))?,
+            _ => self.ask(envelope).map_err(refused)?,
         };
         let (gateway, now) = (self.gateway, self.gateway.clock.now());
         let lane = gateway.lanes.lane(&gateway.store, &gateway.backends, key, now).await;
         lane.map_err(|error| match error {
             LaneError::Store(error) => JobError::Store(error),
-            other => JobError::Lane(other.to_string()),
+            other => JobError::Refused(Problem::of_file("offer_not_deferrable", other.to_string())),
         })
     }
 }

@@ -220,12 +220,14 @@ pub enum Kind {
     Turnaround = 5,
     /// Whether a backend takes work.
     Breaker = 6,
+    /// A part of a file that is uploaded in parts.
+    Part = 11,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 6] =
-        [Self::File, Self::Job, Self::Upload, Self::Response, Self::Turnaround, Self::Breaker];
+    pub const ALL: [Self; 7] =
+        [Self::File, Self::Job, Self::Upload, Self::Response, Self::Turnaround, Self::Breaker, Self::Part];
 
     pub(crate) const fn number(self) -> u8 {
         self as u8

@@ -9,6 +9,7 @@
 //! | `plugin` | what warm calls of plugins cost |
 //! | `durable` | durable acceptance, the figures of `ingest` in one report |
 //! | `ingest` | the store beside the bare disk |
+//! | `jobs` | a job of 50,000 requests through its whole path, and how fast input is checked |
 //! | `memory` | resident memory with much waiting: queued requests, held calls |
 //! | `targets` | the daemon and nginx as processes, with their configurations |
 //! | `upstream` | the fast provider that stands behind all of them, a process of its own |
@@ -18,6 +19,7 @@
 pub mod durable;
 pub mod error;
 pub mod ingest;
+pub mod jobs;
 pub mod load;
 pub mod machine;
 pub mod memory;

@@ -11,7 +11,7 @@ use offpeak_bench::machine::{self, Machine};
 use offpeak_bench::overhead::{self, Kind};
 use offpeak_bench::report::Target;
 use offpeak_bench::targets::{Programs, Setup};
-use offpeak_bench::{durable, ingest, memory, plugin, upstream};
+use offpeak_bench::{durable, ingest, jobs, memory, plugin, upstream};
 use serde::Serialize;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -53,6 +53,8 @@ enum Command {
     Queued(Common),
     /// Memory with held calls.
     Held(Common),
+    /// A job through its whole path: time and memory; and how fast input is checked.
+    Jobs(Common),
     /// The upstream that stands behind nginx and offpeak; writes its address and serves.
     #[command(hide = true)]
     Upstream {
@@ -95,6 +97,9 @@ struct Common {
     /// Held calls (held).
     #[arg(long, default_value_t = 10_000)]
     calls: u64,
+    /// Requests of a job (jobs).
+    #[arg(long, default_value_t = 50_000)]
+    job: u64,
     /// Threads of the load generator and of the upstream. By default half as many as there are cores.
     #[arg(long)]
     threads: Option<usize>,
@@ -128,6 +133,7 @@ fn main() -> ExitCode {
         Command::Ingest(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Ingest])),
         Command::Queued(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Queued])),
         Command::Held(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Held])),
+        Command::Jobs(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Jobs])),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -152,11 +158,12 @@ enum Part {
     Ingest,
     Queued,
     Held,
+    Jobs,
 }
 
 impl Part {
-    const ALL: [Self; 6] =
-        [Self::Overhead, Self::Stream, Self::Plugin, Self::Ingest, Self::Queued, Self::Held];
+    const ALL: [Self; 7] =
+        [Self::Overhead, Self::Stream, Self::Plugin, Self::Ingest, Self::Queued, Self::Held, Self::Jobs];
 
     const fn name(self) -> &'static str {
         match self {
@@ -166,6 +173,7 @@ impl Part {
             Self::Ingest => "ingest",
             Self::Queued => "queued",
             Self::Held => "held",
+            Self::Jobs => "jobs",
         }
     }
 
@@ -177,6 +185,7 @@ impl Part {
             Self::Ingest => "Durable acceptance",
             Self::Queued => "Queued requests",
             Self::Held => "Held calls",
+            Self::Jobs => "A job",
         }
     }
 }
@@ -266,6 +275,11 @@ impl Bench {
             Part::Held => {
                 let report = self
                     .with_setup(programs, &folder, async |setup| memory::held(options.calls, setup).await)?;
+                Ok(Found::new(report.markdown(), report.targets(), &report))
+            }
+            Part::Jobs => {
+                let report =
+                    self.with_setup(programs, &folder, async |setup| jobs::run(options.job, setup).await)?;
                 Ok(Found::new(report.markdown(), report.targets(), &report))
             }
         }

@@ -106,19 +106,24 @@ async fn take_form(
 impl Form {
     /// Whether the other fields are as they must be; returns how long the file is kept.
     fn check(&self) -> Result<Millis, Refusal> {
-        match self.purpose.as_deref() {
-            Some("batch") => {}
-            None => return Err(missing("purpose")),
-            Some(other) => {
-                let other: String = other.chars().take(40).collect();
-                let message = format!(
-                    "offpeak keeps files for batches only: the purpose must be 'batch', not '{other}'. Send other files \
-                     to the provider itself."
-                );
-                return Err(Refusal::bad_request("invalid_purpose", message).param("purpose"));
-            }
-        }
+        check_purpose(self.purpose.as_deref())?;
         kept_for(self.anchor.as_deref(), self.seconds.as_deref())
+    }
+}
+
+/// offpeak keeps files for one purpose.
+pub fn check_purpose(purpose: Option<&str>) -> Result<(), Refusal> {
+    match purpose {
+        Some("batch") => Ok(()),
+        None => Err(missing("purpose")),
+        Some(other) => {
+            let other: String = other.chars().take(40).collect();
+            let message = format!(
+                "offpeak keeps files for batches only: the purpose must be 'batch', not '{other}'. Send other files to the \
+                 provider itself."
+            );
+            Err(Refusal::bad_request("invalid_purpose", message).param("purpose"))
+        }
     }
 }
 
@@ -188,18 +193,21 @@ async fn skip(mut part: Field<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn missing(field: &'static str) -> Refusal {
+/// A field is not there.
+pub fn missing(field: &'static str) -> Refusal {
     let message =
         format!("Missing required parameter: '{field}'. Upload a file as a form with 'file' and 'purpose'.");
     Refusal::bad_request("missing_required_parameter", message).param(field)
 }
 
-fn not_a_form() -> Refusal {
+/// It is no form.
+pub fn not_a_form() -> Refusal {
     let message = "A file is uploaded as multipart/form-data with the parts 'file' and 'purpose'.";
     Refusal::bad_request("invalid_content_type", message)
 }
 
-fn broken_form(error: &multer::Error) -> Refusal {
+/// It is a form, but no whole or proper one.
+pub fn broken_form(error: &multer::Error) -> Refusal {
     let message = match error {
         multer::Error::FieldSizeExceeded { limit, field_name } => {
             let name = field_name.as_deref().unwrap_or("a part");

@@ -3,6 +3,7 @@
 mod ends;
 mod files;
 mod flow;
+mod uploads;
 
 use std::collections::BTreeMap;
 
