@@ -182,6 +182,7 @@ mod tests {
             life: Life::begin(Timestamp(0), Millis(1)),
             input: 1,
             endpoint: String::new(),
+            headers: Vec::new(),
             model: None,
             window: String::new(),
             metadata: Vec::new(),

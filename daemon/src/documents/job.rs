@@ -33,6 +33,8 @@ pub struct Job {
     pub input: u64,
     /// What its requests call.
     pub endpoint: String,
+    /// Headers of the call that change the meaning of its requests.
+    pub headers: Vec<(String, String)>,
     /// The model, if all its requests name the same.
     pub model: Option<String>,
     /// The window as the client wrote it.

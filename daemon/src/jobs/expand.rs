@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use offpeak_core::extent::Range;
 use offpeak_core::job::Event;
 use offpeak_core::sla::{Sla, Tag};
@@ -47,6 +47,7 @@ struct Router<'a> {
     gateway: &'a Gateway,
     account: &'a Account,
     endpoint: &'a str,
+    headers: HeaderMap,
     sees_bodies: bool,
     lanes: HashMap<String, LaneKey>,
 }
@@ -68,8 +69,8 @@ impl Driver {
             return self.refuse(problems).await;
         }
         let window = self.job.life.deadline.since(self.job.life.created_at);
-        let endpoint = self.job.endpoint.clone();
-        let mut router = Router::new(&gateway, &account, &endpoint);
+        let (endpoint, headers) = (self.job.endpoint.clone(), self.job.headers.clone());
+        let mut router = Router::new(&gateway, &account, &endpoint, &headers);
         if let Err((refusal, line)) = router.try_all(&input.check, window) {
             return self.refuse(vec![problem(refusal, line)]).await;
         }
@@ -222,10 +223,11 @@ pub fn check_models(
     gateway: &Gateway,
     account: &Account,
     endpoint: &str,
+    headers: &[(String, String)],
     check: &Check,
     window: Millis,
 ) -> Result<(), Refusal> {
-    let tried = Router::new(gateway, account, endpoint).try_all(check, window);
+    let tried = Router::new(gateway, account, endpoint, headers).try_all(check, window);
     tried.map_err(|(refusal, _)| refusal)
 }
 
@@ -284,9 +286,17 @@ pub const ANTHROPIC: &str = "/v1/messages";
 const PROBLEMS_MAX: usize = 100;
 
 impl<'a> Router<'a> {
-    fn new(gateway: &'a Gateway, account: &'a Account, endpoint: &'a str) -> Self {
+    fn new(
+        gateway: &'a Gateway,
+        account: &'a Account,
+        endpoint: &'a str,
+        headers: &[(String, String)],
+    ) -> Self {
         let sees_bodies = gateway.router.sees_bodies();
-        Self { gateway, account, endpoint, sees_bodies, lanes: HashMap::new() }
+        let headers = headers.iter().filter_map(|(name, value)| {
+            Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
+        });
+        Self { gateway, account, endpoint, headers: headers.collect(), sees_bodies, lanes: HashMap::new() }
     }
 
     /// Whether each model can be had. Nothing is appended before that is known.
@@ -304,8 +314,7 @@ impl<'a> Router<'a> {
 
     fn ask(&self, envelope: &Envelope) -> Result<LaneKey, Refusal> {
         let now = self.gateway.clock.now();
-        let headers = HeaderMap::new();
-        route::route_later(self.gateway, self.account, self.endpoint, &headers, envelope, now)
+        route::route_later(self.gateway, self.account, self.endpoint, &self.headers, envelope, now)
             .map(|deferral| deferral.key)
     }
 

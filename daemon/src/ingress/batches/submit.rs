@@ -102,6 +102,7 @@ async fn job(
         life: Life::begin(now, window),
         input: file.number,
         endpoint: endpoint.to_owned(),
+        headers: Vec::new(),
         model,
         window: window_text.to_owned(),
         metadata,

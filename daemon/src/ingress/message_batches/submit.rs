@@ -95,7 +95,7 @@ pub(super) async fn take(
         }
     };
     let idempotency = given_key(&head.headers).map(|key| idempotency_key(account, key));
-    let begun = begin(gateway, account, &input, window, idempotency).await;
+    let begun = begin(gateway, account, &input, window, told(&head.headers), idempotency).await;
     if begun.is_err() {
         gateway.spool.remove(input.number).await.map_err(|error| disk_failed(&error))?;
     }
@@ -107,9 +107,10 @@ async fn begin(
     account: &Account,
     input: &File,
     window: Millis,
+    headers: Vec<(String, String)>,
     idempotency: Option<[u8; 16]>,
 ) -> Result<Arc<Job>, Refusal> {
-    jobs::expand::check_models(gateway, account, super::ENDPOINT, &input.check, window)?;
+    jobs::expand::check_models(gateway, account, super::ENDPOINT, &headers, &input.check, window)?;
     check_room(gateway, account, input)?;
     documents::keep(&gateway.store, input).await.map_err(|error| unreadable(&error))?;
     let now = gateway.clock.now();
@@ -120,6 +121,7 @@ async fn begin(
         life: Life::begin(now, window),
         input: input.number,
         endpoint: super::ENDPOINT.to_owned(),
+        headers,
         model: None,
         window: format!("{}s", window.0 / 1000),
         metadata: Vec::new(),
@@ -135,6 +137,12 @@ async fn begin(
     };
     let open = jobs::begin(gateway, job).await.map_err(|error| unreadable(&error))?;
     Ok(open.stored())
+}
+
+/// What the call says to Anthropic and not about the caller, such as the API's version.
+fn told(headers: &HeaderMap) -> Vec<(String, String)> {
+    let told = headers.iter().filter(|(name, _)| name.as_str().starts_with("anthropic-"));
+    told.filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned()))).collect()
 }
 
 /// A day, as Anthropic has it, unless the call is tagged.

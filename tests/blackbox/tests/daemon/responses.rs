@@ -14,7 +14,9 @@ fn background(prompt: &str) -> Value {
 
 async fn create(daemon: &Daemon, body: &Value) -> String {
     let answer = send(daemon.post(PATH, body)).await;
-    assert_eq!((answer.status, &answer.body["status"]), (StatusCode::OK, &json!("queued")), "{answer:?}");
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    // What is wanted at once may have left already.
+    assert!(["queued", "in_progress"].contains(&answer.body["status"].as_str().unwrap()), "{answer:?}");
     answer.body["id"].as_str().unwrap().to_owned()
 }
 
