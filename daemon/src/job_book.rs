@@ -195,6 +195,7 @@ mod tests {
             is_output_deleted: false,
             are_errors_deleted: false,
             idempotency: None,
+            digest: [0; 16],
         }
     }
 

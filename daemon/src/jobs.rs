@@ -186,6 +186,7 @@ async fn forgotten_responses(gateway: &Gateway) -> Result<Vec<Document>, JobErro
 
 fn spawn(gateway: &Arc<Gateway>, job: Job, is_recovered: bool) -> Arc<OpenJob> {
     let open = gateway.jobs.open(job.clone());
+    gateway.metrics.job_opened();
     let driver = Driver { gateway: gateway.clone(), open: open.clone(), job, is_recovered };
     gateway.tasks.spawn(driver.run());
     open
@@ -214,6 +215,7 @@ impl Driver {
         }
         let job = &self.job;
         self.gateway.jobs.close(job.number, &job.ranges);
+        self.gateway.metrics.job_ended(job.status());
         tracing::info!(job = %job.id(), status = job.status(), "a job has ended");
     }
 

@@ -69,6 +69,11 @@ struct OfferLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct JobLabels {
+    status: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PluginLabels {
     plugin: String,
 }
@@ -112,6 +117,8 @@ pub struct Metrics {
     lines: Family<LineLabels, Counter>,
     retried: Family<BackendLabels, Counter>,
     delivered: Family<BackendLabels, Counter>,
+    jobs: Gauge,
+    jobs_ended: Family<JobLabels, Counter>,
     plugin_errors: Family<PluginLabels, Counter>,
     wasted: Family<ModeLabels, Counter>,
     breakers: Family<ModeLabels, Gauge>,
@@ -140,6 +147,8 @@ impl Metrics {
             lines: Family::default(),
             retried: Family::default(),
             delivered: Family::default(),
+            jobs: Gauge::default(),
+            jobs_ended: Family::default(),
             plugin_errors: Family::default(),
             wasted: Family::default(),
             breakers: Family::default(),
@@ -171,6 +180,8 @@ impl Metrics {
             metrics.retried.clone(),
         );
         r.register("deferred_finished", "Deferred requests with their outcome", metrics.delivered.clone());
+        r.register("open_jobs", "Jobs that have not ended", metrics.jobs.clone());
+        r.register("jobs_ended", "Jobs that ended, by how", metrics.jobs_ended.clone());
         r.register("plugin_errors", "Calls of plugins that failed", metrics.plugin_errors.clone());
         r.register(
             "wasted_requests",
@@ -291,6 +302,17 @@ impl Metrics {
         let labels = BackendLabels { backend: backend.to_owned() };
         self.delivered.get_or_create(&labels).inc_by(finished);
         self.retried.get_or_create(&labels).inc_by(retried);
+    }
+
+    /// A job began, or goes on.
+    pub fn job_opened(&self) {
+        self.jobs.inc();
+    }
+
+    /// A job ended.
+    pub fn job_ended(&self, status: &'static str) {
+        self.jobs.dec();
+        self.jobs_ended.get_or_create(&JobLabels { status }).inc();
     }
 
     /// A plugin's call failed.

@@ -59,6 +59,8 @@ pub struct Job {
     pub are_errors_deleted: bool,
     /// By this the client recognises a job that it submitted before.
     pub idempotency: Option<[u8; 16]>,
+    /// What tells its requests from others, where they came in the call itself; zeros otherwise.
+    pub digest: [u8; 16],
 }
 
 /// How much of a job's input stands in lanes.

@@ -28,7 +28,7 @@ use crate::tenant::Account;
 const CALL_MAX: usize = 1 << 20;
 
 /// Jobs that are looked through for one that was submitted before.
-const LOOKED_THROUGH: usize = 1000;
+pub const LOOKED_THROUGH: usize = 1000;
 
 /// A call that submits a job.
 #[derive(Deserialize)]
@@ -115,6 +115,7 @@ async fn job(
         is_output_deleted: false,
         are_errors_deleted: false,
         idempotency,
+        digest: [0; 16],
     };
     Ok((job, file))
 }
@@ -138,15 +139,17 @@ async fn same(
     match job.idempotency {
         Some(_) => match others.into_iter().find(|other| other.idempotency == job.idempotency) {
             Some(other) if is_equal(&other) => Ok(Some(other)),
-            Some(_) => {
-                let message =
-                    "This Idempotency-Key was used with another batch. Use a new key for a new batch.";
-                Err(Refusal::new(StatusCode::CONFLICT, IDEMPOTENCY_KEY_REUSED, message))
-            }
+            Some(_) => Err(key_reused()),
             None => Ok(None),
         },
         None => Ok(others.into_iter().find(|other| other.life.created_at >= since && is_equal(other))),
     }
+}
+
+/// Another batch came under the same key.
+pub fn key_reused() -> Refusal {
+    let message = "This Idempotency-Key was used with another batch. Use a new key for a new batch.";
+    Refusal::new(StatusCode::CONFLICT, IDEMPOTENCY_KEY_REUSED, message)
 }
 
 /// The window as the SLA that it is.

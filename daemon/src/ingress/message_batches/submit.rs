@@ -10,17 +10,20 @@ use http::{HeaderMap, Request, StatusCode};
 use offpeak_core::job::Life;
 use offpeak_core::sla::Sla;
 use offpeak_core::words::Millis;
+use offpeak_store::Order;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use super::split::{BadBody, Splitter};
 use crate::body::RequestBody;
-use crate::defer::{given_key, idempotency_key};
+use crate::defer::{RETRIES_COME_WITHIN, given_key, idempotency_key, is_sdk_retry};
 use crate::documents::file::{self, Check, File};
 use crate::documents::job::{Api, Expansion, Job};
 use crate::documents::{self};
 use crate::envelope;
 use crate::gateway::Gateway;
-use crate::ingress::batches::submit::check_room;
+use crate::ingress::batches::page;
+use crate::ingress::batches::submit::{LOOKED_THROUGH, check_room, key_reused};
 use crate::ingress::files::{disk_failed, unreadable};
 use crate::ingress::pieces::Pieces;
 use crate::jobs;
@@ -53,6 +56,7 @@ struct Collector {
     hasher: RandomState,
     ids: HashSet<u64>,
     check: Check,
+    digest: Sha256,
     lines: Vec<u8>,
 }
 
@@ -86,8 +90,8 @@ pub(super) async fn take(
     let window = window(&head.headers, account)?;
     let mut pieces = Pieces::new(body, CALL_MAX);
     let taken = take_requests(gateway, account, &mut pieces).await;
-    let input = match (taken, pieces.broken()) {
-        (Ok(input), _) => input,
+    let (input, digest) = match (taken, pieces.broken()) {
+        (Ok(taken), _) => taken,
         (Err(_), Some(broken)) => return Err(broken.into()),
         (Err(refusal), None) => {
             pieces.drain().await;
@@ -95,28 +99,80 @@ pub(super) async fn take(
         }
     };
     let idempotency = given_key(&head.headers).map(|key| idempotency_key(account, key));
-    let begun = begin(gateway, account, &input, window, told(&head.headers), idempotency).await;
-    if begun.is_err() {
+    let job = job(gateway, &input, window, told(&head.headers), idempotency, digest);
+    let begun = begin(gateway, account, &input, job, is_sdk_retry(&head.headers)).await;
+    if !matches!(begun, Ok(Begun::New(_))) {
         gateway.spool.remove(input.number).await.map_err(|error| disk_failed(&error))?;
     }
-    begun
+    match begun? {
+        Begun::New(job) => Ok(job),
+        Begun::Before(job) => {
+            gateway.metrics.attached();
+            Ok(Arc::new(job))
+        }
+    }
+}
+
+/// What became of a call.
+enum Begun {
+    /// Its job has begun.
+    New(Arc<Job>),
+    /// It repeats a call whose job this is.
+    Before(Job),
 }
 
 async fn begin(
     gateway: &Arc<Gateway>,
     account: &Account,
     input: &File,
+    job: Job,
+    is_retry: bool,
+) -> Result<Begun, Refusal> {
+    if let Some(before) = before(gateway, account, &job, is_retry).await? {
+        return Ok(Begun::Before(before));
+    }
+    let window = job.life.deadline.since(job.life.created_at);
+    jobs::expand::check_models(gateway, account, super::ENDPOINT, &job.headers, &input.check, window)?;
+    check_room(gateway, account, input)?;
+    documents::keep(&gateway.store, input).await.map_err(|error| unreadable(&error))?;
+    let open = jobs::begin(gateway, job).await.map_err(|error| unreadable(&error))?;
+    Ok(Begun::New(open.stored()))
+}
+
+/// A job that this one repeats: by its key, or because an SDK tries again what it did not hear of.
+async fn before(
+    gateway: &Gateway,
+    account: &Account,
+    job: &Job,
+    is_retry: bool,
+) -> Result<Option<Job>, Refusal> {
+    if job.idempotency.is_none() && !is_retry {
+        return Ok(None);
+    }
+    let since = job.life.created_at.before(RETRIES_COME_WITHIN);
+    let others = page(gateway, account, Api::Anthropic, None, Order::Descending, LOOKED_THROUGH).await?;
+    let is_same = |other: &Job| match job.idempotency {
+        Some(_) => other.idempotency == job.idempotency,
+        None => other.life.created_at >= since && other.digest == job.digest,
+    };
+    match others.into_iter().find(is_same) {
+        Some(other) if other.digest != job.digest => Err(key_reused()),
+        found => Ok(found),
+    }
+}
+
+fn job(
+    gateway: &Gateway,
+    input: &File,
     window: Millis,
     headers: Vec<(String, String)>,
     idempotency: Option<[u8; 16]>,
-) -> Result<Arc<Job>, Refusal> {
-    jobs::expand::check_models(gateway, account, super::ENDPOINT, &headers, &input.check, window)?;
-    check_room(gateway, account, input)?;
-    documents::keep(&gateway.store, input).await.map_err(|error| unreadable(&error))?;
+    digest: [u8; 16],
+) -> Job {
     let now = gateway.clock.now();
-    let job = Job {
+    Job {
         number: gateway.numbers.next(now),
-        tenant: account.id.clone(),
+        tenant: input.tenant.clone(),
         api: Api::Anthropic,
         life: Life::begin(now, window),
         input: input.number,
@@ -134,9 +190,8 @@ async fn begin(
         is_output_deleted: false,
         are_errors_deleted: false,
         idempotency,
-    };
-    let open = jobs::begin(gateway, job).await.map_err(|error| unreadable(&error))?;
-    Ok(open.stored())
+        digest,
+    }
 }
 
 /// What the call says to Anthropic and not about the caller, such as the API's version.
@@ -160,7 +215,11 @@ fn window(headers: &HeaderMap, account: &Account) -> Result<Millis, Refusal> {
     }
 }
 
-async fn take_requests(gateway: &Gateway, account: &Account, pieces: &mut Pieces) -> Result<File, Refusal> {
+async fn take_requests(
+    gateway: &Gateway,
+    account: &Account,
+    pieces: &mut Pieces,
+) -> Result<(File, [u8; 16]), Refusal> {
     let now = gateway.clock.now();
     let number = gateway.numbers.next(now);
     let mut draft = gateway.spool.begin(number).await.map_err(|error| disk_failed(&error))?;
@@ -173,13 +232,13 @@ async fn take_requests(gateway: &Gateway, account: &Account, pieces: &mut Pieces
         bytes += collector.write(&mut draft).await.map_err(|error| disk_failed(&error))?;
     }
     splitter.finish()?;
-    let check = collector.check;
+    let (check, digest) = collector.finish();
     if check.lines == 0 {
         let message = "requests: at least one request is needed.";
         return Err(Refusal::bad_request("empty_batch", message).param("requests"));
     }
     draft.finish().await.map_err(|error| disk_failed(&error))?;
-    Ok(File {
+    let input = File {
         number,
         tenant: account.id.clone(),
         name: String::new(),
@@ -188,12 +247,19 @@ async fn take_requests(gateway: &Gateway, account: &Account, pieces: &mut Pieces
         expires_at: now.after(file::KEPT),
         is_hidden: true,
         check,
-    })
+    };
+    Ok((input, digest))
 }
 
 impl Collector {
     fn new() -> Self {
-        Self { hasher: RandomState::new(), ids: HashSet::new(), check: Check::default(), lines: Vec::new() }
+        Self {
+            hasher: RandomState::new(),
+            ids: HashSet::new(),
+            check: Check::default(),
+            digest: Sha256::new(),
+            lines: Vec::new(),
+        }
     }
 
     fn take(&mut self, element: &[u8]) -> Result<(), Refusal> {
@@ -233,9 +299,19 @@ impl Collector {
         Ok(())
     }
 
+    /// What was found, and what tells these requests from others.
+    fn finish(self) -> (Check, [u8; 16]) {
+        let mut digest = [0; 16];
+        for (to, from) in digest.iter_mut().zip(self.digest.finalize()) {
+            *to = from;
+        }
+        (self.check, digest)
+    }
+
     /// Writes the lines that are complete; returns their bytes.
     async fn write(&mut self, draft: &mut Draft) -> io::Result<u64> {
         draft.write(&self.lines).await?;
+        self.digest.update(&self.lines);
         let bytes = self.lines.len() as u64;
         self.lines.clear();
         Ok(bytes)

@@ -108,9 +108,9 @@ async fn what_is_finished_can_be_read_while_the_job_runs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_jobs_share_a_provider_batch() {
     let rig = Rig::start(sim(), BY_HAND).await;
-    let file = rig.daemon.upload(lines(100, "shared")).await;
+    let file = rig.daemon.upload(lines(10, "shared")).await;
     let mut jobs = Vec::new();
-    for _ in 0..50 {
+    for _ in 0..500 {
         let job = rig.daemon.create(&file, "24h").await;
         jobs.push(job.body["id"].as_str().unwrap().to_owned());
     }
@@ -118,22 +118,27 @@ async fn many_jobs_share_a_provider_batch() {
     rig.daemon.flush().await;
     for id in &jobs {
         let done = rig.daemon.job_is(id, "completed").await;
-        assert_eq!(done["request_counts"], json!({ "total": 100, "completed": 100, "failed": 0 }));
+        assert_eq!(done["request_counts"], json!({ "total": 10, "completed": 10, "failed": 0 }));
     }
+    assert_eq!(rig.daemon.metric("offpeak_jobs_ended_total", "completed").await, 500);
+    assert_eq!(rig.daemon.metric("offpeak_open_jobs", "").await, 0);
     assert_eq!((rig.batches(), rig.billed(Mode::Batch)), (1, 5000));
-    let last = rig.daemon.job(&jobs[49]).await;
-    assert_eq!(by_id(rig.daemon.content(&last["output_file_id"]).await).len(), 100);
+    let last = rig.daemon.job(&jobs[499]).await;
+    assert_eq!(by_id(rig.daemon.content(&last["output_file_id"]).await).len(), 10);
 
-    let page = rig.daemon.get("/v1/batches?limit=30").await.body;
+    let page = rig.daemon.get("/v1/batches?limit=100").await.body;
     let ids = |page: &Value| {
         let data = page["data"].as_array().unwrap();
         data.iter().map(|job| job["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let mut listed = ids(&page);
-    assert_eq!((listed.len(), &page["has_more"]), (30, &json!(true)));
-    let page = rig.daemon.get(&format!("/v1/batches?limit=30&after={}", listed[29])).await.body;
-    assert_eq!(page["has_more"], false);
-    listed.extend(ids(&page));
+    assert_eq!((listed.len(), &page["has_more"]), (100, &json!(true)));
+    while listed.len() < 500 {
+        let after = &listed[listed.len() - 1];
+        let page = rig.daemon.get(&format!("/v1/batches?limit=100&after={after}")).await.body;
+        assert_eq!(page["has_more"], listed.len() < 400);
+        listed.extend(ids(&page));
+    }
     listed.reverse();
     assert_eq!(listed, jobs);
 }
