@@ -108,7 +108,7 @@ pub(super) async fn take(
         Begun::New(job) => Ok(job),
         Begun::Before(job) => {
             gateway.metrics.attached();
-            Ok(Arc::new(job))
+            Ok(job)
         }
     }
 }
@@ -118,7 +118,7 @@ enum Begun {
     /// Its job has begun.
     New(Arc<Job>),
     /// It repeats a call whose job this is.
-    Before(Job),
+    Before(Arc<Job>),
 }
 
 async fn begin(
@@ -129,7 +129,7 @@ async fn begin(
     is_retry: bool,
 ) -> Result<Begun, Refusal> {
     if let Some(before) = before(gateway, account, &job, is_retry).await? {
-        return Ok(Begun::Before(before));
+        return Ok(Begun::Before(Arc::new(before)));
     }
     let window = job.life.deadline.since(job.life.created_at);
     jobs::expand::check_models(gateway, account, super::ENDPOINT, &job.headers, &input.check, window)?;
