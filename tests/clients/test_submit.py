@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rig import MODEL, PROVIDER_KEY, eventually
+from rig import KEYS, MODEL, PROVIDER_KEY, Door, eventually
 from rig.programs import clean_environment, program_path
 
 CHAT = "/v1/chat/completions"
@@ -385,9 +385,69 @@ def test_a_window_that_ends(start_provider, requests):
     assert {entry["error"]["code"] for entry in read(report["errors"])} == {"batch_expired"}
 
 
-def test_a_download_that_ends_half_way_is_no_result(start_provider, requests, tmp_path):
-    """Lines that are missing are told, though the answer looked whole."""
+def test_a_download_that_looks_whole_and_is_not(start_provider, requests):
     provider = start_provider()
     provider.next("file_content", "truncate_body")
-    done = offpeak(provider, "submit", requests, "--watch")
-    assert "has" in done.stderr and "20" in done.stderr
+    assert is_one_job(provider, submit(provider, requests, "--watch"))
+
+    always = [{"on": "file_content", "probability": 1.0, "fault": {"kind": "truncate_body"}}]
+    provider.plan(set={"http": always})
+    (requests.parent / "requests.output.jsonl").unlink()
+    assert "the job counts 20" in offpeak(provider, "submit", requests, code=UNAVAILABLE).stderr
+    provider.plan(set={})
+    assert is_one_job(provider, submit(provider, requests))
+
+
+# --- The daemon itself ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def door(rig):
+    """In front of the daemon, which may be ended and started again."""
+    door = Door(rig.daemon.url.removeprefix("http://"))
+    yield door
+    door.close()
+
+
+def test_through_the_daemon(rig, tmp_path):
+    lines = [line(number, **({"messages": []} if number == 3 else {})) for number in range(20)]
+    requests = write(tmp_path / "requests.jsonl", lines)
+    ask = {"url": rig.daemon.url, "key": KEYS["search"]}
+    report = submit(rig.provider, requests, "--watch", "--window", "2h", code=NOT_ALL, **ask)
+    assert report["requests"] == {"total": 20, "completed": 19, "failed": 1}
+    assert report["expires_at"] - report["created_at"] == 2 * 3600
+    assert len(answers(report["output"])) == 19
+    assert [entry["custom_id"] for entry in read(report["errors"])] == ["item-3"]
+    billed = rig.provider.billed("batch")
+    assert billed["requests"] == 19
+    assert billed["cost"] * 2 == billed["realtime_cost"] > 0
+    assert report["id"] in offpeak(rig.provider, "jobs", **ask).stdout
+    others = {"url": rig.daemon.url, "key": KEYS["mail"]}
+    assert "No jobs" in offpeak(rig.provider, "jobs", **others).stdout
+    offpeak(rig.provider, "jobs", report["id"], code=USAGE, **others)
+    offpeak(rig.provider, "cancel", report["id"], code=USAGE, **others)
+
+
+def test_the_daemon_is_killed_while_a_job_is_watched(rig, requests, door):
+    rig.provider.next_batch_takes(3)
+    running = subprocess.Popen(
+        command("submit", requests, "--watch", "--json"),
+        env=environment(door.url, KEYS["search"]),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    eventually(lambda: rig.provider.calls("create_batch"), "the batch has left")
+    rig.daemon.kill()
+    rig.daemon.start()
+    door.target = rig.daemon.url.removeprefix("http://")
+    said, warned = running.communicate(timeout=120)
+    assert running.returncode == ALL_GOOD, warned
+    assert is_one_job(rig.provider, json.loads(said))
+
+
+@pytest.mark.parametrize("after", [0, 300, 900, 2500])
+def test_a_connection_that_breaks_in_the_middle_of_an_upload(rig, requests, door, after):
+    door.slam_after = after
+    report = submit(rig.provider, requests, "--watch", url=door.url, key=KEYS["search"])
+    assert is_one_job(rig.provider, report)

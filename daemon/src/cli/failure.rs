@@ -49,6 +49,19 @@ pub(crate) enum Failure {
     /// A result cannot be written.
     #[error("cannot write {path}: {1}", path = .0.display())]
     Write(PathBuf, #[source] io::Error),
+    /// A result that is cut off without any sign of it.
+    #[error(
+        "{} has {lines} lines where the job counts {expected}; the same command fetches it again",
+        path.display()
+    )]
+    Incomplete {
+        /// What was fetched.
+        path: PathBuf,
+        /// So many are there.
+        lines: u64,
+        /// So many should be.
+        expected: u64,
+    },
     /// The job that this file was handed in as is gone.
     #[error(
         "this file was handed in as {0}, and the daemon does not know that job: was it with another key, or is it long \
@@ -84,6 +97,7 @@ impl Failure {
                 CallError::NotAllowed { .. } => NOT_ALLOWED,
                 CallError::NotFound { .. } | CallError::Refused { .. } => USAGE,
             },
+            Self::Incomplete { .. } => UNAVAILABLE,
             Self::Memory(_) | Self::Write(..) => CANNOT_WRITE,
             Self::Interrupted(_) => INTERRUPTED,
         }

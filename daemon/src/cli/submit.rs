@@ -39,6 +39,9 @@ const PAGE: usize = 100;
 /// Pages of the list that are searched for a job of the same file, the newest first.
 const PAGES: usize = 20;
 
+/// A result that looks whole and has too few lines is fetched so often.
+const FETCHES: u32 = 3;
+
 /// After a call that may have made a job, the daemon gets so long to show it.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -251,10 +254,14 @@ impl<'s> Submission<'s> {
         expected: u64,
     ) -> Result<Option<PathBuf>, Failure> {
         let Some(file_id) = file_id else { return Ok(None) };
-        let lines = self.ask(async || fetch(&self.client, file_id, path, self.screen).await).await?;
-        if lines != expected {
-            let (name, lines, expected) = (path.display(), count(lines), count(expected));
-            self.screen.warn(&format!("{name} has {lines} lines where the job counts {expected}"));
+        for tries_left in (0..FETCHES).rev() {
+            let lines = self.ask(async || fetch(&self.client, file_id, path, self.screen).await).await?;
+            if lines >= expected {
+                break;
+            }
+            if tries_left == 0 {
+                return Err(Failure::Incomplete { path: path.to_owned(), lines, expected });
+            }
         }
         Ok(Some(path.to_owned()))
     }
