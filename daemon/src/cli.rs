@@ -54,7 +54,7 @@ pub async fn run(command: Command) -> u8 {
         Ok(()) => 0,
         Err(failure) => {
             if let Some(text) = failure.text() {
-                eprintln!("offpeak: {text}");
+                screen::complain(&text);
             }
             failure.exit_code()
         }

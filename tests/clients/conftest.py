@@ -16,7 +16,7 @@ class Rig:
 
     def __init__(self, provider: Provider, daemon: Daemon) -> None:
         self.provider, self.daemon = provider, daemon
-        self.client = daemon.client
+        self.client, self.anthropic = daemon.client, daemon.anthropic
 
 
 @pytest.fixture(scope="session")

@@ -236,6 +236,18 @@ def test_nobody_there(start_provider, requests, tmp_path):
     assert results(tmp_path) == ["requests.jsonl"]
 
 
+def test_who_reads_no_further_has_read_enough(start_provider):
+    provider = start_provider()
+    for arguments in (("jobs",), ("jobs", "--json")):
+        reads, writes = os.pipe()
+        os.close(reads)
+        done = subprocess.run(
+            command(*arguments), env=environment(provider.url), stdout=writes, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+        os.close(writes)
+        assert (done.returncode, done.stderr) == (ALL_GOOD, "")
+
+
 def test_the_key_may_come_from_a_file(start_provider, requests, tmp_path):
     provider = start_provider()
     key = tmp_path / "key"

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::cli::client::{CallError, Client, ConnectArgs};
 use crate::cli::failure::Failure;
+use crate::cli::screen::print;
 use crate::cli::wire::{Job, Status};
 
 /// What to stop.
@@ -28,8 +29,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         other => other?,
     };
     if args.json {
-        println!("{cancelled:#}");
-        return Ok(());
+        return print(&format!("{cancelled:#}"));
     }
     let job: Job = serde_json::from_value(cancelled).map_err(|error| CallError::Strange {
         url: client.address().to_owned(),
@@ -41,6 +41,5 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Status::Cancelled => "is cancelled",
         _ => job.status.as_str(),
     };
-    println!("{}: {state} ({} of {} done)", job.id, counts.finished(), counts.total);
-    Ok(())
+    print(&format!("{}: {state} ({} of {} done)", job.id, counts.finished(), counts.total))
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::cli::client::{CallError, Client, ConnectArgs};
 use crate::cli::failure::Failure;
 use crate::cli::report::ago;
-use crate::cli::screen::{count, short};
+use crate::cli::screen::{count, print, short};
 use crate::cli::wire::{Job, Page};
 use crate::clock::Clock;
 
@@ -44,16 +44,13 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         };
     if args.json {
         let shown = if args.id.is_some() { jobs.into_iter().next().unwrap_or_default() } else { jobs.into() };
-        println!("{shown:#}");
-        return Ok(());
+        return print(&format!("{shown:#}"));
     }
     let jobs = jobs.into_iter().map(|job| understood(&client, job)).collect::<Result<Vec<_>, _>>()?;
     if jobs.is_empty() {
-        println!("No jobs. `offpeak submit FILE` makes one.");
-    } else {
-        print!("{}", table(&jobs, Clock::System.now().0 / 1000));
+        return print("No jobs. `offpeak submit FILE` makes one.");
     }
-    Ok(())
+    print(&table(&jobs, Clock::System.now().0 / 1000))
 }
 
 async fn list(client: &Client, limit: usize) -> Result<Vec<Value>, Failure> {

@@ -1,10 +1,12 @@
 //! Progress for people, on standard error; silent where nobody looks.
 
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::cli::failure::Failure;
 use crate::cli::pace::Pace;
 use crate::cli::wire::{Job, Status};
 
@@ -33,13 +35,14 @@ impl Screen {
 
     /// Something that matters also to who reads a log.
     pub(crate) fn warn(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("offpeak: {text}"));
+        self.bar.suspend(|| complain(text));
     }
 
     /// Something that only a person at the terminal wants to know.
     pub(crate) fn note(&self, text: &str) {
         if self.is_live {
-            self.bar.suspend(|| eprintln!("{text}"));
+            // A terminal that has gone has nobody before it.
+            self.bar.suspend(|| drop(writeln!(io::stderr(), "{text}")));
         }
     }
 
@@ -103,6 +106,22 @@ impl Screen {
             self.bar.set_style(style);
         }
     }
+}
+
+/// Prints what was asked for. Who reads no further, as `head` does, has read enough.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Write(PathBuf::from("the standard output"), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Says what is wrong. Where even that cannot be written, the exit code has to do.
+pub(crate) fn complain(text: &str) {
+    drop(writeln!(io::stderr(), "offpeak: {text}"));
 }
 
 /// What stands beside the bar.

@@ -18,7 +18,7 @@ use crate::cli::input::{Input, InputError};
 use crate::cli::memory::{Key, Memory, MemoryError, Stage};
 use crate::cli::patience::persist;
 use crate::cli::report::{self, Report};
-use crate::cli::screen::{Screen, bytes, count};
+use crate::cli::screen::{Screen, bytes, complain, count, print};
 use crate::cli::upload::upload;
 use crate::cli::watch::watch;
 use crate::cli::wire::{Job, NewJob, Page, Status};
@@ -88,11 +88,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     };
     screen.clear();
     let report = ended?;
-    if json {
-        println!("{}", report.to_json());
-    } else {
-        println!("{report}");
-    }
+    print(&if json { report.to_json() } else { report.to_string() })?;
     if report.is_good() { Ok(()) } else { Err(Failure::NotAllAnswered) }
 }
 
@@ -346,7 +342,7 @@ fn lock(path: &Path) -> Result<Option<fs::File>, Failure> {
         // Some network file systems have no locks; then the daemon's list of jobs is what tells.
         Err(fs::TryLockError::Error(_)) => return Ok(None),
     }
-    eprintln!("offpeak: another command is handing in this file; waiting for it");
+    complain("another command is handing in this file; waiting for it");
     file.lock().map_err(|error| MemoryError::File(path.to_owned(), error))?;
     Ok(Some(file))
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from anthropic import Anthropic
 from openai import AsyncOpenAI, OpenAI
 
 from rig.programs import Program, clean_environment, program_path
@@ -45,6 +46,9 @@ time_limit = "5s"
 [plugins.providers.openai]
 time_limit = "5s"
 
+[plugins.providers.anthropic]
+time_limit = "5s"
+
 [tenants.search]
 keys = [{{ env = "SEARCH_KEY" }}]
 
@@ -62,6 +66,21 @@ provider = "openai"
 base_url = "{provider}"
 api_key = {{ env = "PROVIDER_KEY" }}
 models = ["gpt-*", "text-embedding-*"]
+
+[backends.claude]
+provider = "anthropic"
+base_url = "{provider}"
+api_key = {{ env = "PROVIDER_KEY" }}
+models = ["claude-*"]
+
+[backends.claude.config]
+poll_ms = 50
+poll_max_ms = 100
+retry_ms = 50
+settle_ms = 200
+
+[backends.claude.lanes]
+linger = "{self.linger}"
 
 [backends.simulated.lanes]
 linger = "{self.linger}"
@@ -91,7 +110,7 @@ class Daemon:
         self.log = folder / "offpeak.log"
         self._config = folder / "offpeak.toml"
         self._config.write_text(settings.text(provider, folder, cache))
-        self._clients: list[OpenAI] = []
+        self._clients: list[OpenAI | Anthropic] = []
         self.start()
 
     def start(self) -> None:
@@ -116,6 +135,12 @@ class Daemon:
     def client(self, tenant: str = "search", **options: Any) -> OpenAI:
         """The SDK as an application uses it: only the base URL is changed."""
         client = OpenAI(base_url=f"{self.url}/v1", api_key=KEYS[tenant], **options)
+        self._clients.append(client)
+        return client
+
+    def anthropic(self, tenant: str = "search", **options: Any) -> Anthropic:
+        """Anthropic's SDK, in the same way."""
+        client = Anthropic(base_url=self.url, api_key=KEYS[tenant], **options)
         self._clients.append(client)
         return client
 

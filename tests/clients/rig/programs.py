@@ -37,7 +37,7 @@ def program_path(name: str) -> Path:
 
 def clean_environment(**variables: str) -> dict[str, str]:
     """The environment without what would configure offpeak or lead the SDK elsewhere."""
-    ours = ("OFFPEAK_", "OPENAI_")
+    ours = ("OFFPEAK_", "OPENAI_", "ANTHROPIC_")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | variables
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from anthropic import Anthropic
 from openai import OpenAI
 
 from rig.programs import Program, clean_environment, program_path
@@ -12,6 +13,7 @@ from rig.programs import Program, clean_environment, program_path
 PROVIDER_KEY = "sk-of-the-provider"
 
 MODEL = "gpt-4o-mini"
+CLAUDE = "claude-haiku-4-5"
 
 # An hour at the provider passes in a second, so that a batch takes less than one.
 SPEED = 3600
@@ -29,6 +31,10 @@ class Provider(Program):
     def client(self) -> OpenAI:
         """The SDK, straight to the provider."""
         return OpenAI(base_url=f"{self.url}/v1", api_key=PROVIDER_KEY)
+
+    def anthropic(self) -> Anthropic:
+        """Anthropic's SDK, straight to the provider."""
+        return Anthropic(base_url=self.url, api_key=PROVIDER_KEY)
 
     def bill(self) -> dict[str, Any]:
         """What ran and what it cost."""

@@ -12,6 +12,7 @@ export { Anthropic, OpenAI } from "./sdks.js";
 export { eventually } from "./programs.js";
 
 export const MODEL = "gpt-4o-mini";
+export const CLAUDE = "claude-haiku-4-5";
 
 // The key that the provider asks for; no client of offpeak ever has it.
 const PROVIDER_KEY = "sk-of-the-provider";
@@ -43,6 +44,9 @@ time_limit = "5s"
 [plugins.providers.openai]
 time_limit = "5s"
 
+[plugins.providers.anthropic]
+time_limit = "5s"
+
 [tenants.search]
 keys = [{ env = "SEARCH_KEY" }]
 
@@ -59,6 +63,21 @@ models = ["gpt-*", "text-embedding-*"]
 linger = "150ms"
 
 [backends.simulated.config]
+poll_ms = 50
+poll_max_ms = 100
+retry_ms = 50
+settle_ms = 200
+
+[backends.claude]
+provider = "anthropic"
+base_url = "${provider}"
+api_key = { env = "PROVIDER_KEY" }
+models = ["claude-*"]
+
+[backends.claude.lanes]
+linger = "150ms"
+
+[backends.claude.config]
 poll_ms = 50
 poll_max_ms = 100
 retry_ms = 50
@@ -94,6 +113,11 @@ class Provider {
   /** The SDK, straight to the provider. */
   client() {
     return new OpenAI({ baseURL: `${this.url}/v1`, apiKey: PROVIDER_KEY });
+  }
+
+  /** Anthropic's. */
+  anthropic() {
+    return new Anthropic({ baseURL: this.url, apiKey: PROVIDER_KEY });
   }
 
   /** How many requests ran in a mode. */
