@@ -3,7 +3,7 @@
 import anthropic
 import pytest
 
-from rig import CLAUDE
+from rig import CLAUDE, eventually
 
 DAY = {"x-offpeak-sla": "24h"}
 
@@ -94,3 +94,72 @@ def test_a_held_call_is_answered_at_half_price(rig, oracle):
     assert billed["requests"] == 1
     assert billed["cost"] * 2 == billed["realtime_cost"] > 0
     assert rig.provider.billed("realtime")["requests"] == 0
+
+# --- Message batches ----------------------------------------------------------------------------------------------------
+
+
+def batch(client, params):
+    requests = [{"custom_id": name, "params": body} for name, body in params.items()]
+    return client.messages.batches.create(requests=requests)
+
+
+def ended(client, job):
+    def look():
+        found = client.messages.batches.retrieve(job.id)
+        return found if found.processing_status == "ended" else None
+
+    return eventually(look, f"the end of {job.id}")
+
+
+def test_a_message_batch(rig, oracle):
+    client = rig.anthropic()
+    params = {f"item-{number}": ask(f"question {number}") for number in range(12)}
+    params["item-5"] = ask("too much", max_tokens=0)
+    job = batch(client, params)
+    assert job.id.startswith("msgbatch_")
+    assert job.processing_status == "in_progress"
+    assert (job.expires_at - job.created_at).total_seconds() == 24 * 3600
+    job = ended(client, job)
+    counts = job.request_counts
+    assert (counts.processing, counts.succeeded, counts.errored) == (0, 11, 1)
+    assert job.ended_at and job.results_url
+    results = {line.custom_id: line.result for line in client.messages.batches.results(job.id)}
+    assert set(results) == set(params)
+    assert results["item-5"].type == "errored"
+    assert results["item-5"].error.error.type == "invalid_request_error"
+    expected = oracle.anthropic().messages.create(**params["item-3"])
+    assert results["item-3"].message.content == expected.content
+    again = ended(client, batch(client, {"item-5": ask("enough")}))
+    assert again.request_counts.succeeded == 1
+    billed = rig.provider.billed("batch")
+    assert billed["requests"] == 12
+    assert billed["cost"] * 2 == billed["realtime_cost"]
+    assert client.messages.batches.delete(job.id).type == "message_batch_deleted"
+    with pytest.raises(anthropic.NotFoundError):
+        client.messages.batches.retrieve(job.id)
+
+
+def test_lists_go_page_by_page(rig):
+    client = rig.anthropic()
+    jobs = [batch(client, {"a": ask(f"batch {number}")}).id for number in range(5)]
+    assert [job.id for job in client.messages.batches.list(limit=2)] == jobs[::-1]
+
+
+def test_a_cancelled_batch(rig):
+    rig.provider.next_batch_takes(20)
+    client = rig.anthropic()
+    job = batch(client, {"a": ask("one"), "b": ask("two")})
+    eventually(lambda: rig.provider.calls("create_message_batch"), "the batch has left")
+    assert client.messages.batches.cancel(job.id).processing_status in ("canceling", "ended")
+    job = ended(client, job)
+    assert job.request_counts.canceled == 2
+    assert {line.result.type for line in client.messages.batches.results(job.id)} == {"canceled"}
+
+
+def test_to_other_tenants_nothing_of_it_exists(rig):
+    client, other = rig.anthropic(), rig.anthropic("mail")
+    job = ended(client, batch(client, {"a": ask("a secret")}))
+    for look in (other.messages.batches.retrieve, other.messages.batches.cancel, other.messages.batches.delete):
+        with pytest.raises(anthropic.NotFoundError):
+            look(job.id)
+    assert list(other.messages.batches.list()) == []

@@ -1,11 +1,12 @@
 """The script that people write around OpenAI's batch API works as it is, with another base URL."""
 
 import json
+import socket
 
 import openai
 import pytest
 
-from rig import MODEL, eventually
+from rig import KEYS, MODEL, eventually
 
 CHAT = "/v1/chat/completions"
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -130,6 +131,34 @@ def test_files_can_be_looked_at_and_removed(rig):
     assert client.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(file.id)
+
+
+def broken_uploads():
+    """Forms that end too early, or are not as they must be."""
+    file = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{}\r\n'
+    purpose = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    yield "in the file", file[:-4]
+    yield "after the file", file
+    yield "after the purpose", file + purpose
+    yield "without a purpose", file + b"--b--\r\n"
+    yield "with two files", purpose + file + file + b"--b--\r\n"
+
+
+@pytest.mark.parametrize(("where", "form"), [*broken_uploads()], ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize("hangs_up", [True, False])
+def test_an_upload_that_breaks_off_leaves_nothing(rig, tmp_path, where, form, hangs_up):
+    host, port = rig.daemon.url.removeprefix("http://").split(":")
+    head = (
+        f"POST /v1/files HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {KEYS['search']}\r\n"
+        f"content-type: multipart/form-data; boundary=b\r\ncontent-length: {len(form) + hangs_up}\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + form)
+        if not hangs_up:
+            assert connection.recv(4096).startswith(b"HTTP/1.1 400 ")
+    files = tmp_path / "data" / "files"
+    eventually(lambda: not files.exists() or list(files.iterdir()) == [], "nothing is left on the disk")
+    assert list(rig.client().files.list()) == []
 
 
 def test_a_cancelled_job(rig):

@@ -30,7 +30,6 @@ def here(text, rig):
         .replace("http://127.0.0.1:8401", rig.daemon.admin)
         .replace('api_key="..."', f'api_key="{KEYS["search"]}"')
         .replace("messages=[...]", 'messages=[{"role": "user", "content": "hello"}]')
-        .replace("requests=[...]", "requests=REQUESTS")
     )
 
 

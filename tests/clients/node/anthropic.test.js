@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Anthropic, CLAUDE, start, startOracle } from "./rig/index.js";
+import { Anthropic, CLAUDE, eventually, start, startOracle } from "./rig/index.js";
 
 const DAY = { headers: { "x-offpeak-sla": "24h" } };
 const ask = (prompt, more) => ({
@@ -60,4 +60,38 @@ test("errors are the SDK's own, and what passes is retried", async (t) => {
   await assert.rejects(nobody, Anthropic.AuthenticationError);
   await provider.next("messages", "status", { status: 529 });
   assert((await anthropic().messages.create(ask("again"))).content[0].text);
+});
+
+test("a message batch: created, polled, read, and what failed sent again", async (t) => {
+  const [{ anthropic, provider }, oracle] = await Promise.all([start(t), startOracle(t)]);
+  const { batches } = anthropic().messages;
+  const ended = (job) =>
+    eventually(async () => {
+      const found = await batches.retrieve(job.id);
+      return found.processing_status === "ended" && found;
+    }, `the end of ${job.id}`);
+  const requests = Array.from({ length: 8 }, (_, number) => ({
+    custom_id: `item-${number}`,
+    params: ask(`question ${number}`, number === 5 ? { max_tokens: 0 } : {}),
+  }));
+  const job = await ended(await batches.create({ requests }));
+  assert.deepEqual([job.request_counts.succeeded, job.request_counts.errored], [7, 1]);
+  const results = new Map();
+  for await (const line of await batches.results(job.id)) results.set(line.custom_id, line.result);
+  assert.equal(results.size, 8);
+  assert.equal(results.get("item-5").type, "errored");
+  const expected = await oracle.anthropic().messages.create(requests[2].params);
+  assert.deepEqual(results.get("item-2").message.content, expected.content);
+
+  const again = await ended(await batches.create({ requests: [{ custom_id: "item-5", params: ask("enough") }] }));
+  assert.equal(again.request_counts.succeeded, 1);
+  assert.deepEqual([await provider.billed("batch"), await provider.billed("realtime")], [8, 0]);
+
+  await provider.nextBatchTakes(20);
+  const stopped = await batches.create({ requests: requests.slice(0, 2) });
+  await eventually(async () => (await provider.calls("create_message_batch")) >= 3, "the batch has left");
+  await batches.cancel(stopped.id);
+  assert.equal((await ended(stopped)).request_counts.canceled, 2);
+  assert.equal((await batches.delete(job.id)).type, "message_batch_deleted");
+  await assert.rejects(batches.retrieve(job.id), Anthropic.NotFoundError);
 });

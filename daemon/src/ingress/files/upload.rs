@@ -16,6 +16,7 @@ use crate::ingress::files::{disk_failed, unreadable};
 use crate::ingress::pieces::Pieces;
 use crate::jsonl::{Checker, Limits};
 use crate::reply::Refusal;
+use crate::spool::Draft;
 use crate::tenant::Account;
 
 /// The largest file.
@@ -39,7 +40,8 @@ struct Form {
     purpose: Option<String>,
     anchor: Option<String>,
     seconds: Option<String>,
-    file: Option<File>,
+    /// The file, not yet for good: what breaks off or is refused leaves nothing behind.
+    file: Option<(Draft, File)>,
 }
 
 /// Takes a file in. It is durable when this returns.
@@ -77,30 +79,23 @@ async fn take_form(
     let mut parts = Multipart::with_constraints(pieces.by_ref(), boundary, constraints);
     while let Some(part) = parts.next_field().await.map_err(|error| broken_form(&error))? {
         match part.name() {
-            Some("file") if form.file.is_none() => form.file = Some(spool(gateway, account, part).await?),
+            Some("file") if form.file.is_some() => return Err(second_file()),
+            Some("file") => form.file = Some(spool(gateway, account, part).await?),
             Some("purpose") => form.purpose = Some(text(part).await?),
             Some("expires_after[anchor]") => form.anchor = Some(text(part).await?),
             Some("expires_after[seconds]") => form.seconds = Some(text(part).await?),
             _ => skip(part).await?,
         }
     }
-    let mut file = form.file.take().ok_or_else(|| missing("file"))?;
-    let checked = form.check();
-    match checked {
-        Ok(kept) => {
-            file.expires_at = file.created_at.after(kept);
-            documents::keep(&gateway.store, &file).await.map_err(|error| unreadable(&error))?;
-            tracing::info!(
-                file = %file.id(), tenant = %file.tenant, bytes = file.bytes, lines = file.check.lines,
-                problems = file.check.problems.len(), "a file was uploaded"
-            );
-            Ok(file)
-        }
-        Err(refusal) => {
-            gateway.spool.remove(file.number).await.map_err(|error| disk_failed(&error))?;
-            Err(refusal)
-        }
-    }
+    let (draft, mut file) = form.file.take().ok_or_else(|| missing("file"))?;
+    file.expires_at = file.created_at.after(form.check()?);
+    draft.finish().await.map_err(|error| disk_failed(&error))?;
+    documents::keep(&gateway.store, &file).await.map_err(|error| unreadable(&error))?;
+    tracing::info!(
+        file = %file.id(), tenant = %file.tenant, bytes = file.bytes, lines = file.check.lines,
+        problems = file.check.problems.len(), "a file was uploaded"
+    );
+    Ok(file)
 }
 
 impl Form {
@@ -148,7 +143,11 @@ pub fn kept_for(anchor: Option<&str>, seconds: Option<&str>) -> Result<Millis, R
 }
 
 /// Writes the file's part to the disk and checks it.
-async fn spool(gateway: &Arc<Gateway>, account: &Account, mut part: Field<'_>) -> Result<File, Refusal> {
+async fn spool(
+    gateway: &Arc<Gateway>,
+    account: &Account,
+    mut part: Field<'_>,
+) -> Result<(Draft, File), Refusal> {
     let name = part.file_name().unwrap_or_default().to_owned();
     check_name(&name)?;
     let now = gateway.clock.now();
@@ -161,8 +160,7 @@ async fn spool(gateway: &Arc<Gateway>, account: &Account, mut part: Field<'_>) -
         draft.write(&piece).await.map_err(|error| disk_failed(&error))?;
         bytes += piece.len() as u64;
     }
-    draft.finish().await.map_err(|error| disk_failed(&error))?;
-    Ok(File {
+    let file = File {
         number,
         tenant: account.id.clone(),
         name,
@@ -171,7 +169,8 @@ async fn spool(gateway: &Arc<Gateway>, account: &Account, mut part: Field<'_>) -
         expires_at: now.after(file::KEPT),
         is_hidden: false,
         check: checker.finish(),
-    })
+    };
+    Ok((draft, file))
 }
 
 /// OpenAI's own condition, in its own words.
@@ -191,6 +190,11 @@ async fn text(part: Field<'_>) -> Result<String, Refusal> {
 async fn skip(mut part: Field<'_>) -> Result<(), Refusal> {
     while part.chunk().await.map_err(|error| broken_form(&error))?.is_some() {}
     Ok(())
+}
+
+fn second_file() -> Refusal {
+    let message = "The form has two parts named 'file'. Upload one file at a time.";
+    Refusal::bad_request("duplicate_parameter", message).param("file")
 }
 
 /// A field is not there.
