@@ -1,6 +1,7 @@
 //! Whose API a call speaks: where its key stands, and in whose words it is answered.
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde_json::json;
 
 use crate::error::ApiError;
 use crate::reply::SimResponse;
@@ -74,6 +75,17 @@ impl Dialect {
             Self::Anthropic => anthropic::refuse(&error, request_id),
             Self::Engine => engine::refuse(error),
         }
+    }
+
+    /// `error` as the event that ends a stream of the endpoint at `path`, after `sent` others.
+    pub(crate) fn error_event(self, path: &str, error: ApiError, request_id: &str, sent: usize) -> Vec<u8> {
+        if self == Self::OpenAi && path == "/v1/responses" {
+            let data = json!({ "type": "error", "code": error.kind, "message": error.message, "param": error.param,
+                "sequence_number": sent });
+            return format!("event: error\ndata: {data}\n\n").into_bytes();
+        }
+        let head: &[u8] = if self == Self::Anthropic { b"event: error\ndata: " } else { b"data: " };
+        [head, self.refuse(error, request_id).body.bytes(), b"\n\n"].concat()
     }
 
     /// Adds the headers that every answer has.

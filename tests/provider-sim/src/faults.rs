@@ -42,6 +42,11 @@ pub enum Fault {
     TruncateBody,
     /// The work is done and billed, and the connection breaks half-way through the body.
     CutBody,
+    /// The work is done and billed, and a stream ends half-way with an error event; an answer in one piece is this error.
+    ErrorInStream {
+        /// The HTTP status that the error would have had, such as 500 or 529.
+        status: u16,
+    },
 }
 
 /// What can happen to a batch; drawn (or taken from those ordered) once, when the batch is created.

@@ -455,5 +455,17 @@ fn spoil(call: &Call<'_>, response: &mut SimResponse, fault: Fault) {
         }
         Fault::TruncateBody => response.body.truncate(half),
         Fault::CutBody => response.delivery.cut = Some(half.max(1)),
+        Fault::ErrorInStream { status } => {
+            let error = call.dialect.error_of_status(valid_status(status), None);
+            if response.body.is_pieces() {
+                response
+                    .body
+                    .break_off(|sent| call.dialect.error_event(call.path, error, call.request_id, sent));
+            } else {
+                let delivery = response.delivery;
+                *response = call.refuse(error);
+                response.delivery = delivery;
+            }
+        }
     }
 }

@@ -58,6 +58,22 @@ impl SimBody {
         }
     }
 
+    /// Whether it goes out piece by piece, and is known whole.
+    pub(crate) fn is_pieces(&self) -> bool {
+        matches!(self, Self::Pieces { .. })
+    }
+
+    /// Lets what goes out piece by piece end after half of its pieces with another one. `last` is told how many went
+    /// before.
+    pub(crate) fn break_off(&mut self, last: impl FnOnce(usize) -> Vec<u8>) {
+        let Self::Pieces { bytes, ends, .. } = self else { return };
+        ends.truncate(ends.len() / 2);
+        let kept = bytes.get(..ends.last().copied().unwrap_or(0)).unwrap_or_default();
+        let all = [kept, &last(ends.len())].concat();
+        ends.push(all.len());
+        *bytes = Bytes::from(all);
+    }
+
     /// Cuts the body to `len` bytes.
     pub(crate) fn truncate(&mut self, len: usize) {
         match self {

@@ -7,7 +7,8 @@ use provider_sim::{
 };
 use serde_json::{Value, json};
 
-use crate::rig::{CHAT, Rig, chat, good, line, lines, refused, sim};
+use crate::messages::{MESSAGES, message};
+use crate::rig::{CHAT, MODEL, Rig, chat, good, line, lines, refused, sim};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -69,6 +70,40 @@ async fn streams_end_early() {
     let response = rig.post(CHAT, &body).send().await.unwrap();
     assert_eq!(response.status(), 200);
     assert!(response.bytes().await.is_err());
+}
+
+#[tokio::test]
+async fn a_stream_may_end_with_an_error() {
+    let rig = Rig::of(sim()).await;
+    let faults = rig.provider.faults();
+    let text = async |endpoint, request: reqwest::RequestBuilder| {
+        faults.next(endpoint, Fault::ErrorInStream { status: 529 });
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200, "the head was good");
+        response.text().await.unwrap()
+    };
+    let last = |text: &str| -> (String, Value) {
+        let event = text.trim_end().rsplit("\n\n").next().unwrap().to_owned();
+        let (name, data) = event.rsplit_once("data: ").unwrap();
+        (name.to_owned(), serde_json::from_str(data).unwrap())
+    };
+    let streamed = |mut body: Value| {
+        body["stream"] = true.into();
+        body
+    };
+    let chat = text(Endpoint::ChatCompletions, rig.post(CHAT, &streamed(chat("x")))).await;
+    assert!(chat.starts_with("data: {") && !chat.contains("[DONE]"));
+    assert_eq!(last(&chat).1["error"]["type"], "server_error");
+    let claude = rig.ask(MESSAGES, &streamed(message("x")));
+    let (name, error) = last(&text(Endpoint::Messages, claude).await);
+    assert_eq!((name.as_str(), &error["error"]["type"]), ("event: error\n", &"overloaded_error".into()));
+    let body = streamed(json!({"model": MODEL, "input": "x"}));
+    let (name, error) = last(&text(Endpoint::Responses, rig.post("/v1/responses", &body)).await);
+    assert_eq!((name.as_str(), &error["type"]), ("event: error\n", &"error".into()));
+    assert!(error["sequence_number"].as_u64().unwrap() > 3);
+    assert_eq!(rig.provider.bill().requests(Mode::Realtime), 3, "what was said is paid");
+    faults.next(Endpoint::ChatCompletions, Fault::ErrorInStream { status: 500 });
+    refused(rig.post(CHAT, &crate::rig::chat("x")), 500).await;
 }
 
 #[tokio::test]
