@@ -1,13 +1,18 @@
 //! The admin plane: health, metrics, lanes, batches, explanations, flush. It has no authentication of its own and listens on loopback
 //! unless configured otherwise.
 
+pub mod costs;
 pub mod explain;
+pub mod keys;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::header::{CONTENT_TYPE, HeaderValue};
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Body;
 use offpeak_core::batch::Journey;
 use offpeak_core::extent::Range;
 use offpeak_core::scheduler::{Event, LaneView};
@@ -22,15 +27,47 @@ use crate::gateway::Gateway;
 use crate::reply::{Dialect, Refusal, json_of};
 
 /// Answers one request of an operator.
-pub async fn handle<B>(gateway: Arc<Gateway>, request: Request<B>) -> Response<ReplyBody> {
-    let path = request.uri().path().trim_end_matches('/').to_owned();
-    match answer(&gateway, request.method(), &path).await {
+pub async fn handle<B>(gateway: Arc<Gateway>, request: Request<B>) -> Response<ReplyBody>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match take(&gateway, request).await {
         Ok(response) => response,
         Err(refusal) => refusal.into_response(Dialect::OpenAi, ""),
     }
 }
 
-async fn answer(gateway: &Gateway, method: &Method, path: &str) -> Result<Response<ReplyBody>, Refusal> {
+/// The largest body that an operator's call may have.
+const BODY_MAX: usize = 64 << 10;
+
+async fn take<B>(gateway: &Gateway, request: Request<B>) -> Result<Response<ReplyBody>, Refusal>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (head, body) = request.into_parts();
+    // Whoever reaches this listener may use it, and a browser reaches it for every page that it shows.
+    if head.headers.contains_key(ORIGIN) {
+        let message = "The admin plane takes no calls of web pages.";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "from_a_web_page", message));
+    }
+    let path = head.uri.path().trim_end_matches('/');
+    if path == keys::PATH || path.strip_prefix(keys::PATH).is_some_and(|rest| rest.starts_with('/')) {
+        let body = Limited::new(body, BODY_MAX).collect().await.map_err(|error| {
+            Refusal::bad_request("incomplete_body", format!("The body cannot be read: {error}."))
+        })?;
+        return keys::answer(gateway, &head.method, path, &body.to_bytes()).await;
+    }
+    answer(gateway, &head.method, path, head.uri.query().unwrap_or_default()).await
+}
+
+async fn answer(
+    gateway: &Gateway,
+    method: &Method,
+    path: &str,
+    query: &str,
+) -> Result<Response<ReplyBody>, Refusal> {
     if let Some(lane) = path.strip_prefix("/admin/v1/lanes/").and_then(|rest| rest.strip_suffix("/flush")) {
         expect(method, &Method::POST)?;
         return flush(gateway, lane).await;
@@ -48,11 +85,12 @@ async fn answer(gateway: &Gateway, method: &Method, path: &str) -> Result<Respon
         "/metrics" => Ok(metrics(gateway)),
         "/admin/v1/lanes" => Ok(json_of(StatusCode::OK, &lanes(gateway).await)),
         "/admin/v1/batches" => Ok(json_of(StatusCode::OK, &batches(gateway).await?)),
+        "/admin/v1/costs" => costs::answer(gateway, query).await,
         "/admin/v1/plugins" => Ok(json_of(StatusCode::OK, &plugins(gateway))),
         _ => {
             let message = "The admin plane has /healthz, /readyz, /metrics, /admin/v1/lanes, /admin/v1/batches, \
-                           /admin/v1/plugins, /admin/v1/explain/{lane or request id}, and POST \
-                           /admin/v1/lanes/{id}/flush.";
+                           /admin/v1/costs, /admin/v1/keys, /admin/v1/plugins, /admin/v1/explain/{lane or request id}, and \
+                           POST /admin/v1/lanes/{id}/flush.";
             Err(Refusal::not_found("unknown_endpoint", message))
         }
     }
@@ -201,9 +239,13 @@ fn plugins(gateway: &Gateway) -> List<PluginRow> {
         out_of_use: health.out_of_use,
     };
     let router = &gateway.router;
+    let policies = std::iter::once(&gateway.costs.configured).chain(&gateway.costs.bundled);
     let routers = std::iter::once(&router.configured).chain(&router.bundled);
     let mut data: Vec<PluginRow> =
         routers.map(|plugin| row(plugin.name(), "router", None, plugin.sha256(), plugin.health())).collect();
+    data.extend(
+        policies.map(|plugin| row(plugin.name(), "cost-policy", None, plugin.sha256(), plugin.health())),
+    );
     data.extend(gateway.backends.iter().map(|backend| {
         let plugin = &backend.provider;
         row(plugin.name(), "provider", Some(backend.id.to_string()), plugin.sha256(), plugin.health())

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use offpeak_core::budget::Period;
 use offpeak_core::retry::RetryBudget;
-use offpeak_core::words::Millis;
+use offpeak_core::words::{Millis, Timestamp};
 use offpeak_host::values::provider::CredentialPlace;
-use offpeak_host::{Engine, EngineOptions, HostError, Limits, ProviderPlugin, RouterPlugin, Source};
+use offpeak_host::{
+    CostPlugin, Engine, EngineOptions, HostError, Limits, ProviderPlugin, RouterPlugin, Source,
+};
 use offpeak_store::disk::Disk;
 use offpeak_store::{Options, Recovered, Store, StoreError};
 use parking_lot::Mutex;
@@ -19,22 +22,31 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::alerts::{self, Alerts, Due, Target};
 use crate::backends::{Backend, Backends};
 use crate::beside::Beside;
 use crate::clock::{Chance, Clock, RequestIds};
 use crate::config::{self, Config, PluginLimits, PluginSource};
+use crate::costs::book::{self, BookError};
+use crate::costs::ledger::{self, Pages};
+use crate::costs::report::{self, Dimension, Query};
+use crate::costs::{Costs, Ledger};
 use crate::gateway::{Gateway, Router};
 use crate::health::Health;
 use crate::held::Held;
 use crate::job_book::JobBook;
 use crate::lane_book::{Commands, LaneBook};
 use crate::lanes;
+use crate::listen::Terms;
 use crate::spool::Spool;
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
+use crate::tenant::keys::{self, Pepper};
+use crate::tls::{Tls, TlsError};
 use crate::turns::Turns;
 use crate::upstream::{self, Address, ClientError, Network, Upstream, credential_header};
-use crate::{admin, ingress, jobs, listen};
+use crate::webhook::{self, Guard, Sender};
+use crate::{admin, admission, ingress, jobs, listen};
 
 /// Connections to the admin plane at once.
 const ADMIN_CONNECTIONS: usize = 256;
@@ -80,7 +92,26 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
-    /// TLS.
+    /// The secret of the keys' hashes.
+    #[error(
+        "the file keys.secret in the store's folder cannot be used: {0}. Without it no key is known that was made here"
+    )]
+    KeySecret(std::io::Error),
+    /// The webhook for alerts.
+    #[error("alerts.{what} cannot be used: {problem}")]
+    Alerts {
+        /// `url` or `secret`.
+        what: &'static str,
+        /// Why.
+        problem: String,
+    },
+    /// The files of TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The price file.
+    #[error(transparent)]
+    Prices(#[from] BookError),
+    /// The HTTP client.
     #[error(transparent)]
     Client(#[from] ClientError),
     /// A backend.
@@ -130,12 +161,17 @@ impl World {
     }
 }
 
+/// What the task that delivers alerts needs.
+type Telling = (Due, Arc<Target>);
+
 /// The daemon without its listeners: opened, and not yet at work.
 pub struct Core {
     /// What every request needs: [`ingress::handle`] takes it.
     pub gateway: Arc<Gateway>,
     commands: Commands,
     recovered: Recovered,
+    pages: Pages,
+    telling: Option<Telling>,
 }
 
 /// The daemon without its listeners, at work.
@@ -162,11 +198,18 @@ impl Core {
                 ..EngineOptions::default()
             })?,
         };
+        let pepper = open_pepper(config, &world)?;
         let World { clock, chance, network, .. } = world;
+        let metrics = Arc::new(Metrics::new());
+        let costs = open_costs(config, &engine, &metrics, clock, chance.bits())?;
+        let (ledger, pages) = Ledger::new(metrics.clone());
+        let (alerts, telling) = open_alerts(config)?;
+        let tenants = Tenants::new(&config.access, pepper, keys::all(&store).await?, alerts);
+        remember_spending(&tenants, &store, clock).await?;
         let gateway = Gateway {
             clock,
             ids: RequestIds::new(&chance),
-            tenants: Tenants::new(&config.access, chance.wide()),
+            tenants,
             backends: Arc::new(open_backends(config, &engine, clock, &network)?),
             router: open_router(config, &engine, clock)?,
             store,
@@ -175,7 +218,9 @@ impl Core {
             spool,
             numbers,
             held: Arc::new(Held::new(config.server.held_max)),
-            metrics: Arc::new(Metrics::new()),
+            metrics,
+            costs: Arc::new(costs),
+            ledger,
             retry: config.retry,
             health: Health::new(config.breaker),
             beside: Beside::default(),
@@ -186,12 +231,18 @@ impl Core {
             tasks: TaskTracker::new(),
             chance,
         };
-        Ok(Self { gateway: Arc::new(gateway), commands, recovered })
+        Ok(Self { gateway: Arc::new(gateway), commands, recovered, pages, telling })
     }
 
     /// Goes on with what was in the store.
     pub async fn start(self) -> Result<Running, StoreError> {
-        let Self { gateway, commands, recovered } = self;
+        let Self { gateway, commands, recovered, pages, telling } = self;
+        let (costs, store, metrics) = (gateway.costs.clone(), gateway.store.clone(), gateway.metrics.clone());
+        tokio::spawn(ledger::run(pages, costs, store, metrics, gateway.clock));
+        if let Some((due, target)) = telling {
+            let (store, clock, stop) = (gateway.store.clone(), gateway.clock, gateway.stopping.clone());
+            gateway.tasks.spawn(alerts::run(due, target, store, clock, stop));
+        }
         report(&recovered);
         lanes::remember(&gateway).await?;
         lanes::recover(&gateway, recovered.lanes, recovered.open_batches);
@@ -216,6 +267,7 @@ impl Running {
         if tokio::time::timeout(drain, gateway.tasks.wait()).await.is_err() {
             tracing::warn!("calls of deferred requests were still under way when the drain time was over");
         }
+        gateway.ledger.close().await;
         gateway.store.close().await
     }
 }
@@ -227,12 +279,14 @@ pub struct App {
     admin: TcpListener,
     max_connections: usize,
     drain: Duration,
+    tls: Option<Arc<Tls>>,
 }
 
 impl App {
     /// Opens the store, loads the plugins, and takes the addresses. Nothing is served yet.
     pub async fn open(config: &Config) -> Result<Self, StartError> {
         upstream::install_crypto();
+        let tls = config.server.tls.clone().map(Tls::open).transpose()?.map(Arc::new);
         let core = Core::open(config, World::real()).await?;
         let data = bind("listen", config.server.listen).await?;
         let admin = bind("admin", config.server.admin).await?;
@@ -242,7 +296,13 @@ impl App {
             admin,
             max_connections: config.server.max_connections,
             drain: config.server.drain,
+            tls,
         })
+    }
+
+    /// For configurations that are read again while the daemon runs.
+    pub fn reloads(&self) -> Reloads {
+        Reloads { gateway: self.core.gateway.clone(), tls: self.tls.clone() }
     }
 
     /// Where the data plane listens.
@@ -257,18 +317,22 @@ impl App {
 
     /// Serves until `stop`; then lets what is under way finish, and closes the store.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StoreError> {
-        let Self { core, data, admin, max_connections, drain } = self;
+        let Self { core, data, admin, max_connections, drain, tls } = self;
         let gateway = core.gateway.clone();
         let running = core.start().await?;
         let serving = gateway.clone();
-        let data = listen::serve(data, max_connections, drain, stop.clone(), move |request| {
+        if let Some(tls) = &tls {
+            tokio::spawn(tls.clone().watch(stop.clone()));
+        }
+        let terms = Terms { max_connections, drain, tls };
+        let data = listen::serve(data, terms, stop.clone(), move |request| {
             ingress::handle(serving.clone(), request)
         });
         let administered = gateway.clone();
-        let admin =
-            listen::serve(admin, ADMIN_CONNECTIONS, Duration::from_secs(1), stop.clone(), move |request| {
-                admin::handle(administered.clone(), request)
-            });
+        let terms = Terms { max_connections: ADMIN_CONNECTIONS, drain: Duration::from_secs(1), tls: None };
+        let admin = listen::serve(admin, terms, stop.clone(), move |request| {
+            admin::handle(administered.clone(), request)
+        });
         let letting_go = async {
             stop.cancelled().await;
             // Held calls and batches let go at once: what they stand for is in the store.
@@ -276,6 +340,46 @@ impl App {
         };
         tokio::join!(data, admin, letting_go);
         running.stop(drain).await
+    }
+}
+
+/// Takes in a configuration that was read again, as far as that goes without a restart: tenants with their keys, limits and
+/// budgets, the price book, and the TLS files.
+#[derive(Clone)]
+pub struct Reloads {
+    gateway: Arc<Gateway>,
+    tls: Option<Arc<Tls>>,
+}
+
+/// A configuration was right by itself, and something that it names was not.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The price file; nothing has changed.
+    #[error(transparent)]
+    Prices(#[from] BookError),
+    /// The ledger: what budgets have left is not known.
+    #[error("what was spent could not be read from the ledger: {0}")]
+    Store(#[from] StoreError),
+}
+
+impl Reloads {
+    /// From now on this configuration holds.
+    pub async fn apply(&self, config: &Config) -> Result<(), ReloadError> {
+        let book = book::read(config.costs.prices.as_deref())?;
+        let models = book.len();
+        self.gateway.costs.set_book(book);
+        self.gateway.tenants.set(&config.access);
+        remember_spending(&self.gateway.tenants, &self.gateway.store, self.gateway.clock).await?;
+        if let Some(tls) = &self.tls {
+            tls.reload();
+        }
+        let tenants = config.access.tenants().len();
+        tracing::info!(
+            tenants,
+            models,
+            "the configuration was read again; what is not of tenants, prices or TLS waits for a restart"
+        );
+        Ok(())
     }
 }
 
@@ -368,6 +472,77 @@ fn open_router(config: &Config, engine: &Engine, clock: Clock) -> Result<Router,
     Ok(Router { configured, bundled, on_failure: router.on_failure })
 }
 
+/// The way to the operator, if there is one, and what the task at its other end needs.
+fn open_alerts(config: &Config) -> Result<(Alerts, Option<Telling>), StartError> {
+    let Some(configured) = &config.alerts else { return Ok((Alerts::none(), None)) };
+    let wrong = |what, problem: String| StartError::Alerts { what, problem };
+    let url = Url::parse(&configured.url).map_err(|error| wrong("url", error.to_string()))?;
+    let secret = webhook::Secret::parse(configured.secret.expose());
+    let secret = secret.map_err(|error| wrong("secret", error.to_string()))?;
+    let guard = if configured.internal { Guard::Everywhere } else { Guard::Outside };
+    let sender = Sender::new(guard).map_err(|error| wrong("url", error.to_string()))?;
+    let (alerts, due) = Alerts::new();
+    Ok((alerts, Some((due, Arc::new(Target { url, secret, sender })))))
+}
+
+/// The secret of the keys' hashes: in the store's folder, but for a store that lies elsewhere.
+fn open_pepper(config: &Config, world: &World) -> Result<Pepper, StartError> {
+    match world.place {
+        Some(_) => Ok(Pepper::of(b"a store without a folder")),
+        None => Pepper::open(&config.store.folder, &world.chance).map_err(StartError::KeySecret),
+    }
+}
+
+/// What budgets have left is what the ledger says.
+async fn remember_spending(tenants: &Tenants, store: &Store, clock: Clock) -> Result<(), StoreError> {
+    let accounts = tenants.accounts();
+    if accounts.iter().all(|account| account.purse().is_none()) {
+        return Ok(());
+    }
+    let now = clock.now();
+    for period in [Period::Day, Period::Month] {
+        let by = vec![Dimension::Tenant];
+        let query = Query { by, from: period.start(now), to: Timestamp::NEVER, tenant: None };
+        for (name, sums) in report::sum(store, &query).await?.rows {
+            let account =
+                accounts.iter().find(|account| Some(account.id.as_str()) == name.first().map(String::as_str));
+            if let Some(purse) = account.and_then(|account| account.purse()) {
+                purse.remember(period, sums.cost, now);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn open_costs(
+    config: &Config,
+    engine: &Engine,
+    metrics: &Arc<Metrics>,
+    clock: Clock,
+    run: u64,
+) -> Result<Costs, StartError> {
+    let policy = &config.plugins.cost_policy;
+    let load = |name, source, config: &str, limits| {
+        CostPlugin::load(engine, name, source, config.to_owned(), limits, clock.now().0)
+    };
+    let bundled = Source::Bytes(offpeak_bundled::STANDARD_COST);
+    let limits = limits(&Limits::provider(), &policy.limits);
+    let (configured, bundled) = match &policy.source {
+        PluginSource::Bundled => (load("standard-cost", bundled, &policy.config, limits)?, None),
+        PluginSource::File(path) => (
+            load("cost-policy", Source::File(path), &policy.config, limits)?,
+            Some(load("standard-cost", bundled, "{}", Limits::provider())?),
+        ),
+    };
+    let book = book::read(config.costs.prices.as_deref())?;
+    tracing::info!(
+        models = book.len(),
+        built_in = offpeak_core::price::BUILT_IN_DATE,
+        "the price book is open"
+    );
+    Ok(Costs::new(configured, bundled, book, metrics.clone(), run))
+}
+
 fn open_backends(
     config: &Config,
     engine: &Engine,
@@ -427,6 +602,7 @@ fn open_backend(
         id: backend.id.clone(),
         models: backend.models.clone(),
         lanes: backend.lanes.clone(),
+        quota: admission::quota(&backend.limits),
         provider,
         upstream,
         turns: Turns::new(clock, backend.lanes.rescue_concurrency),

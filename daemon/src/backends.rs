@@ -6,19 +6,23 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue};
+use offpeak_core::calibrate::Learnt;
 use offpeak_core::escalate::RescueTerms;
 use offpeak_core::gate::GateLimits;
 use offpeak_core::offers::{self, BatchRoom, Rung};
+use offpeak_core::quota::Quota;
 use offpeak_core::retry::RetryBudget;
 use offpeak_core::scheduler::LaneTerms;
 use offpeak_core::words::{BackendId, Endpoint, LaneKey, Millis, Mode, ModelId, OfferName, Timestamp};
 use offpeak_host::values::provider;
 use offpeak_host::{PluginError, ProviderPlugin};
+use offpeak_store::BatchRecord;
 use parking_lot::{Mutex, RwLock};
 use reqwest::Url;
 
 use crate::blocking::blocking;
 use crate::config::{Lanes, ModelPatterns};
+use crate::costs::{Sale, SharedSale};
 use crate::members::{self, Edit};
 use crate::reply::Refusal;
 use crate::turns::Turns;
@@ -42,6 +46,8 @@ pub struct Backend {
     pub provider: ProviderPlugin,
     /// Its HTTP client.
     pub upstream: Upstream,
+    /// Its own limits for real-time calls, over all tenants.
+    pub quota: Arc<Quota>,
     /// Turns at its real-time API for deferred work.
     pub turns: Turns,
     /// How many retries it gets.
@@ -83,6 +89,7 @@ pub struct Offer {
     /// Its name, ready for lane keys.
     pub name: OfferName,
     call: OnceLock<Arc<PreparedCall>>,
+    sale: OnceLock<SharedSale>,
 }
 
 /// How a real-time call is sent: the plugin's answer, checked.
@@ -208,6 +215,29 @@ impl Backends {
             }
             true => Err(model_not_found(endpoint, model)),
         }
+    }
+
+    /// What was bought for a batch. Where the configuration has changed since, the terms are those of a batch at half price.
+    pub fn sale(&self, batch: &BatchRecord, now: Timestamp) -> SharedSale {
+        let menu = self.menu(batch.endpoint.as_str(), batch.model.as_str(), now).ok();
+        let sold = menu.as_ref().and_then(|menu| {
+            let (seller, offer) = menu.pick(batch.backend.as_str(), batch.offer.as_str())?;
+            Some(offer.sale(menu, &seller.backend))
+        });
+        sold.unwrap_or_else(|| {
+            let provider = self.get(&batch.backend).map(|backend| backend.provider.name().to_owned());
+            Arc::new(Sale {
+                backend: batch.backend.clone(),
+                provider: provider.unwrap_or_default(),
+                endpoint: batch.endpoint.clone(),
+                model: batch.model.clone(),
+                offer: batch.offer.clone(),
+                mode: Mode::Batch,
+                permille: 500,
+                learnt: Learnt::default(),
+                rough: OnceLock::new(),
+            })
+        })
     }
 
     /// How what waits in a lane can be bought, and when it leaves. None if the backend or the offer is gone.
@@ -430,7 +460,30 @@ impl Seller {
 
 impl Offer {
     fn new(terms: provider::Offer) -> Self {
-        Self { name: OfferName::from(terms.name.as_str()), terms, call: OnceLock::new() }
+        Self {
+            name: OfferName::from(terms.name.as_str()),
+            terms,
+            call: OnceLock::new(),
+            sale: OnceLock::new(),
+        }
+    }
+
+    /// What is bought with this offer, for the ledger: made once.
+    pub fn sale(&self, menu: &Menu, backend: &Backend) -> SharedSale {
+        let sale = || {
+            Arc::new(Sale {
+                backend: backend.id.clone(),
+                provider: backend.provider.name().to_owned(),
+                endpoint: menu.endpoint.clone(),
+                model: menu.model.clone(),
+                offer: self.name.clone(),
+                mode: self.mode(),
+                permille: self.terms.price_permille,
+                learnt: Learnt::default(),
+                rough: OnceLock::new(),
+            })
+        };
+        self.sale.get_or_init(sale).clone()
     }
 
     /// How it is run.

@@ -346,8 +346,7 @@ impl Driver {
 
     /// Records an outcome for each request that has none, and ends the batch.
     async fn settle(&self, finish: Finish) -> Result<Finish, StepError> {
-        let source =
-            Source { batch: self.record.id, backend: self.record.backend.clone(), mode: Mode::Batch };
+        let source = Source::batch(&self.gateway, &self.record);
         let mut missing = self.gateway.store.missing(self.record.id).await?;
         // Those that are run beside it get their outcome from there.
         missing.retain(|place| !self.gateway.beside.covers(self.record.id, *place));

@@ -50,8 +50,57 @@ pub enum ReplyBody {
     Whole(Option<Bytes>),
     /// It is passed on frame by frame, unread.
     Passed(reqwest::Body),
+    /// It is passed on frame by frame, and somebody looks at what passes.
+    Watched(WatchedBody),
     /// It is made while it is sent.
     Made(Pin<Box<dyn Body<Data = Bytes, Error = ReplyError> + Send>>),
+}
+
+/// Looks at an answer's bytes as they pass, without keeping them up. When the answer is over, or broken off, it is
+/// dropped.
+pub trait Watch: Send + Sync {
+    /// The next bytes.
+    fn see(&mut self, data: &[u8]);
+}
+
+/// An answer from a provider, and who looks at it.
+pub struct WatchedBody {
+    body: reqwest::Body,
+    watch: Box<dyn Watch>,
+}
+
+impl WatchedBody {
+    /// Lets somebody look at an answer.
+    pub fn new(body: reqwest::Body, watch: impl Watch + 'static) -> Self {
+        Self { body, watch: Box::new(watch) }
+    }
+}
+
+impl Body for WatchedBody {
+    type Data = Bytes;
+    type Error = reqwest::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, reqwest::Error>>> {
+        let Self { body, watch } = self.get_mut();
+        let frame = Pin::new(body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            watch.see(data);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Why a body breaks off.
@@ -82,6 +131,7 @@ impl Body for ReplyBody {
         match self.get_mut() {
             Self::Whole(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
             Self::Passed(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Self::Watched(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
             Self::Made(body) => body.as_mut().poll_frame(context),
         }
     }
@@ -90,6 +140,7 @@ impl Body for ReplyBody {
         match self {
             Self::Whole(body) => body.is_none(),
             Self::Passed(body) => body.is_end_stream(),
+            Self::Watched(body) => body.is_end_stream(),
             Self::Made(body) => body.is_end_stream(),
         }
     }
@@ -98,6 +149,7 @@ impl Body for ReplyBody {
         match self {
             Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
             Self::Passed(body) => body.size_hint(),
+            Self::Watched(body) => body.size_hint(),
             Self::Made(body) => body.size_hint(),
         }
     }

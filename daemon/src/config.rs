@@ -33,8 +33,9 @@ pub use error::{ConfigErrors, Place, Problem, Problems};
 pub use patterns::ModelPatterns;
 pub use secret::{Secret, SecretOrigin};
 pub use tree::{
-    Access, Backend, Config, Delivery, Lanes, Log, LogFormat, OnRouterFailure, PluginLimits, PluginSource,
-    Plugins, ProviderPlugin, RouterPlugin, Server, Store, Tenant,
+    Access, Alerts, Backend, Config, CostPolicy, Costs, Delivery, Lanes, Limits, Log, LogFormat, ModelLimits,
+    OnRouterFailure, PluginLimits, PluginSource, Plugins, ProviderPlugin, RouterPlugin, Server, Store,
+    Tenant, TlsFiles,
 };
 
 /// The variable that names the configuration file.

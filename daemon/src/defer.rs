@@ -17,7 +17,7 @@ use crate::gateway::Gateway;
 use crate::lane_book::LaneError;
 use crate::members::{self, Edit};
 use crate::reply::Refusal;
-use crate::tenant::{Account, Admitted};
+use crate::tenant::{Account, Identified};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -49,7 +49,7 @@ pub const RETRIES_COME_WITHIN: Millis = Millis::from_mins(10);
 /// Keeps a request and answers as the caller asked: by holding the call, or with a ticket.
 pub async fn accept(
     gateway: &Arc<Gateway>,
-    caller: &Admitted,
+    caller: &Identified,
     deferral: Deferral,
     headers: &HeaderMap,
     envelope: Envelope,

@@ -5,15 +5,17 @@ pub mod output_file;
 use bytes::Bytes;
 use http::header::{HeaderValue, LOCATION, RETRY_AFTER};
 use http::{Response, StatusCode};
-use offpeak_core::outcome::Ending;
+use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::retry::{CANCELLED_BY_CALLER, PERMANENT};
 use offpeak_core::words::{Place, Timestamp};
-use offpeak_store::{Outcome, Store, StoreError};
+use offpeak_store::{Kind, Outcome, Store, StoreError};
 use serde::Serialize;
 
 use crate::body::ReplyBody;
+use crate::costs::Entry;
+use crate::costs::ledger::{self, Of};
 use crate::reply::stamp;
-use crate::reply::{self, ATTEMPTS, Dialect, ErrorText};
+use crate::reply::{self, ATTEMPTS, COST, Dialect, ErrorText, REALTIME_COST};
 
 /// Where tickets are.
 pub const PATH: &str = "/v1/deferred/";
@@ -48,12 +50,27 @@ pub async fn final_answer(
     }
     stamp(&mut response, &id, "deferred");
     response.headers_mut().insert(ATTEMPTS, HeaderValue::from(outcome.attempts));
+    if let Some(entry) = charged(store, outcome).await? {
+        let headers = response.headers_mut();
+        for (name, amount) in [(COST, entry.cost), (REALTIME_COST, entry.realtime)] {
+            if let Ok(amount) = HeaderValue::try_from(amount.to_decimal()) {
+                headers.insert(name, amount);
+            }
+        }
+    }
     if let Ok(id) = HeaderValue::from_maybe_shared(outcome.meta.clone())
         && !id.is_empty()
     {
         response.headers_mut().insert(dialect.request_id(), id);
     }
     Ok(response)
+}
+
+/// What the last attempt cost, if the provider ran it and its price is known.
+async fn charged(store: &Store, outcome: &Outcome) -> Result<Option<Entry>, StoreError> {
+    let key = ledger::key(outcome.finished_at, Of::Attempt(outcome.place));
+    let entry = store.document(Kind::Ledger, key).await?.and_then(|value| Entry::read(&value));
+    Ok(entry.filter(|entry| entry.priced && entry.ran == DidItRun::Ran))
 }
 
 fn failed(dialect: Dialect, id: &str, code: &str, message: &str) -> Response<ReplyBody> {

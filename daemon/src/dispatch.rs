@@ -5,19 +5,23 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap,
-    HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST,
+    HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, Response, StatusCode, response};
 use offpeak_core::breaker::Report;
 use offpeak_core::outcome::DidItRun;
 use offpeak_core::scheduler::Event;
 use offpeak_core::turnaround::Way;
-use offpeak_core::words::{Millis, Mode};
+use offpeak_core::words::{Millis, Mode, TenantId};
+use tokio::time::Instant;
 
+use crate::admission::Admission;
 use crate::backends::{Backend, DressError, Dressed, PreparedCall};
-use crate::body::ReplyBody;
+use crate::body::{ReplyBody, WatchedBody};
+use crate::costs::SharedSale;
+use crate::costs::meter::{self, Meter};
 use crate::gateway::Gateway;
 use crate::reply::Refusal;
 use crate::reply::stamp;
@@ -37,8 +41,10 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     EXPECT,
 ];
 
-/// What the client says to offpeak and not to the provider.
-const FOR_OFFPEAK: [HeaderName; 6] = [
+/// What the client says to offpeak and not to the provider. Answers are asked for uncompressed, so that what they took can
+/// be read from them as they pass.
+const FOR_OFFPEAK: [HeaderName; 7] = [
+    ACCEPT_ENCODING,
     HOST,
     CONTENT_LENGTH,
     AUTHORIZATION,
@@ -58,6 +64,12 @@ pub struct NowCall {
     pub call: Arc<PreparedCall>,
     /// For a reduced price: what to do if the provider has no room at it.
     pub or_else: Option<OrElse>,
+    /// What is bought with it.
+    pub sale: SharedSale,
+    /// Who calls.
+    pub tenant: TenantId,
+    /// Its input, as it was reckoned.
+    pub input_tokens: u64,
 }
 
 /// What follows on a reduced price without room.
@@ -66,12 +78,15 @@ pub struct OrElse {
     pub way: Way,
     /// The call at the full price.
     pub call: Arc<PreparedCall>,
+    /// What is bought with that.
+    pub sale: SharedSale,
 }
 
 /// Runs a call and passes on whatever the provider answers.
 pub async fn run(
     gateway: &Gateway,
     call: &NowCall,
+    admission: Admission,
     mut headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<ReplyBody>, Refusal> {
@@ -83,6 +98,15 @@ pub async fn run(
     if let Err(until) = gateway.health.admit(id, Mode::Realtime, gateway.clock.now()) {
         return Err(out_of_order(id.as_str(), until.since(gateway.clock.now())));
     }
+    let request = gateway.ids.next();
+    let mut metered = meter::Call {
+        sale: call.sale.clone(),
+        tenant: call.tenant.clone(),
+        request: request.clone(),
+        started: Instant::now(),
+        input_estimate: call.input_tokens,
+        admission,
+    };
     let spare = call.or_else.as_ref().map(|or_else| (or_else, headers.clone(), body.clone()));
     let started = gateway.clock.now();
     let mut used = &call.call;
@@ -93,6 +117,7 @@ pub async fn run(
             gateway.metrics.stepped_up(id.as_str(), way.offer.as_str());
             gateway.lanes.tell(Event::NoRoom(way));
             used = &or_else.call;
+            metered.sale = or_else.sale.clone();
             (sent, notes) = send(gateway, call, used, headers, body).await?;
         } else if response.status().is_success() {
             gateway.lanes.tell(Event::Answered { way, took: gateway.clock.now().since(started) });
@@ -103,22 +128,43 @@ pub async fn run(
         Ok(response) => {
             let (mut head, body) = response.into_parts();
             gateway.note_quota(&call.backend, &head.headers);
+            if head.status == StatusCode::UNAUTHORIZED {
+                return Err(credential_refused(id.as_str()));
+            }
             strip(&mut head.headers);
+            strip_private(&mut head.headers);
+            metered.admission.describe(&mut head.headers);
+            let body = watched(gateway, metered, &head, body);
             let mut response = if used.rewrites_answer {
-                rewritten(gateway, call, used, head, body, notes).await?
+                rewritten(gateway, call, used, head, reqwest::Body::wrap(body), notes).await?
             } else {
-                Response::from_parts(head, ReplyBody::Passed(body))
+                Response::from_parts(head, ReplyBody::Watched(body))
             };
             gateway.metrics.answered("realtime", response.status().as_u16());
             *response.version_mut() = http::Version::HTTP_11;
-            stamp(&mut response, &gateway.ids.next(), "realtime");
+            stamp(&mut response, &request, "realtime");
             Ok(response)
         }
         Err(error) => {
+            if !error.ran.is_free_to_repeat() {
+                meter::note_unknown(&gateway.ledger, metered, gateway.clock);
+            }
             tracing::warn!(backend = %id, %error, "a real-time call got no answer");
             Err(no_answer(&error, id.as_str()))
         }
     }
+}
+
+/// An answer whose tokens are counted as it passes, for the ledger and the quotas.
+fn watched(
+    gateway: &Gateway,
+    metered: meter::Call,
+    head: &response::Parts,
+    body: reqwest::Body,
+) -> WatchedBody {
+    let is_stream = rewrite::is_stream(&head.headers);
+    let meter = Meter::new(metered, head.status.as_u16(), is_stream, gateway.ledger.clone(), gateway.clock);
+    WatchedBody::new(body, meter)
 }
 
 /// An answer that the provider plugin writes anew: a stream while it arrives, all else as a whole.
@@ -216,6 +262,41 @@ fn strip(headers: &mut HeaderMap) {
     for name in HOP_BY_HOP {
         headers.remove(name);
     }
+}
+
+/// What the provider says to the holder of its account: who that is, and how much the account may still use.
+const PRIVATE: [HeaderName; 4] = [
+    SET_COOKIE,
+    HeaderName::from_static("openai-organization"),
+    HeaderName::from_static("openai-project"),
+    HeaderName::from_static("anthropic-organization-id"),
+];
+
+/// Headers that begin so tell of the provider account's own limits.
+const PRIVATE_PREFIXES: [&str; 2] = ["x-ratelimit-", "anthropic-ratelimit-"];
+
+fn strip_private(headers: &mut HeaderMap) {
+    for name in PRIVATE {
+        headers.remove(name);
+    }
+    let is_private =
+        |name: &&HeaderName| PRIVATE_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
+    let private: Vec<HeaderName> = headers.keys().filter(is_private).cloned().collect();
+    for name in private {
+        headers.remove(name);
+    }
+}
+
+/// The provider's answer to a wrong credential shows a part of it, and is nothing that the caller could mend.
+fn credential_refused(backend: &str) -> Refusal {
+    tracing::error!(
+        backend,
+        "the backend refuses offpeak's credential; check its api_key in the configuration"
+    );
+    let message = format!(
+        "The backend '{backend}' does not accept offpeak's credential. Your own key is fine: tell offpeak's operator."
+    );
+    Refusal::new(StatusCode::BAD_GATEWAY, "backend_refused_credential", message)
 }
 
 fn no_answer(error: &SendError, backend: &str) -> Refusal {

@@ -16,6 +16,7 @@ use crate::backends::{Backend, Backends};
 use crate::beside::Beside;
 use crate::clock::{Chance, Clock, RequestIds};
 use crate::config::OnRouterFailure;
+use crate::costs::{Costs, Ledger};
 use crate::documents::Numbers;
 use crate::health::{Changed, Health};
 use crate::held::Held;
@@ -53,6 +54,10 @@ pub struct Gateway {
     pub numbers: Numbers,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What things cost.
+    pub costs: Arc<Costs>,
+    /// Where real-time calls are noted.
+    pub ledger: Ledger,
     /// What follows from a failed attempt.
     pub retry: RetryPolicy,
     /// Which backends take work.

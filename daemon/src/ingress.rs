@@ -25,10 +25,14 @@ use crate::gateway::Gateway;
 use crate::reply::{Dialect, Refusal, stamp};
 use crate::route::{self, Routed};
 use crate::tenant::Identified;
+use crate::tenant::keys::SlaScope;
 use crate::{defer, delivery, dispatch, envelope};
 
 /// A client may pause this long between two pieces of a request's body.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A body must be whole after this long, however often a piece of it comes.
+const BODY_TIME: Duration = Duration::from_mins(10);
 
 /// Answers one request. Nothing that a client sends makes this fail; what goes wrong becomes an answer.
 pub async fn handle(gateway: Arc<Gateway>, request: Request<RequestBody>) -> Response<ReplyBody> {
@@ -53,7 +57,7 @@ async fn answer(
     gateway: &Arc<Gateway>,
     request: Request<RequestBody>,
 ) -> Result<Response<ReplyBody>, Refusal> {
-    let caller = gateway.tenants.identify(request.headers())?;
+    let caller = gateway.tenants.identify(request.headers(), gateway.clock.now())?;
     let path = request.uri().path();
     if let Some(id) = path.strip_prefix(delivery::PATH) {
         let id = id.to_owned();
@@ -79,6 +83,7 @@ async fn answer(
         return responses::answer(gateway, caller, request, &rest).await;
     }
     check_endpoint(gateway, request.method(), path)?;
+    caller.check_endpoint(path)?;
     model_call(gateway, caller, request).await
 }
 
@@ -102,16 +107,27 @@ async fn model_call(
     let body = read_body(&head.headers, body, gateway.max_body).await?;
     let arrived = (gateway.clock.now(), Instant::now());
     let envelope = envelope::read(&head.headers, body, caller.account().sla)?;
-    let caller = caller.admit()?;
     if envelope.background && head.uri.path() == responses::PATH {
+        caller.admit_plain(gateway.tenants.started)?;
+        caller.account().check_budget(arrived.0)?;
         return responses::create(gateway, &caller, &head.headers, envelope, arrived.0).await;
     }
-    match route::route(gateway, caller.account(), head.uri.path(), &head.headers, &envelope, arrived.0)? {
+    match route::route(gateway, &caller, head.uri.path(), &head.headers, &envelope, arrived.0)? {
         Routed::Now(call) => {
+            caller.check_sla(SlaScope::Realtime)?;
+            let demand = call.sale.learnt.demand(envelope.input_tokens, envelope.max_output_tokens);
+            let (quota, started) = (&call.backend.quota, gateway.tenants.started);
+            let mut admission = caller.admit(&envelope.model, quota, demand, started)?;
+            if let Some(purse) = caller.account().purse() {
+                let amount = gateway.costs.estimate(&call.sale, demand);
+                admission.reservation = Some(purse.reserve(amount, arrived.0)?);
+            }
             gateway.metrics.decided(arrived.1.elapsed());
-            dispatch::run(gateway, &call, head.headers, envelope.body).await
+            dispatch::run(gateway, &call, admission, head.headers, envelope.body).await
         }
         Routed::Later(deferral) => {
+            caller.check_sla(SlaScope::Deferred)?;
+            caller.account().check_budget(arrived.0)?;
             defer::accept(gateway, &caller, deferral, &head.headers, envelope, arrived.0).await
         }
     }
@@ -152,6 +168,7 @@ pub(crate) async fn read_body(
     if announced.is_some_and(|length| length > max) {
         return Err(too_large(max));
     }
+    let begun = Instant::now();
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     loop {
@@ -159,6 +176,9 @@ pub(crate) async fn read_body(
         let Ok(frame) = tokio::time::timeout(BODY_PATIENCE, body.frame()).await else {
             return Err(slow_body());
         };
+        if !first.is_empty() && begun.elapsed() > BODY_TIME {
+            return Err(slow_body());
+        }
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|_| broken_body())?;
         let Ok(data) = frame.into_data() else { continue };

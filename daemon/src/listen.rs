@@ -1,8 +1,9 @@
-//! Listeners: accept with back-off, a bound on connections, HTTP/1.1 and HTTP/2, and a drain that lets work finish.
+//! Listeners: accept with back-off, a bound on connections, TLS, HTTP/1.1 and HTTP/2, and a drain that lets work finish.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -10,31 +11,50 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::{ReplyBody, RequestBody};
+use crate::tls::Tls;
 
 /// The longest pause after a failed accept.
 const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// A client gets this long to send a request's head.
+/// A client gets this long to send a request's head, and a new connection for its first one, handshake included.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Serves connections until `stop`; then lets requests under way finish for at most `drain`.
-pub async fn serve<H, F>(
-    listener: TcpListener,
-    max_connections: usize,
-    drain: Duration,
-    stop: CancellationToken,
-    handle: H,
-) where
+/// The largest head of a request over HTTP/2, in bytes; HTTP/1.1 has a bound of its own.
+const HEAD_MAX: usize = 64 << 10;
+
+/// Requests under way at once on one connection of HTTP/2.
+const STREAMS_MAX: u32 = 1000;
+
+/// A connection of HTTP/2 on which nothing moves is asked after this long whether anybody is there,
+const ASK_AFTER: Duration = Duration::from_secs(30);
+
+/// and is closed if no answer comes.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// What a listener allows.
+pub struct Terms {
+    /// Connections at once.
+    pub max_connections: usize,
+    /// How long requests under way may take when it is told to stop.
+    pub drain: Duration,
+    /// Certificates; without them it speaks plain text.
+    pub tls: Option<Arc<Tls>>,
+}
+
+/// Serves connections until `stop`; then lets requests under way finish.
+pub async fn serve<H, F>(listener: TcpListener, terms: Terms, stop: CancellationToken, handle: H)
+where
     H: Fn(Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<ReplyBody>> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
+    let places = Arc::new(Semaphore::new(terms.max_connections.min(Semaphore::MAX_PERMITS)));
     let graceful = GracefulShutdown::new();
     let builder = connection_builder();
     loop {
@@ -47,33 +67,78 @@ pub async fn serve<H, F>(
             () = stop.cancelled() => break,
             stream = accept(&listener) => stream,
         };
-        let handle = handle.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
-            let answer = handle(request.map(RequestBody::Arriving));
-            async move { Ok::<_, Infallible>(answer.await) }
-        });
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
+        let (builder, watcher, handle) = (builder.clone(), graceful.watcher(), handle.clone());
+        let tls = terms.tls.as_ref().map(|tls| tls.acceptor());
         tokio::spawn(async move {
-            // A connection that breaks is the client's choice; its requests are dropped with it.
-            if let Err(error) = connection.await {
-                tracing::trace!(%error, "a connection ended early");
+            // The handshake is the connection's own business: a slow one keeps nobody waiting.
+            match tls {
+                None => drive(&builder, watcher, stream, handle).await,
+                Some(tls) => match tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => drive(&builder, watcher, stream, handle).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                    Err(_) => tracing::debug!("a TLS handshake took too long"),
+                },
             }
             drop(place);
         });
     }
     drop(listener);
-    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(terms.drain, graceful.shutdown()).await.is_err() {
         tracing::warn!(
             "requests were still under way when the drain time was over; deferred work is safe on disk"
         );
     }
 }
 
+/// Serves one connection to its end.
+async fn drive<H, F>(
+    builder: &auto::Builder<TokioExecutor>,
+    watcher: Watcher,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    handle: H,
+) where
+    H: Fn(Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<ReplyBody>> + Send + 'static,
+{
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let asked = has_asked.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        asked.store(true, Ordering::Relaxed);
+        let answer = handle(request.map(RequestBody::Arriving));
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    let connection = watcher.watch(connection);
+    // Before HTTP knows which of its versions is spoken, it has no time-out of its own.
+    let silent = async {
+        tokio::time::sleep(HEAD_TIMEOUT).await;
+        if has_asked.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        ended = connection => {
+            // A connection that breaks is the client's choice; its requests are dropped with it.
+            if let Err(error) = ended {
+                tracing::trace!(%error, "a connection ended early");
+            }
+        }
+        () = silent => tracing::debug!("a connection asked for nothing and was closed"),
+    }
+}
+
 fn connection_builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    builder.http2().timer(TokioTimer::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(HEAD_MAX).unwrap_or(u32::MAX))
+        .keep_alive_interval(ASK_AFTER)
+        .keep_alive_timeout(ANSWER_WITHIN);
     builder
 }
 

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use offpeak::app::App;
+use offpeak::app::{App, Reloads};
 use offpeak::config::{self, Config, ProcessEnv};
+use offpeak::operate::client::OperateError;
+use offpeak::operate::{costs, keys};
 use offpeak::{asking, cli, demo, telemetry};
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +55,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say what was spent, by whom and on what: the ledger of a running daemon.
+    Costs(costs::Args),
+    /// Make, list, rotate and revoke the API keys of tenants, at a running daemon.
+    Keys(keys::Args),
     /// See it work: a simulated provider, the daemon and a mix of traffic on this machine, then the provider's bill.
     ///
     /// Exits with 1 if any answer is missing, doubled or wrong.
@@ -90,9 +96,11 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     match arguments.command {
-        Command::Serve(args) => with_config(&args, |config| serve(&config)),
+        Command::Serve(args) => with_config(&args, |config| serve(&config, args.config.clone())),
         Command::Check { config, json } => with_config(&config, |config| check(&config, json)),
         Command::Explain { about, admin, json } => explain(&admin, &about, json),
+        Command::Costs(args) => operate(costs::run(&args)),
+        Command::Keys(args) => operate(keys::run(&args)),
         Command::Demo { realtime, deferrable, seed, keep, json } => {
             run_demo(demo::Options { realtime, deferrable, seed, keep, json })
         }
@@ -140,6 +148,21 @@ fn check(config: &Config, json: bool) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Runs an operator's command: its text goes to standard output, an error to standard error.
+#[tokio::main(flavor = "current_thread")]
+async fn operate(command: impl Future<Output = Result<String, OperateError>>) -> ExitCode {
+    match command.await {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("offpeak: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
 #[tokio::main]
 async fn explain(admin: &str, about: &str, json: bool) -> ExitCode {
     let told = match asking::explain(admin, about).await {
@@ -179,7 +202,7 @@ async fn run_demo(options: demo::Options) -> ExitCode {
 }
 
 #[tokio::main]
-async fn serve(config: &Config) -> ExitCode {
+async fn serve(config: &Config, path: Option<PathBuf>) -> ExitCode {
     telemetry::init_logging(&config.log);
     raise_file_limit();
     for warning in &config.warnings {
@@ -197,6 +220,7 @@ async fn serve(config: &Config) -> ExitCode {
     }
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone()));
+    tokio::spawn(reload_on_signal(path, app.reloads()));
     match app.run(stop).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -214,6 +238,29 @@ fn raise_file_limit() {
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit of open files could not be raised; it bounds the calls that can be held");
+    }
+}
+
+/// SIGHUP reads the configuration again. A wrong one changes nothing.
+async fn reload_on_signal(path: Option<PathBuf>, reloads: Reloads) {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut hangups = match signal(SignalKind::hangup()) {
+        Ok(hangups) => hangups,
+        Err(error) => {
+            tracing::error!(%error, "SIGHUP cannot be caught; a changed configuration needs a restart");
+            return;
+        }
+    };
+    while hangups.recv().await.is_some() {
+        match Config::load(path.as_deref(), &ProcessEnv) {
+            Ok(config) => {
+                if let Err(error) = reloads.apply(&config).await {
+                    tracing::error!(%error, "the configuration was read again and could not be taken in");
+                }
+            }
+            Err(errors) => tracing::error!("the configuration is wrong and was not taken in: {errors}"),
+        }
     }
 }
 

@@ -4,12 +4,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
-use offpeak_core::outcome::Ending;
+use offpeak_core::money::Money;
+use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::retry::{self, Class, Judged};
-use offpeak_core::words::{BackendId, BatchId, Millis, Mode, Place, Timestamp};
+use offpeak_core::words::{BackendId, BatchId, Millis, Mode, Place, TenantId, Timestamp};
 use offpeak_host::values::provider::Refusal;
-use offpeak_store::{BatchRecord, NewOutcome, Recorded, Standing, Store, StoreError, Verdict};
+use offpeak_store::{BatchRecord, Kind, NewOutcome, Outcome, Recorded, Standing, Store, StoreError, Verdict};
 
+use crate::blocking::blocking;
+use crate::costs::ledger::{self, Of};
+use crate::costs::usage::{self, Found};
+use crate::costs::{Entry, Purpose, SharedSale, Taken};
 use crate::delivery::request_id;
 use crate::gateway::Gateway;
 use crate::reply::{self, Dialect, ErrorText};
@@ -39,8 +44,22 @@ pub struct Source {
     pub batch: BatchId,
     /// Its backend.
     pub backend: BackendId,
-    /// How they were run.
+    /// How they were run: in a batch, or in real time because a batch would have been too late.
     pub mode: Mode,
+    /// What was bought.
+    pub sale: SharedSale,
+}
+
+impl Source {
+    /// Attempts that a batch made.
+    pub fn batch(gateway: &Gateway, record: &BatchRecord) -> Self {
+        let sale = gateway.backends.sale(record, gateway.clock.now());
+        Self { batch: record.id, backend: record.backend.clone(), mode: Mode::Batch, sale }
+    }
+
+    const fn is_rescue(&self) -> bool {
+        matches!(self.mode, Mode::Realtime)
+    }
 }
 
 /// The outcome of a request that cannot be said at its provider: never sent, and answered as a bad request.
@@ -71,24 +90,29 @@ pub async fn record(
     let now = gateway.clock.now();
     let mut outcomes = Vec::with_capacity(attempts.len());
     let mut are_good = Vec::with_capacity(attempts.len());
+    let mut bills = Vec::with_capacity(attempts.len());
     let mut unknown = 0;
     for attempt in attempts {
         // What is run beside the batch gets its outcome from there, unless the batch is first with an answer.
         if !attempt.ending.is_success() && gateway.beside.covers(source.batch, attempt.place) {
             continue;
         }
+        let tries = attempt.tries;
         match judge(gateway, source, attempt, now).await? {
             Some(outcome) => {
                 are_good.push(outcome.ending.is_success());
+                let is_first = outcome.attempts <= tries;
+                bills.push(taken(&gateway.store, source, &outcome, is_first));
                 outcomes.push(outcome);
             }
             None => unknown += 1,
         }
     }
+    let entries = blocking(|| price(gateway, source, &mut outcomes, &bills, now));
     let recorded = gateway.store.record(outcomes).await?;
     let (mut finished, mut retried, mut duplicates) = (Vec::new(), 0, 0);
     let mut paid_twice = 0;
-    for (one, is_good) in recorded.into_iter().zip(are_good) {
+    for ((one, is_good), entry) in recorded.into_iter().zip(are_good).zip(&entries) {
         match one {
             Recorded::New { origin, requeued: None } => finished.push((origin, is_good)),
             Recorded::New { requeued: Some(_), .. } => retried += 1,
@@ -98,6 +122,13 @@ pub async fn record(
             }
             Recorded::Unknown => unknown += 1,
         }
+        if matches!(one, Recorded::New { .. }) {
+            entry.entry.count(&gateway.metrics);
+            gateway.tenants.spent(&entry.entry.tenant, entry.entry.cost, now);
+        }
+    }
+    if duplicates > 0 {
+        charge_late(gateway, source, &entries).await?;
     }
     let backend = source.backend.as_str();
     let done = finished.len() as u64;
@@ -204,4 +235,85 @@ async fn attempts_before(store: &Store, place: Place) -> Result<Option<u16>, Sto
         Some(Standing::Final(outcome)) => Some(outcome.attempts),
         None => None,
     })
+}
+
+/// What is known of an attempt that was judged, for its price.
+fn taken(store: &Store, source: &Source, outcome: &NewOutcome, is_first: bool) -> Taken {
+    let (ran, status) = match &outcome.ending {
+        Ending::Answered { status } => (DidItRun::Ran, Some(*status)),
+        Ending::Failed { ran, .. } => (*ran, None),
+    };
+    let found = if outcome.ending.is_success() { usage::of_answer(&outcome.body) } else { Found::default() };
+    let tenant = store.lane_key(outcome.place.lane).map(|key| key.tenant);
+    Taken {
+        tenant: tenant.unwrap_or_else(|| TenantId::from("unknown")),
+        purpose: match (source.is_rescue(), is_first) {
+            (true, _) => Purpose::Rescue,
+            (false, true) => Purpose::First,
+            (false, false) => Purpose::Retry,
+        },
+        ran,
+        status,
+        tier: found.tier,
+        usage: found.usage,
+        estimated: false,
+        wasted: !matches!(outcome.verdict, Verdict::Final),
+        took_ms: 0,
+    }
+}
+
+/// An entry of the ledger, and the place that it is about.
+struct Priced {
+    place: Place,
+    entry: Entry,
+}
+
+/// Prices attempts and puts each one's entry of the ledger into its outcome, so that both are written or none.
+fn price(
+    gateway: &Gateway,
+    source: &Source,
+    outcomes: &mut [NewOutcome],
+    taken: &[Taken],
+    now: Timestamp,
+) -> Vec<Priced> {
+    let charges = gateway.costs.charge(&source.sale, taken, now);
+    let mut entries = Vec::with_capacity(outcomes.len());
+    for ((outcome, taken), charge) in outcomes.iter_mut().zip(taken).zip(charges) {
+        let request = request_id(outcome.place);
+        let entry = Entry::new(&source.sale, taken, charge, now, &request, Some(source.batch));
+        outcome.documents.push(entry.document(ledger::key(now, Of::Attempt(outcome.place))));
+        entries.push(Priced { place: outcome.place, entry });
+    }
+    entries
+}
+
+/// An answer that comes when its request has an outcome from elsewhere was paid for all the same: the request was cancelled
+/// or given up, or it was run beside its batch and the other way was first. The entry has a key that follows from the
+/// request alone, so that reading the results again writes the same entry.
+async fn charge_late(gateway: &Gateway, source: &Source, entries: &[Priced]) -> Result<(), StoreError> {
+    let mut documents = Vec::new();
+    for priced in entries.iter().filter(|priced| priced.entry.ran == DidItRun::Ran) {
+        let Some(Standing::Final(outcome)) = gateway.store.outcome(priced.place).await? else { continue };
+        let at = outcome.finished_at;
+        if outcome.place == priced.place && is_from_elsewhere(gateway, source, &outcome).await? {
+            let entry = Entry { at, wasted: true, realtime: Money::ZERO, ..priced.entry.clone() };
+            documents.push(entry.document(ledger::key(at, Of::Late(priced.place))));
+        }
+    }
+    if documents.is_empty() { Ok(()) } else { gateway.store.keep(documents).await }
+}
+
+/// Whether an outcome did not come of this source: of no batch at all, or of the batch where this is the rescue beside it,
+/// or the other way round.
+async fn is_from_elsewhere(
+    gateway: &Gateway,
+    source: &Source,
+    outcome: &Outcome,
+) -> Result<bool, StoreError> {
+    if outcome.batch.is_none() {
+        return Ok(true);
+    }
+    let key = ledger::key(outcome.finished_at, Of::Attempt(outcome.place));
+    let entry = gateway.store.document(Kind::Ledger, key).await?.and_then(|value| Entry::read(&value));
+    Ok(entry.is_some_and(|entry| (entry.purpose == Purpose::Rescue) != source.is_rescue()))
 }

@@ -14,6 +14,10 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-offpeak-request-id
 pub const MODE: HeaderName = HeaderName::from_static("x-offpeak-mode");
 /// The header that tells how many attempts it took.
 pub const ATTEMPTS: HeaderName = HeaderName::from_static("x-offpeak-attempts");
+/// The header that tells what an answer cost, in US dollars.
+pub const COST: HeaderName = HeaderName::from_static("x-offpeak-cost-usd");
+/// The header that tells what it would have cost in standard real time.
+pub const REALTIME_COST: HeaderName = HeaderName::from_static("x-offpeak-cost-realtime-usd");
 /// The header by which SDKs are told whether another try makes sense.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
@@ -90,6 +94,8 @@ pub struct Refusal {
     pub param: Option<Cow<'static, str>>,
     /// Seconds after which it is worth trying again.
     pub retry_after_s: Option<u64>,
+    /// Further headers of the answer.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Refusal {
@@ -111,7 +117,14 @@ impl Refusal {
 
     /// Any other status.
     pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self { status, code: code.into(), message: message.into(), param: None, retry_after_s: None }
+        Self {
+            status,
+            code: code.into(),
+            message: message.into(),
+            param: None,
+            retry_after_s: None,
+            headers: Vec::new(),
+        }
     }
 
     /// Names the member that was wrong.
@@ -132,6 +145,7 @@ impl Refusal {
         let body = error_body(dialect, text);
         let mut response = json(self.status, body);
         let headers = response.headers_mut();
+        headers.extend(self.headers);
         // SDKs try again on 409 and on every 5xx by themselves; where that cannot help, they are told so.
         if self.retry_after_s.is_none()
             && (self.status == StatusCode::CONFLICT || self.status.is_server_error())

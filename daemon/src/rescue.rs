@@ -20,6 +20,7 @@ use offpeak_host::values::provider::Refusal;
 use offpeak_store::{BatchRecord, Entry, Selection, StoreError};
 
 use crate::backends::{Backend, DressError, Dressed, PrepareError, PreparedCall};
+use crate::costs::SharedSale;
 use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
 use crate::rewrite;
@@ -43,6 +44,7 @@ struct Rung {
     way: Way,
     usual: Millis,
     call: PreparedCall,
+    sale: SharedSale,
 }
 
 /// One rescue under way.
@@ -71,7 +73,6 @@ async fn run_to_the_end(
 ) -> Result<(), StoreError> {
     let Some(rungs) = prepare(gateway, backend, record).await else { return Ok(()) };
     let rescue = Rescue { gateway, backend, record, rungs };
-    let source = Source { batch: record.id, backend: record.backend.clone(), mode: Mode::Realtime };
     let mut selection = Some(Selection::from(ranges));
     while let Some(what) = selection {
         let chunk = gateway.store.requests(what, CHUNK_BYTES).await?;
@@ -81,7 +82,9 @@ async fn run_to_the_end(
             .buffer_unordered(backend.lanes.rescue_concurrency);
         let mut attempts = std::pin::pin!(attempts);
         while let Some(attempt) = attempts.next().await {
-            if let Some(attempt) = attempt {
+            if let Some((attempt, sale)) = attempt {
+                let backend = record.backend.clone();
+                let source = Source { batch: record.id, backend, mode: Mode::Realtime, sale };
                 outcomes::record(gateway, &source, vec![attempt]).await?;
             }
         }
@@ -121,7 +124,11 @@ fn ways(gateway: &Gateway, backend: &Backend, record: &BatchRecord) -> Result<Ve
     let (endpoint, model) = (record.endpoint.as_str(), record.model.as_str());
     let now = gateway.clock.now();
     let menu = gateway.backends.menu(endpoint, model, now).ok();
-    let seller = menu.iter().flat_map(|menu| &menu.sellers).find(|seller| seller.backend.id == backend.id);
+    let found = menu.as_ref().and_then(|menu| {
+        let seller = menu.sellers.iter().find(|seller| seller.backend.id == backend.id)?;
+        Some((menu, seller))
+    });
+    let (menu, seller) = found.unzip();
     let mut offers: Vec<_> = seller
         .iter()
         .flat_map(|seller| &seller.offers)
@@ -146,23 +153,28 @@ fn ways(gateway: &Gateway, backend: &Backend, record: &BatchRecord) -> Result<Ve
                 model: record.model.clone(),
             };
             let call = backend.prepare(endpoint, model, offer.name.as_str(), now)?;
-            Ok(Rung { way, usual: Millis(offer.terms.usual_ms), call })
+            let sale = offer.sale(menu.ok_or_else(no_realtime_offer)?, backend);
+            Ok(Rung { way, usual: Millis(offer.terms.usual_ms), call, sale })
         })
         .collect::<Result<_, PrepareError>>()?;
     if rungs.is_empty() {
-        return Err(PrepareError::Refused(Refusal {
-            code: "no_realtime_offer".into(),
-            message: "the backend sells this model in no real-time mode".into(),
-            param: None,
-        }));
+        return Err(no_realtime_offer());
     }
     Ok(rungs)
+}
+
+fn no_realtime_offer() -> PrepareError {
+    PrepareError::Refused(Refusal {
+        code: "no_realtime_offer".into(),
+        message: "the backend sells this model in no real-time mode".into(),
+        param: None,
+    })
 }
 
 impl Rescue<'_> {
     /// Runs one request, again and again as the retry policy says, and returns how the last attempt ended; none if the
     /// daemon stops between two attempts.
-    async fn run_one(&self, entry: Entry) -> Option<Attempt> {
+    async fn run_one(&self, entry: Entry) -> Option<(Attempt, SharedSale)> {
         let (gateway, backend) = (self.gateway, self.backend);
         // A lane that nobody knows has no tenant to be fair to; its requests are answered all the same.
         let key = gateway.store.lane_key(entry.place.lane);
@@ -218,7 +230,7 @@ impl Rescue<'_> {
             }
             let attempts = entry.attempts.saturating_add(tries);
             match outcomes::verdict(gateway, &backend.id, &ended, class, attempts, entry.deadline, now) {
-                Verdict::Deliver => return Some(Attempt { tries, ..ended }),
+                Verdict::Deliver => return Some((Attempt { tries, ..ended }, way.sale.clone())),
                 Verdict::Again(not_before) => {
                     tracing::debug!(place = %entry.place, ?not_before, "a rescued request is tried again");
                     pause(gateway, not_before.since(now).into()).await?;

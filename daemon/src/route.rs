@@ -14,7 +14,7 @@ use crate::dispatch::{NowCall, OrElse};
 use crate::envelope::Envelope;
 use crate::gateway::Gateway;
 use crate::reply::Refusal;
-use crate::tenant::Account;
+use crate::tenant::{Account, Identified};
 
 /// What was decided. Dispatch and defer take nothing less.
 pub enum Routed {
@@ -33,16 +33,17 @@ const KEPT_HEADERS_MAX: usize = 2048;
 /// Decides how a request is run.
 pub fn route(
     gateway: &Gateway,
-    account: &Account,
+    caller: &Identified,
     endpoint: &str,
     headers: &HeaderMap,
     envelope: &Envelope,
     now: Timestamp,
 ) -> Result<Routed, Refusal> {
-    decide(gateway, account, Asked { endpoint, headers, envelope, is_later: false }, now)
+    decide(gateway, caller.account(), Asked { endpoint, headers, envelope, key: Some(caller) }, now)
 }
 
-/// Decides how a request is run whose caller does not wait for it: real-time offers are not among the candidates.
+/// Decides how a request is run whose caller does not wait for it: real-time offers are not among the candidates. What its
+/// key allows was looked at when it was handed in.
 pub fn route_later(
     gateway: &Gateway,
     account: &Account,
@@ -51,7 +52,7 @@ pub fn route_later(
     envelope: &Envelope,
     now: Timestamp,
 ) -> Result<Deferral, Refusal> {
-    match decide(gateway, account, Asked { endpoint, headers, envelope, is_later: true }, now)? {
+    match decide(gateway, account, Asked { endpoint, headers, envelope, key: None }, now)? {
         Routed::Later(deferral) => Ok(deferral),
         Routed::Now(_) => Err(router_failed()),
     }
@@ -63,19 +64,30 @@ struct Asked<'a> {
     endpoint: &'a str,
     headers: &'a HeaderMap,
     envelope: &'a Envelope,
-    is_later: bool,
+    /// By whom; none if the caller does not wait for it.
+    key: Option<&'a Identified>,
 }
 
 fn decide(gateway: &Gateway, account: &Account, asked: Asked<'_>, now: Timestamp) -> Result<Routed, Refusal> {
-    let Asked { endpoint, headers, envelope, is_later } = asked;
-    if !account.models.matches(&envelope.model) {
+    let Asked { endpoint, headers, envelope, key } = asked;
+    let is_later = key.is_none();
+    let may_use = key.map_or_else(
+        || account.models.matches(&envelope.model),
+        |caller| caller.may_use_model(&envelope.model),
+    );
+    if !may_use {
         let message = format!("This API key may not use the model '{}'.", envelope.model);
         return Err(Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model"));
     }
     let menu = gateway.backends.menu(endpoint, &envelope.model, now)?;
-    let question = Question { account, endpoint, headers, envelope, menu: &menu, is_later, now };
+    let question = Question { account, key, endpoint, headers, envelope, menu: &menu, is_later, now };
     if is_later && !question.has_offers() {
         return Err(not_deferrable(&envelope.model, endpoint));
+    }
+    if !menu.sellers.iter().any(|seller| question.may_use_backend(seller.backend.id.as_str())) {
+        let message =
+            format!("This API key may not be used at the backends of the model '{}'.", envelope.model);
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "out_of_scope", message).param("model"));
     }
     match question.ask(gateway)? {
         Answer::Choice { choice, from_plugin } => question.follow(&choice, &from_plugin),
@@ -86,6 +98,7 @@ fn decide(gateway: &Gateway, account: &Account, asked: Asked<'_>, now: Timestamp
 
 struct Question<'a> {
     account: &'a Account,
+    key: Option<&'a Identified>,
     endpoint: &'a str,
     headers: &'a HeaderMap,
     envelope: &'a Envelope,
@@ -101,6 +114,10 @@ enum Answer {
 }
 
 impl Question<'_> {
+    fn may_use_backend(&self, backend: &str) -> bool {
+        self.key.is_none_or(|caller| caller.may_use_backend(backend))
+    }
+
     /// The offers of a seller that may be chosen.
     fn offers<'b>(&'b self, seller: &'b Seller) -> impl Iterator<Item = &'b Offer> {
         seller.offers.iter().filter(|offer| !self.is_later || offer.mode() != Mode::Realtime)
@@ -158,7 +175,7 @@ impl Question<'_> {
             .sellers
             .iter()
             .zip(&offers)
-            .filter(|(_, offers)| !offers.is_empty())
+            .filter(|(seller, offers)| !offers.is_empty() && self.may_use_backend(seller.backend.id.as_str()))
             .map(|(seller, offers)| router::Candidate {
                 backend: seller.backend.id.as_str(),
                 healthy: gateway.health.shut_until(&seller.backend.id, mode, self.now).is_none(),
@@ -168,7 +185,9 @@ impl Question<'_> {
         let shown = self.shown_headers(plugin);
         let envelope = self.envelope(plugin, &shown);
         match plugin.route(&envelope, &candidates, self.now.0)? {
-            Decision::Choose(choice) if self.picked(&choice).is_none() => {
+            Decision::Choose(choice)
+                if self.picked(&choice).is_none() || !self.may_use_backend(&choice.backend) =>
+            {
                 Err(RouterError::NotOnTheMenu { backend: choice.backend, offer: choice.offer })
             }
             Decision::Choose(choice) => Ok(Answer::Choice { choice, from_plugin: plugin.name().to_owned() }),
@@ -254,9 +273,16 @@ impl Question<'_> {
                     model: self.menu.model.clone(),
                 };
                 let call = dearer.call(self.menu, &seller.backend, self.now).ok()?;
-                Some(OrElse { way, call })
+                Some(OrElse { way, call, sale: dearer.sale(self.menu, &seller.backend) })
             });
-            return Ok(Routed::Now(NowCall { backend: seller.backend.clone(), call, or_else }));
+            return Ok(Routed::Now(NowCall {
+                backend: seller.backend.clone(),
+                call,
+                or_else,
+                sale: offer.sale(self.menu, &seller.backend),
+                tenant: self.account.id.clone(),
+                input_tokens: self.envelope.input_tokens,
+            }));
         }
         if self.envelope.stream {
             tracing::warn!(plugin, "the router deferred a streamed request; it was refused");

@@ -3,6 +3,8 @@
 use std::sync::atomic::AtomicU64;
 
 use offpeak_core::depart::Reason;
+use offpeak_core::money::Money;
+use offpeak_core::usage::Usage;
 use offpeak_core::words::Mode;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, LabelValueEncoder};
@@ -13,6 +15,9 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::config::{Log, LogFormat};
+
+/// Money in the ledger, as counters show it: in dollars.
+type Dollars = Family<CostLabels, Counter<f64, AtomicU64>>;
 
 /// How a request was run and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -44,6 +49,23 @@ struct EndedLabels {
 struct LineLabels {
     backend: String,
     kind: Line,
+}
+
+/// Tenants and backends stand in the configuration, and there are few modes: models, which clients name, are left to the
+/// ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CostLabels {
+    tenant: String,
+    backend: String,
+    mode: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenLabels {
+    tenant: String,
+    backend: String,
+    mode: &'static str,
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -124,6 +146,10 @@ pub struct Metrics {
     breakers: Family<ModeLabels, Gauge>,
     escalated: Family<EscalatedLabels, Counter>,
     stepped_up: Family<OfferLabels, Counter>,
+    cost: Dollars,
+    realtime_cost: Dollars,
+    tokens: Family<TokenLabels, Counter>,
+    unwritten: Counter,
     waiting: Gauge,
     waiting_bytes: Gauge<i64>,
     oldest_seconds: Gauge<f64, AtomicU64>,
@@ -154,6 +180,10 @@ impl Metrics {
             breakers: Family::default(),
             escalated: Family::default(),
             stepped_up: Family::default(),
+            cost: Dollars::default(),
+            realtime_cost: Dollars::default(),
+            tokens: Family::default(),
+            unwritten: Counter::default(),
             waiting: Gauge::default(),
             waiting_bytes: Gauge::default(),
             oldest_seconds: Gauge::default(),
@@ -198,6 +228,18 @@ impl Metrics {
             "offer_without_room",
             "Requests for which an offer had no room, so that the next one was bought",
             metrics.stepped_up.clone(),
+        );
+        r.register("cost_dollars", "What providers charge, by the ledger", metrics.cost.clone());
+        r.register(
+            "realtime_cost_dollars",
+            "What the same would have cost in standard real time",
+            metrics.realtime_cost.clone(),
+        );
+        r.register("tokens", "Tokens that providers counted", metrics.tokens.clone());
+        r.register(
+            "ledger_unwritten",
+            "Real-time calls that are missing in the ledger, because the store did not take them in time",
+            metrics.unwritten.clone(),
         );
         r.register("waiting_requests", "Deferred requests waiting in lanes", metrics.waiting.clone());
         r.register_with_unit(
@@ -318,6 +360,33 @@ impl Metrics {
     /// A plugin's call failed.
     pub fn plugin_failed(&self, plugin: &str) {
         self.plugin_errors.get_or_create(&PluginLabels { plugin: plugin.to_owned() }).inc();
+    }
+
+    /// An outcome was charged.
+    #[expect(clippy::cast_precision_loss, reason = "the ledger is exact; a counter is for a graph")]
+    pub fn charged(
+        &self,
+        tenant: &str,
+        backend: &str,
+        mode: &'static str,
+        (cost, realtime): (Money, Money),
+        usage: Usage,
+    ) {
+        let labels = || CostLabels { tenant: tenant.to_owned(), backend: backend.to_owned(), mode };
+        self.cost.get_or_create(&labels()).inc_by(cost.0 as f64 / 1e12);
+        self.realtime_cost.get_or_create(&labels()).inc_by(realtime.0 as f64 / 1e12);
+        let fresh = usage.input.saturating_sub(usage.cached);
+        for (kind, count) in [("input", fresh), ("cached", usage.cached), ("output", usage.output)] {
+            if count > 0 {
+                let CostLabels { tenant, backend, mode } = labels();
+                self.tokens.get_or_create(&TokenLabels { tenant, backend, mode, kind }).inc_by(count);
+            }
+        }
+    }
+
+    /// Calls are missing in the ledger.
+    pub fn unwritten(&self, calls: u64) {
+        self.unwritten.inc_by(calls);
     }
 
     /// What waits in all lanes.

@@ -1,19 +1,28 @@
 //! Who pays: found from the API key alone.
 
+pub mod keys;
+
 use std::collections::HashMap;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use governor::clock::{Clock as _, QuantaClock};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use arc_swap::ArcSwap;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
-use offpeak_core::words::TenantId;
-use sha2::{Digest, Sha256};
+use offpeak_core::money::Money;
+use offpeak_core::quota::{Demand, Quota};
+use offpeak_core::words::{TenantId, Timestamp};
+use offpeak_store::{Store, StoreError};
+use parking_lot::RwLock;
+use tokio::time::Instant;
 
+use crate::admission::{self, Admission, Quotas};
+use crate::alerts::Alerts;
+use crate::budgets::Purse;
+use crate::clock::Chance;
 use crate::config::{Access, Delivery, ModelPatterns, Tenant};
 use crate::envelope::SlaDefaults;
 use crate::reply::Refusal;
+use crate::tenant::keys::{Digest, NewKey, Pepper, Record, SlaScope};
 
 /// A tenant and what it may do, ready for requests.
 pub struct Account {
@@ -29,85 +38,221 @@ pub struct Account {
     pub max_queued: u64,
     /// Bytes of them.
     pub max_queued_bytes: u64,
-    rate: Option<DefaultDirectRateLimiter>,
+    quota: Arc<Quota>,
+    model_quotas: Vec<(ModelPatterns, Arc<Quota>)>,
+    purse: Option<Arc<Purse>>,
+    /// As it stands in the configuration: an account that is still the same keeps its quotas when that is read again.
+    configured: Tenant,
+}
+
+/// A key that was made here.
+pub struct ApiKey {
+    record: Record,
+    models: Option<ModelPatterns>,
+    quota: Arc<Quota>,
+}
+
+/// Whom a key stands for.
+pub struct Caller {
+    account: Arc<Account>,
+    key: Option<ApiKey>,
 }
 
 /// Proof that the caller is known.
-pub struct Identified(Arc<Account>);
-
-/// Proof that the caller is known and within its quota.
-pub struct Admitted(Arc<Account>);
+#[derive(Clone)]
+pub struct Identified(Arc<Caller>);
 
 impl Identified {
     /// The caller's account.
-    pub const fn account(&self) -> &Arc<Account> {
-        &self.0
+    pub fn account(&self) -> &Arc<Account> {
+        &self.0.account
     }
 
-    /// Takes one request from the quota.
-    pub fn admit(self) -> Result<Admitted, Refusal> {
-        let Some(rate) = &self.0.rate else { return Ok(Admitted(self.0)) };
-        match rate.check() {
-            Ok(()) => Ok(Admitted(self.0)),
-            Err(not_until) => {
-                let wait = not_until.wait_time_from(QuantaClock::default().now());
-                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-                let message = format!(
-                    "The tenant's limit of requests a minute is reached. Try again in {seconds} s, or tag what can wait \
-                     (x-offpeak-sla: deferrable)."
-                );
-                let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
-                Err(Refusal { retry_after_s: Some(seconds.max(1)), ..refusal })
+    /// The key may be used for this model.
+    pub fn may_use_model(&self, model: &str) -> bool {
+        let by_key = self.0.key.as_ref().and_then(|key| key.models.as_ref());
+        self.0.account.models.matches(model) && by_key.is_none_or(|models| models.matches(model))
+    }
+
+    /// The key may be used at this backend.
+    pub fn may_use_backend(&self, backend: &str) -> bool {
+        self.0.key.as_ref().is_none_or(|key| {
+            let backends = &key.record.scopes.backends;
+            backends.is_empty() || backends.iter().any(|allowed| allowed == backend)
+        })
+    }
+
+    /// The key may be used at this endpoint.
+    pub fn check_endpoint(&self, endpoint: &str) -> Result<(), Refusal> {
+        let Some(key) = &self.0.key else { return Ok(()) };
+        let endpoints = &key.record.scopes.endpoints;
+        if endpoints.is_empty() || endpoints.iter().any(|allowed| allowed == endpoint) {
+            return Ok(());
+        }
+        Err(out_of_scope(&format!("This API key may not be used at {endpoint}.")))
+    }
+
+    /// The key may be used to run a request in this way.
+    pub fn check_sla(&self, wanted: SlaScope) -> Result<(), Refusal> {
+        let Some(key) = &self.0.key else { return Ok(()) };
+        if key.record.scopes.sla.is_empty() || key.record.scopes.sla.contains(&wanted) {
+            return Ok(());
+        }
+        Err(out_of_scope(match wanted {
+            SlaScope::Realtime => {
+                "This API key may only be used for what can wait: send x-offpeak-sla: deferrable."
             }
+            SlaScope::Deferred => "This API key may only be used in real time: send x-offpeak-sla: realtime.",
+        }))
+    }
+
+    /// The key may be used to hand in a job with these models, whose requests are routed when the key is not at hand any
+    /// more.
+    pub fn check_job<'m>(
+        &self,
+        endpoint: &str,
+        mut models: impl Iterator<Item = &'m str>,
+    ) -> Result<(), Refusal> {
+        let Some(key) = &self.0.key else { return Ok(()) };
+        self.check_endpoint(endpoint)?;
+        self.check_sla(SlaScope::Deferred)?;
+        if !key.record.scopes.backends.is_empty() {
+            return Err(out_of_scope(
+                "This API key is for certain backends, and jobs may go to all of them.",
+            ));
+        }
+        match models.find(|model| !self.may_use_model(model)) {
+            None => Ok(()),
+            Some(model) => Err(out_of_scope(&format!("This API key may not use the model '{model}'."))),
         }
     }
-}
 
-impl Admitted {
-    /// The caller's account.
-    pub const fn account(&self) -> &Arc<Account> {
-        &self.0
+    /// The key may be used for every model of its tenant: asked where the models are not known yet.
+    pub fn check_any_model(&self) -> Result<(), Refusal> {
+        match self.0.key.as_ref().and_then(|key| key.models.as_ref()) {
+            None => Ok(()),
+            Some(_) => Err(out_of_scope(
+                "This API key is for certain models, and such a job may name any: use a key without models.",
+            )),
+        }
+    }
+
+    /// Takes a call that runs no model: it counts as a request.
+    pub fn admit_plain(&self, started: Instant) -> Result<(), Refusal> {
+        let mut quotas = Quotas::default();
+        quotas.push(&self.0.account.quota);
+        if let Some(key) = &self.0.key {
+            quotas.push(&key.quota);
+        }
+        drop(quotas.admit(Demand::default(), started)?.settle(Demand::default()));
+        Ok(())
+    }
+
+    /// Takes a real-time request from all quotas that hold for it: of the tenant, the key, the model, the backend.
+    pub fn admit(
+        &self,
+        model: &str,
+        backend: &Arc<Quota>,
+        demand: Demand,
+        started: Instant,
+    ) -> Result<Admission, Refusal> {
+        let mut quotas = Quotas::default();
+        quotas.push(&self.0.account.quota);
+        if let Some(key) = &self.0.key {
+            quotas.push(&key.quota);
+        }
+        let of_model = self.0.account.model_quotas.iter().find(|(models, _)| models.matches(model));
+        if let Some((_, quota)) = of_model {
+            quotas.push(quota);
+        }
+        quotas.push(backend);
+        quotas.admit(demand, started)
     }
 }
 
-/// All tenants, by a keyed hash of their keys: the keys themselves are not kept, and how long a look-up takes tells
+/// All tenants, by keyed hashes of their keys: the keys themselves are not kept, and how long a look-up takes tells
 /// nothing about them.
 pub struct Tenants {
-    salt: [u8; 16],
-    by_key: HashMap<[u8; 32], Arc<Account>>,
-    by_name: HashMap<TenantId, Arc<Account>>,
-    open: Option<Arc<Account>>,
+    pepper: Pepper,
+    alerts: Alerts,
+    known: ArcSwap<Known>,
+    records: RwLock<Vec<Record>>,
+    /// Changes of keys come one after the other.
+    changing: tokio::sync::Mutex<()>,
+    /// From when all quotas count time.
+    pub started: Instant,
+}
+
+/// Who is known now.
+#[derive(Default)]
+struct Known {
+    open: Option<Arc<Caller>>,
+    accounts: HashMap<TenantId, Arc<Account>>,
+    by_key: HashMap<u64, Vec<(Digest, Arc<Caller>)>>,
+}
+
+/// Why a key could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No such tenant.
+    #[error(
+        "there is no tenant \"{0}\" in the configuration: add [tenants.{0}], with keys = [] if all its keys are made here"
+    )]
+    NoTenant(String),
+    /// No such key.
+    #[error("there is no key \"{0}\": `offpeak keys list` shows them")]
+    NoKey(String),
+    /// It is over with this key.
+    #[error("the key \"{0}\" is revoked or has expired: create another one")]
+    Over(String),
 }
 
 impl Tenants {
-    /// From the configuration. `salt` is drawn anew at each start.
-    pub fn new(access: &Access, salt: u128) -> Self {
-        let salt = salt.to_le_bytes();
-        let mut by_key = HashMap::new();
-        let mut by_name = HashMap::new();
-        let mut open = None;
-        for tenant in access.tenants() {
-            let account = Arc::new(Account::new(tenant));
-            by_name.insert(account.id.clone(), account.clone());
-            for key in &tenant.keys {
-                by_key.insert(hash(&salt, key.expose().as_bytes()), account.clone());
-            }
-            if matches!(access, Access::Open(_)) {
-                open = Some(account);
-            }
-        }
-        Self { salt, by_key, by_name, open }
+    /// From the configuration and the keys that were made before.
+    pub fn new(access: &Access, pepper: Pepper, records: Vec<Record>, alerts: Alerts) -> Self {
+        let tenants = Self {
+            pepper,
+            alerts,
+            known: ArcSwap::default(),
+            records: RwLock::new(records),
+            changing: tokio::sync::Mutex::default(),
+            started: Instant::now(),
+        };
+        tenants.set(access);
+        tenants
     }
 
-    /// The account of this name.
-    pub fn account(&self, tenant: &TenantId) -> Option<Arc<Account>> {
-        self.by_name.get(tenant).cloned()
+    /// From now on this access holds. Accounts that have not changed keep what was taken from their quotas.
+    pub fn set(&self, access: &Access) {
+        let before = self.known.load_full();
+        let mut known = Known::default();
+        for tenant in access.tenants() {
+            let kept = before.accounts.get(&tenant.id).filter(|account| account.configured == *tenant);
+            let account = kept.cloned().unwrap_or_else(|| Arc::new(Account::new(tenant, &self.alerts)));
+            let caller = Arc::new(Caller { account: account.clone(), key: None });
+            for key in &tenant.keys {
+                known.add(self.pepper.hash(key.expose().as_bytes()), &caller);
+            }
+            if matches!(access, Access::Open(_)) {
+                known.open = Some(caller);
+            }
+            known.accounts.insert(tenant.id.clone(), account);
+        }
+        let quotas = before.key_quotas();
+        for record in self.records.read().iter() {
+            known.add_made(record, &quotas);
+        }
+        self.known.store(Arc::new(known));
     }
 
     /// The caller, from `authorization: Bearer` or `x-api-key`.
-    pub fn identify(&self, headers: &HeaderMap) -> Result<Identified, Refusal> {
-        if let Some(account) = &self.open {
-            return Ok(Identified(account.clone()));
+    pub fn identify(&self, headers: &HeaderMap, now: Timestamp) -> Result<Identified, Refusal> {
+        let known = self.known.load();
+        if let Some(caller) = &known.open {
+            return Ok(Identified(caller.clone()));
         }
         let bearer = headers.get(AUTHORIZATION).and_then(|value| {
             let value = value.as_bytes();
@@ -116,12 +261,164 @@ impl Tenants {
         });
         let key = bearer.or_else(|| headers.get("x-api-key").map(http::HeaderValue::as_bytes));
         let Some(key) = key else { return Err(no_key()) };
-        self.by_key.get(&hash(&self.salt, key)).cloned().map(Identified).ok_or_else(unknown_key)
+        let digest = self.pepper.hash(key);
+        let found = known.by_key.get(&digest.short()).into_iter().flatten();
+        let mut found = found.filter(|(other, _)| *other == digest).map(|(_, caller)| caller);
+        match found.next() {
+            None => Err(unknown_key()),
+            Some(caller) if caller.key.as_ref().is_none_or(|key| key.record.is_accepted(now)) => {
+                Ok(Identified(caller.clone()))
+            }
+            Some(_) => Err(expired_key()),
+        }
+    }
+
+    /// The account of a tenant.
+    pub fn account(&self, id: &TenantId) -> Option<Arc<Account>> {
+        self.known.load().accounts.get(id).cloned()
+    }
+
+    /// A tenant has spent money for which none was set aside.
+    pub fn spent(&self, tenant: &TenantId, cost: Money, now: Timestamp) {
+        if let Some(purse) = self.known.load().accounts.get(tenant).and_then(|account| account.purse()) {
+            purse.spend(cost, now);
+        }
+    }
+
+    /// All accounts.
+    pub fn accounts(&self) -> Vec<Arc<Account>> {
+        self.known.load().accounts.values().cloned().collect()
+    }
+
+    /// All keys that were made here, the oldest first.
+    pub fn records(&self) -> Vec<Record> {
+        self.records.read().clone()
+    }
+
+    /// Makes a key; returns it with its record. Only now is the key itself to be had.
+    pub async fn create(
+        &self,
+        (store, chance): (&Store, &Chance),
+        new: NewKey,
+        now: Timestamp,
+    ) -> Result<(Record, String), KeyError> {
+        let _alone = self.changing.lock().await;
+        if !self.known.load().accounts.contains_key(&TenantId::from(new.tenant.as_str())) {
+            return Err(KeyError::NoTenant(new.tenant));
+        }
+        let (record, key) = Record::make(&self.pepper, chance, new, now);
+        store.keep(vec![record.document()]).await?;
+        self.put(vec![record.clone()]);
+        Ok((record, key))
+    }
+
+    /// Makes a key in the place of another, which is accepted until `until` beside it.
+    pub async fn rotate(
+        &self,
+        (store, chance): (&Store, &Chance),
+        id: &str,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<(Record, String), KeyError> {
+        let _alone = self.changing.lock().await;
+        let old = self.find(id)?;
+        if !old.is_accepted(now) {
+            return Err(KeyError::Over(id.to_owned()));
+        }
+        let new = NewKey {
+            tenant: old.tenant.to_string(),
+            label: old.label.clone(),
+            expires_at: old.expires_at,
+            scopes: old.scopes.clone(),
+            limits: old.limits.clone(),
+        };
+        let (record, key) = Record::make(&self.pepper, chance, new, now);
+        let expires_at = Some(old.expires_at.map_or(until, |expires_at| expires_at.min(until)));
+        let old = Record { expires_at, replaced_by: Some(record.id.clone()), ..old };
+        store.keep(vec![old.document(), record.document()]).await?;
+        self.put(vec![old, record.clone()]);
+        Ok((record, key))
+    }
+
+    /// From now on the key is not accepted.
+    pub async fn revoke(&self, store: &Store, id: &str, now: Timestamp) -> Result<Record, KeyError> {
+        let _alone = self.changing.lock().await;
+        let old = self.find(id)?;
+        let revoked = Record { revoked_at: old.revoked_at.or(Some(now)), ..old };
+        store.keep(vec![revoked.document()]).await?;
+        self.put(vec![revoked.clone()]);
+        Ok(revoked)
+    }
+
+    fn find(&self, id: &str) -> Result<Record, KeyError> {
+        let found = self.records.read().iter().find(|record| record.id == id).cloned();
+        found.ok_or_else(|| KeyError::NoKey(id.to_owned()))
+    }
+
+    /// Takes changed and new records in, and lets callers be known by them.
+    fn put(&self, changed: Vec<Record>) {
+        let mut records = self.records.write();
+        for record in changed {
+            match records.iter_mut().find(|other| other.id == record.id) {
+                Some(place) => *place = record,
+                None => records.push(record),
+            }
+        }
+        let before = self.known.load();
+        let mut known =
+            Known { open: before.open.clone(), accounts: before.accounts.clone(), by_key: HashMap::new() };
+        for (digest, caller) in before.by_key.values().flatten().filter(|(_, caller)| caller.key.is_none()) {
+            known.add(*digest, caller);
+        }
+        let quotas = before.key_quotas();
+        for record in records.iter() {
+            known.add_made(record, &quotas);
+        }
+        self.known.store(Arc::new(known));
+    }
+}
+
+impl Known {
+    fn add(&mut self, digest: Digest, caller: &Arc<Caller>) {
+        self.by_key.entry(digest.short()).or_default().push((digest, caller.clone()));
+    }
+
+    /// A key that was made here; one whose tenant is not configured any more is not accepted.
+    fn add_made(&mut self, record: &Record, quotas: &HashMap<String, Arc<Quota>>) {
+        let Some(account) = self.accounts.get(&record.tenant).cloned() else { return };
+        let Some(digest) = record.digest() else { return };
+        let models = &record.scopes.models;
+        let quota = quotas.get(&record.id).cloned();
+        let key = ApiKey {
+            models: (!models.is_empty()).then(|| ModelPatterns::new(models.clone())),
+            quota: quota.unwrap_or_else(|| admission::quota(&record.limits)),
+            record: record.clone(),
+        };
+        self.add(digest, &Arc::new(Caller { account, key: Some(key) }));
+    }
+
+    /// The quotas of keys, which outlive a change of other keys.
+    fn key_quotas(&self) -> HashMap<String, Arc<Quota>> {
+        let keys = self.by_key.values().flatten().filter_map(|(_, caller)| caller.key.as_ref());
+        keys.map(|key| (key.record.id.clone(), key.quota.clone())).collect()
     }
 }
 
 impl Account {
-    fn new(tenant: &Tenant) -> Self {
+    /// A budget that is used up takes nothing in. What waits was let in before and is charged when it ran.
+    pub fn check_budget(&self, now: Timestamp) -> Result<(), Refusal> {
+        if let Some(purse) = &self.purse {
+            drop(purse.reserve(Money::ZERO, now)?);
+        }
+        Ok(())
+    }
+
+    /// Its budget, if it has one.
+    pub const fn purse(&self) -> Option<&Arc<Purse>> {
+        self.purse.as_ref()
+    }
+
+    fn new(tenant: &Tenant, alerts: &Alerts) -> Self {
         Self {
             id: tenant.id.clone(),
             sla: SlaDefaults { default: tenant.default_sla, deferrable: tenant.deferrable },
@@ -129,17 +426,16 @@ impl Account {
             models: tenant.models.clone(),
             max_queued: tenant.max_queued,
             max_queued_bytes: tenant.max_queued_bytes,
-            rate: tenant.requests_per_minute.map(rate),
+            quota: admission::quota(&tenant.limits),
+            purse: Purse::new(tenant.id.clone(), tenant.budget, alerts.clone()),
+            model_quotas: tenant
+                .model_limits
+                .iter()
+                .map(|of_model| (of_model.models.clone(), admission::quota(&of_model.limits)))
+                .collect(),
+            configured: tenant.clone(),
         }
     }
-}
-
-fn rate(per_minute: NonZeroU32) -> DefaultDirectRateLimiter {
-    RateLimiter::direct(Quota::per_minute(per_minute))
-}
-
-fn hash(salt: &[u8], key: &[u8]) -> [u8; 32] {
-    Sha256::new().chain_update(salt).chain_update(key).finalize().into()
 }
 
 fn no_key() -> Refusal {
@@ -154,6 +450,15 @@ fn unknown_key() -> Refusal {
     Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
 }
 
+fn expired_key() -> Refusal {
+    let message = "The API key has expired or was revoked. Ask offpeak's operator for a new one.";
+    Refusal::new(StatusCode::UNAUTHORIZED, "expired_api_key", message)
+}
+
+fn out_of_scope(message: &str) -> Refusal {
+    Refusal::new(StatusCode::FORBIDDEN, "out_of_scope", message)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -163,20 +468,32 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    fn tenants(per_minute: &str) -> Tenants {
+    const NOW: Timestamp = Timestamp(1000);
+
+    fn access(more: &str) -> Access {
         let env: BTreeMap<String, String> =
             [("KEY_A".to_owned(), "sk-a".to_owned()), ("KEY_B".to_owned(), "sk-b".to_owned())].into();
         let text = format!(
-            "[tenants.a]\nkeys = [{{ env = \"KEY_A\" }}]\n{per_minute}\n[tenants.b]\nkeys = [{{ env = \"KEY_B\" }}]\n\
+            "[tenants.a]\nkeys = [{{ env = \"KEY_A\" }}]\n{more}\n[tenants.b]\nkeys = [{{ env = \"KEY_B\" }}]\n\
              [backends.x]\nbase_url = \"http://127.0.0.1:1\"\nmodels = [\"*\"]\n"
         );
-        Tenants::new(&Config::from_text("test", &text, &env).unwrap().access, 7)
+        Config::from_text("test", &text, &env).unwrap().access
+    }
+
+    fn tenants(more: &str) -> Tenants {
+        Tenants::new(&access(more), Pepper::of(b"secret"), Vec::new(), Alerts::none())
+    }
+
+    fn caller(tenants: &Tenants, key: &str) -> Result<Identified, String> {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-api-key", HeaderValue::from_str(key).unwrap());
+        tenants.identify(&headers, NOW).map_err(|refusal| refusal.code.into_owned())
     }
 
     fn identified(tenants: &Tenants, name: &'static str, value: &str) -> Option<String> {
         let mut headers = HeaderMap::new();
         headers.insert(name, HeaderValue::from_str(value).unwrap());
-        tenants.identify(&headers).ok().map(|caller| caller.account().id.to_string())
+        tenants.identify(&headers, NOW).ok().map(|caller| caller.account().id.to_string())
     }
 
     #[test]
@@ -188,21 +505,59 @@ mod tests {
         for wrong in ["Bearer sk-c", "Bearer", "Basic sk-a", "Bearer ", "sk-a"] {
             assert_eq!(identified(&tenants, "authorization", wrong), None, "{wrong}");
         }
-        assert_eq!(
-            tenants.identify(&HeaderMap::new()).err().map(|refusal| refusal.code).as_deref(),
-            Some("missing_api_key")
-        );
+        let none = tenants.identify(&HeaderMap::new(), NOW);
+        assert_eq!(none.err().map(|refusal| refusal.code).as_deref(), Some("missing_api_key"));
     }
 
     #[test]
-    fn over_the_rate_there_is_a_429_that_says_when() {
-        let tenants = tenants("requests_per_minute = 2");
-        let mut headers = HeaderMap::new();
-        headers.insert("x-api-key", HeaderValue::from_static("sk-a"));
-        let admit = || tenants.identify(&headers).unwrap().admit();
-        assert!(admit().is_ok() && admit().is_ok());
-        let refusal = admit().err().unwrap();
-        assert_eq!(refusal.status, StatusCode::TOO_MANY_REQUESTS);
-        assert!(refusal.retry_after_s.is_some_and(|seconds| (1..=30).contains(&seconds)));
+    fn quotas_outlive_a_change_of_other_accounts_and_keys() {
+        let tenants = tenants("requests_per_minute = 1");
+        let (made, key) = Record::make(
+            &tenants.pepper,
+            &Chance::system(),
+            NewKey { tenant: "a".into(), ..NewKey::default() },
+            Timestamp(0),
+        );
+        let open = admission::quota(&crate::config::Limits::default());
+        let admit = |key: &str| {
+            let caller = caller(&tenants, key)?;
+            caller
+                .admit("m", &open, Demand::default(), tenants.started)
+                .map_err(|refusal| refusal.code.into_owned())
+        };
+        admit("sk-a").unwrap().settle(Demand::default());
+        tenants.put(vec![made]);
+        assert_eq!(admit(&key).err().as_deref(), Some("rate_limit_exceeded"), "one tenant, one quota");
+        tenants.set(&access("requests_per_minute = 1"));
+        assert_eq!(admit("sk-a").err().as_deref(), Some("rate_limit_exceeded"));
+        assert!(admit("sk-b").is_ok());
+        tenants.set(&access("requests_per_minute = 2"));
+        assert!(admit("sk-a").is_ok());
+    }
+
+    #[test]
+    fn scopes_and_ends_of_keys_hold() {
+        let tenants = tenants("models = [\"gpt-*\"]");
+        let scopes = keys::Scopes {
+            models: vec!["gpt-4o*".into(), "o3".into()],
+            backends: vec!["x".into()],
+            endpoints: vec!["/v1/embeddings".into()],
+            sla: vec![SlaScope::Deferred],
+        };
+        let new = NewKey { tenant: "a".into(), scopes, ..NewKey::default() };
+        let (record, key) = Record::make(&tenants.pepper, &Chance::system(), new, Timestamp(0));
+        tenants.put(vec![record.clone()]);
+        let caller_of = || caller(&tenants, &key);
+        let known = caller_of().unwrap();
+        assert!(known.may_use_model("gpt-4o-mini"));
+        assert!(!known.may_use_model("gpt-5") && !known.may_use_model("o3"), "key and tenant both decide");
+        assert!(known.may_use_backend("x") && !known.may_use_backend("y"));
+        assert!(known.check_endpoint("/v1/embeddings").is_ok());
+        assert_eq!(known.check_endpoint("/v1/responses").unwrap_err().code, "out_of_scope");
+        assert!(known.check_sla(SlaScope::Deferred).is_ok() && known.check_sla(SlaScope::Realtime).is_err());
+        tenants.put(vec![Record { expires_at: Some(NOW), ..record.clone() }]);
+        assert_eq!(caller_of().err().as_deref(), Some("expired_api_key"));
+        tenants.put(vec![Record { tenant: "gone".into(), ..record }]);
+        assert_eq!(caller_of().err().as_deref(), Some("invalid_api_key"));
     }
 }

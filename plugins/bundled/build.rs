@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 /// The crate of each plugin, and the variable that tells `src/lib.rs` where its component lies.
-const PLUGINS: [(&str, &str); 3] = [
+const PLUGINS: [(&str, &str); 4] = [
     ("offpeak-plugin-anthropic", "OFFPEAK_ANTHROPIC"),
     ("offpeak-plugin-openai", "OFFPEAK_OPENAI"),
     ("offpeak-plugin-sla-router", "OFFPEAK_SLA_ROUTER"),
+    ("offpeak-plugin-standard-cost", "OFFPEAK_STANDARD_COST"),
 ];
 
 fn main() -> ExitCode {

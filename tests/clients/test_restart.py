@@ -1,6 +1,7 @@
 """What was acknowledged survives a crash of the daemon, and is not paid twice."""
 
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import httpx2
 import openai
@@ -38,6 +39,9 @@ def all_answered_once(rig, oracle, tickets):
         assert answer.choices == oracle.client().chat.completions.create(**ask(f"question {n}")).choices
     assert rig.provider.billed("batch")["requests"] == COUNT
     assert rig.provider.ran_twice() == []
+    # The ledger has each outcome once, whatever was killed when: to the last pico-dollar it is the bill.
+    ledger = Decimal(rig.daemon.ask("/admin/v1/costs")["total"]["cost_usd"])
+    assert ledger * 10**12 == rig.provider.bill()["total"]
 
 
 def test_killed_while_requests_wait(start, oracle):

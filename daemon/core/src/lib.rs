@@ -5,6 +5,8 @@
 
 pub mod batch;
 pub mod breaker;
+pub mod budget;
+pub mod calibrate;
 pub mod depart;
 pub mod escalate;
 pub mod extent;
@@ -13,11 +15,15 @@ pub mod gate;
 pub mod job;
 pub mod lane;
 pub mod ledger;
+pub mod money;
 pub mod offers;
 pub mod outcome;
 pub mod pace;
+pub mod price;
+pub mod quota;
 pub mod retry;
 pub mod scheduler;
 pub mod sla;
 pub mod turnaround;
+pub mod usage;
 pub mod words;

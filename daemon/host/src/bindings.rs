@@ -37,3 +37,17 @@ pub mod provider {
         additional_derives: [PartialEq],
     });
 }
+
+pub mod cost {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        inline: "
+            package offpeak:called;
+            world cost-policy { export offpeak:plugin/costing@0.1.0; }
+        ",
+        // Of the shared words this world uses few; the others would be generated wrongly.
+        with: { "offpeak:plugin/types@0.1.0": crate::bindings::provider::offpeak::plugin::types },
+        ownership: Borrowing { duplicate_if_necessary: true },
+        additional_derives: [PartialEq],
+    });
+}

@@ -18,10 +18,11 @@
 //! - [`limits`]: what a call may use up;
 //! - `imports`: what a plugin may call;
 //! - `pool`, [`health`], `plugin`: the life of one call, the same for every world;
-//! - [`router`], [`provider`]: one file a world, the typed functions;
+//! - [`router`], [`provider`], [`cost`]: one file a world, the typed functions;
 //! - [`values`]: the records that travel, as the WIT files define them;
 //! - [`error`]: what can go wrong.
 
+pub mod cost;
 pub mod engine;
 pub mod error;
 pub mod health;
@@ -38,6 +39,7 @@ mod plugin;
 mod pool;
 mod precompiled;
 
+pub use cost::CostPlugin;
 pub use engine::{Engine, EngineOptions};
 pub use error::{HostError, PluginError, PluginErrorKind};
 pub use health::PluginHealth;

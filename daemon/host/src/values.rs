@@ -22,6 +22,13 @@ pub mod provider {
     pub use crate::bindings::provider::offpeak::plugin::types::Mode;
 }
 
+/// Values of the world `cost-policy`.
+pub mod cost {
+    pub use crate::bindings::cost::exports::offpeak::plugin::costing::{
+        Charge, Description, DidItRun, Mode, Outcome, Purpose, Rate, Sale, Usage,
+    };
+}
+
 impl From<provider::Mode> for router::Mode {
     fn from(mode: provider::Mode) -> Self {
         match mode {

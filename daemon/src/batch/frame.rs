@@ -166,8 +166,7 @@ impl Items {
         let refused: Vec<Attempt> = refused.collect();
         if !refused.is_empty() {
             // Before the upload ends: what is without an outcome afterwards is what the provider has.
-            let source =
-                Source { batch: self.record.id, backend: self.record.backend.clone(), mode: Mode::Batch };
+            let source = Source::batch(&self.gateway, &self.record);
             outcomes::record(&self.gateway, &source, refused).await.map_err(io::Error::other)?;
         }
         Ok((encoded.bytes, chunk.rest))

@@ -172,8 +172,7 @@ impl Reader<'_> {
         let backend = self.record.backend.as_str();
         self.gateway.metrics.lines(backend, Line::Garbage, garbage);
         self.gateway.metrics.lines(backend, Line::Unknown, unknown);
-        let source =
-            Source { batch: self.record.id, backend: self.record.backend.clone(), mode: Mode::Batch };
+        let source = Source::batch(self.gateway, self.record);
         let count = |lines: usize| u32::try_from(lines).unwrap_or(u32::MAX);
         let results = count(attempts.len());
         outcomes::record(self.gateway, &source, attempts).await?;

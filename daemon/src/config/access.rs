@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
+use offpeak_core::budget::Allowance;
 use offpeak_core::fair::USUAL_WEIGHT;
+use offpeak_core::quota::LIMIT_MAX;
 use offpeak_core::sla::Sla;
 use offpeak_core::words::{Millis, TenantId};
 
@@ -11,7 +13,7 @@ use super::field::Field;
 use super::patterns::ModelPatterns;
 use super::secret::Secret;
 use super::section::Section;
-use super::tree::{Access, Delivery, Server, Tenant};
+use super::tree::{Access, Delivery, Limits, ModelLimits, Server, Tenant};
 
 /// The name of the tenant of open access.
 const OPEN_TENANT: &str = "default";
@@ -33,7 +35,7 @@ pub(super) fn access(root: &Section<'_>, server: &Server) -> Option<Access> {
         }
         Some(Access::Tenants(tenants))
     } else {
-        open_access(&section, open, server).then_some(Access::Open(open_tenant))
+        open_access(&section, open, server).then(|| Access::Open(Box::new(open_tenant)))
     };
     section.finish();
     access
@@ -83,9 +85,6 @@ fn read_tenants(section: &Section<'_>) -> Vec<Tenant> {
 /// A key names one tenant, so no key may stand in two places.
 fn keys(field: &Field<'_>, seen: &mut HashMap<String, String>) -> Vec<Secret> {
     let Some(items) = field.items() else { return Vec::new() };
-    if items.is_empty() {
-        field.problem("must hold at least one key: without one the tenant cannot be identified");
-    }
     let mut keys = Vec::new();
     for (item, key) in items.iter().filter_map(|item| Some((item, item.secret()?))) {
         match seen.insert(key.expose().to_owned(), item.path().to_owned()) {
@@ -111,7 +110,9 @@ fn tenant(section: &Section<'_>, name: &str, keys: Vec<Secret>) -> Tenant {
             .get("delivery")
             .and_then(|f| f.choice([("held", Delivery::Held), ("ticket", Delivery::Ticket)]))
             .unwrap_or(Delivery::Held),
-        requests_per_minute: section.get("requests_per_minute").and_then(|f| f.non_zero()),
+        limits: limits(section),
+        budget: budget(section.section("budget")),
+        model_limits: model_limits(&section.section("model_limits")),
         models: section
             .get("models")
             .and_then(|f| f.texts())
@@ -123,6 +124,38 @@ fn tenant(section: &Section<'_>, name: &str, keys: Vec<Secret>) -> Tenant {
             .and_then(|f| f.size(1 << 20..=1 << 50))
             .unwrap_or(8 << 30),
     }
+}
+
+/// Limits that tenants, models and backends may have.
+pub(super) fn limits(section: &Section<'_>) -> Limits {
+    let rate = |key| section.get(key).and_then(|f| f.number(1..=LIMIT_MAX));
+    Limits {
+        requests_per_minute: section.get("requests_per_minute").and_then(|f| f.non_zero()),
+        input_tokens_per_minute: rate("input_tokens_per_minute"),
+        output_tokens_per_minute: rate("output_tokens_per_minute"),
+        concurrent: section.get("concurrent").and_then(|f| f.number(1..=1_000_000)),
+        burst: section.get("burst").and_then(|f| f.millis(Least::AboveZero)).unwrap_or(Millis::from_mins(1)),
+    }
+}
+
+fn budget(section: Section<'_>) -> Allowance {
+    let allowance = Allowance {
+        day: section.get("day_usd").and_then(|f| f.money()),
+        month: section.get("month_usd").and_then(|f| f.money()),
+        is_hard: section.get("hard").and_then(|f| f.flag()).unwrap_or(true),
+    };
+    section.finish();
+    allowance
+}
+
+fn model_limits(section: &Section<'_>) -> Vec<ModelLimits> {
+    let read = |(name, section): (&str, Section<'_>)| {
+        let models = section.required("models", "[\"gpt-4o*\"]").and_then(|field| field.texts());
+        let limits = limits(&section);
+        section.finish();
+        Some(ModelLimits { name: name.to_owned(), models: ModelPatterns::new(models?), limits })
+    };
+    section.named().into_iter().filter_map(read).collect()
 }
 
 fn sla(field: &Field<'_>, deferrable: Millis) -> Option<Sla> {

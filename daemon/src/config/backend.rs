@@ -5,6 +5,7 @@ use std::time::Duration;
 use offpeak_core::words::{BackendId, Millis};
 use reqwest::Url;
 
+use super::access::limits;
 use super::amounts::Least;
 use super::field::Field;
 use super::patterns::ModelPatterns;
@@ -41,6 +42,9 @@ fn backend(name: &str, section: Section<'_>, defaults: &Lanes, plugins: &Plugins
     let answer_timeout = section.get("answer_timeout").and_then(|f| f.duration(Least::AboveZero));
     let config = section.get("config").and_then(|f| f.json()).unwrap_or_else(|| "{}".to_owned());
     let lanes = lanes(section.section("lanes"), Some(defaults));
+    let own_limits = section.section("limits");
+    let backend_limits = limits(&own_limits);
+    own_limits.finish();
     if api_key.is_some() && base_url.as_deref().is_some_and(is_in_the_clear) {
         section.context.warn(format!(
             "{}: the API key goes over the network unencrypted: use https",
@@ -57,6 +61,7 @@ fn backend(name: &str, section: Section<'_>, defaults: &Lanes, plugins: &Plugins
         connect_timeout: connect_timeout.unwrap_or(CONNECT_TIMEOUT),
         answer_timeout: answer_timeout.unwrap_or(ANSWER_TIMEOUT),
         config,
+        limits: backend_limits,
         lanes,
     })
 }

@@ -17,8 +17,8 @@ use super::field::Field;
 use super::overrides::{variable_for, with_one_underscore};
 use super::section::{Context, Section, nearest};
 use super::tree::{
-    Config, Log, LogFormat, OnRouterFailure, PluginLimits, PluginSource, Plugins, ProviderPlugin,
-    RouterPlugin, Server, Store,
+    Alerts, Config, CostPolicy, Costs, Log, LogFormat, OnRouterFailure, PluginLimits, PluginSource, Plugins,
+    ProviderPlugin, RouterPlugin, Server, Store, TlsFiles,
 };
 
 /// The names of the provider plugins in the daemon's binary.
@@ -44,15 +44,28 @@ pub(super) fn config(root: Section<'_>) -> Result<Config, Vec<Problem>> {
     let backends = backends(&root.section("backends"), &lanes, &plugins);
     let retry = retry(root.section("retry"));
     let breaker = breaker(root.section("breaker"));
+    let costs = costs(root.section("costs"));
+    let alerts = alerts(root.section("alerts"));
     let log = log(root.section("log"));
     let context = root.context;
     root.finish();
     warn_of_single_underscores(context);
     let (problems, warnings, notes) = context.take_findings();
     match access {
-        Some(access) if problems.is_empty() => {
-            Ok(Config { server, store, access, backends, plugins, retry, breaker, log, warnings, notes })
-        }
+        Some(access) if problems.is_empty() => Ok(Config {
+            server,
+            store,
+            access,
+            backends,
+            plugins,
+            retry,
+            breaker,
+            costs,
+            alerts,
+            log,
+            warnings,
+            notes,
+        }),
         _ => Err(problems),
     }
 }
@@ -71,6 +84,7 @@ fn server(section: Section<'_>) -> Server {
             .unwrap_or(20_000),
         drain: section.get("drain").and_then(|f| f.duration(Least::Zero)).unwrap_or(Duration::from_secs(30)),
         held_max: section.get("held_max").and_then(|f| f.number(1..=1_000_000)).unwrap_or(20_000),
+        tls: tls(section.section("tls")),
         public_url: section.get("public_url").and_then(|f| url(&f, "https://offpeak.example.com")),
     };
     if server.admin == server.listen && server.listen.port() != 0 {
@@ -90,6 +104,14 @@ fn server(section: Section<'_>) -> Server {
     }
     section.finish();
     server
+}
+
+fn tls(section: Section<'_>) -> Option<TlsFiles> {
+    let required = |key| section.required(key, "\"/path/of/a/file.pem\"").and_then(|f| f.existing_file());
+    let (certificate, key) = (required("certificate"), required("key"));
+    let client_ca = section.get("client_ca").and_then(|f| f.existing_file());
+    section.finish();
+    Some(TlsFiles { certificate: certificate?, key: key?, client_ca })
 }
 
 fn store(section: Section<'_>) -> Store {
@@ -112,6 +134,7 @@ fn plugins(section: Section<'_>, store: &Store) -> Plugins {
             .and_then(|f| f.path_buf())
             .unwrap_or_else(|| Path::join(&store.folder, "plugin-cache")),
         router: router(section.section("router")),
+        cost_policy: cost_policy(section.section("cost_policy")),
         providers: providers(&section.section("providers")),
     };
     section.finish();
@@ -133,6 +156,32 @@ fn router(section: Section<'_>) -> RouterPlugin {
     };
     section.finish();
     router
+}
+
+fn cost_policy(section: Section<'_>) -> CostPolicy {
+    let file = section.get("file").and_then(|f| f.existing_file());
+    let policy = CostPolicy {
+        source: file.map_or(PluginSource::Bundled, PluginSource::File),
+        config: section.get("config").and_then(|f| f.json()).unwrap_or_else(|| "{}".to_owned()),
+        limits: plugin_limits(&section, 64 << 20),
+    };
+    section.finish();
+    policy
+}
+
+fn alerts(section: Section<'_>) -> Option<Alerts> {
+    let url = section.required("url", "\"https://hooks.example.com/offpeak\"");
+    let url = url.and_then(|f| super::backend::url(&f, "https://hooks.example.com/offpeak"));
+    let secret = section.required("secret", "{ env = \"NAME_OF_A_VARIABLE\" }").and_then(|f| f.secret());
+    let internal = section.get("internal").and_then(|f| f.flag()).unwrap_or(false);
+    section.finish();
+    Some(Alerts { url: url?, secret: secret?, internal })
+}
+
+fn costs(section: Section<'_>) -> Costs {
+    let costs = Costs { prices: section.get("prices").and_then(|f| f.existing_file()) };
+    section.finish();
+    costs
 }
 
 fn providers(section: &Section<'_>) -> Vec<ProviderPlugin> {

@@ -6,7 +6,7 @@ use offpeak_core::sla::Sla;
 
 use super::amounts::{Shown, ShownSize, from_std, sla_text};
 use super::tree::{
-    Access, Backend, Config, Delivery, Lanes, LogFormat, OnRouterFailure, PluginLimits, PluginSource,
+    Access, Backend, Config, Delivery, Lanes, Limits, LogFormat, OnRouterFailure, PluginLimits, PluginSource,
     Plugins, Tenant,
 };
 
@@ -20,11 +20,30 @@ struct Description<'a>(&'a Config);
 
 impl Display for Description<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Config { server, store, access, backends, plugins, retry, breaker, log, warnings, notes } =
-            self.0;
+        let Config {
+            server,
+            store,
+            access,
+            backends,
+            plugins,
+            retry,
+            breaker,
+            costs,
+            alerts,
+            log,
+            warnings,
+            notes,
+        } = self.0;
         writeln!(f, "Listeners")?;
         write!(f, "  requests  {}: up to {} connections, ", server.listen, server.max_connections)?;
         writeln!(f, "{} held calls, bodies up to {}", server.held_max, ShownSize(server.max_body as u64))?;
+        if let Some(tls) = &server.tls {
+            write!(f, "            TLS with the certificate {}", tls.certificate.display())?;
+            match &tls.client_ca {
+                Some(path) => writeln!(f, "; clients show one signed by {}", path.display())?,
+                None => writeln!(f)?,
+            }
+        }
         if let Some(url) = &server.public_url {
             writeln!(f, "            clients reach it as {url}")?;
         }
@@ -54,6 +73,20 @@ impl Display for Description<'_> {
             Shown(breaker.rest),
             Shown(breaker.rest_max)
         )?;
+        writeln!(f, "\nCosts")?;
+        match &costs.prices {
+            Some(path) => writeln!(f, "  prices    those of {}, over the built-in ones", path.display())?,
+            None => writeln!(f, "  prices    the built-in ones of {}", offpeak_core::price::BUILT_IN_DATE)?,
+        }
+        if let Some(alerts) = alerts {
+            writeln!(f, "\nAlerts")?;
+            writeln!(
+                f,
+                "  webhook   {}, signed with the secret from {}",
+                alerts.url,
+                alerts.secret.origin()
+            )?;
+        }
         let format = match log.format {
             LogFormat::Text => "text",
             LogFormat::Json => "JSON",
@@ -91,12 +124,33 @@ fn write_tenant(f: &mut Formatter<'_>, tenant: &Tenant) -> fmt::Result {
     writeln!(f, "    untagged  {untagged}; \"deferrable\" means within {}", Shown(tenant.deferrable))?;
     writeln!(f, "    delivery  deferred answers {delivery}, unless the caller asks otherwise")?;
     write!(f, "    limits    ")?;
-    match tenant.requests_per_minute {
+    write_limits(f, &tenant.limits)?;
+    writeln!(f, "{} or {} queued", tenant.max_queued, ShownSize(tenant.max_queued_bytes))?;
+    let budget = &tenant.budget;
+    for (amount, period) in [(budget.day, "day"), (budget.month, "month")] {
+        if let Some(amount) = amount {
+            let then = if budget.is_hard { "then it is refused" } else { "then it is told" };
+            writeln!(f, "    budget    {amount} a {period}; {then}")?;
+        }
+    }
+    writeln!(f, "    models    {}", tenant.models)
+}
+
+fn write_limits(f: &mut Formatter<'_>, limits: &Limits) -> fmt::Result {
+    match limits.requests_per_minute {
         Some(limit) => write!(f, "{limit} requests a minute, ")?,
         None => write!(f, "no limit of requests a minute, ")?,
     }
-    writeln!(f, "{} or {} queued", tenant.max_queued, ShownSize(tenant.max_queued_bytes))?;
-    writeln!(f, "    models    {}", tenant.models)
+    let tokens = [(limits.input_tokens_per_minute, "input"), (limits.output_tokens_per_minute, "output")];
+    for (limit, kind) in tokens {
+        if let Some(limit) = limit {
+            write!(f, "{limit} {kind} tokens a minute, ")?;
+        }
+    }
+    match limits.concurrent {
+        Some(limit) => write!(f, "{limit} at once, "),
+        None => Ok(()),
+    }
 }
 
 fn write_backend(f: &mut Formatter<'_>, number: usize, backend: &Backend) -> fmt::Result {
@@ -156,6 +210,11 @@ fn write_plugins(f: &mut Formatter<'_>, plugins: &Plugins) -> fmt::Result {
     writeln!(f, "  router    {}, {}; {on_failure}", router.source, Bounds(router.limits))?;
     if router.config != "{}" {
         writeln!(f, "    config    {}", router.config)?;
+    }
+    let policy = &plugins.cost_policy;
+    writeln!(f, "  costs     {}, {}", policy.source, Bounds(policy.limits))?;
+    if policy.config != "{}" {
+        writeln!(f, "    config    {}", policy.config)?;
     }
     for provider in &plugins.providers {
         writeln!(f, "  provider  {}: {}, {}", provider.name, provider.source, Bounds(provider.limits))?;

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use offpeak_core::money::Money;
 use offpeak_core::words::Millis;
 use serde_json::{Map, Number, Value as Json};
 
@@ -82,7 +83,7 @@ impl<'a> Field<'a> {
         let path = self.path_buf()?;
         match std::fs::metadata(&path) {
             Ok(found) if found.is_file() => Some(path),
-            Ok(_) => self.refuse(format!("{} is not a file: name the component's file", path.display())),
+            Ok(_) => self.refuse(format!("{} is not a file: name a file", path.display())),
             Err(error) => self.refuse(format!("cannot find {}: {error}; mend the path", path.display())),
         }
     }
@@ -138,6 +139,20 @@ impl<'a> Field<'a> {
                 ShownSize(*range.end()),
                 ShownSize(bytes)
             )),
+        }
+    }
+
+    /// Dollars: a whole number, or a text, since a number with a fraction would not be kept to the digit.
+    pub(super) fn money(&self) -> Option<Money> {
+        let text = match &self.node.value {
+            Value::Integer(number) => number.to_string(),
+            Value::Text(text) | Value::Variable(text) => text.clone(),
+            _ => return self.must_be("dollars, as a whole number or in quotes such as \"12.50\""),
+        };
+        match text.parse::<Money>() {
+            Ok(money) if money >= Money::ZERO => Some(money),
+            Ok(_) => self.refuse("must not be below zero"),
+            Err(error) => self.refuse(error.to_string()),
         }
     }
 

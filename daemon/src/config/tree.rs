@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use offpeak_core::breaker::BreakerTerms;
+use offpeak_core::budget::Allowance;
+use offpeak_core::money::Money;
 use offpeak_core::retry::RetryPolicy;
 use offpeak_core::sla::Sla;
 use offpeak_core::words::{BackendId, Millis, TenantId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::amounts::{shown_duration, shown_millis, shown_sla};
+use super::amounts::{Least, duration, shown_duration, shown_millis, shown_sla};
 use super::patterns::ModelPatterns;
 use super::secret::Secret;
 
@@ -34,6 +36,10 @@ pub struct Config {
     /// When a backend is left alone.
     #[serde(serialize_with = "shown_breaker")]
     pub breaker: BreakerTerms,
+    /// What things cost.
+    pub costs: Costs,
+    /// Who is told what should not go unseen.
+    pub alerts: Option<Alerts>,
     /// Log lines.
     pub log: Log,
     /// What the operator should know because it may be dangerous or not meant; for the log at start and for `check`.
@@ -58,8 +64,21 @@ pub struct Server {
     pub drain: Duration,
     /// Held calls at once.
     pub held_max: usize,
+    /// Certificates of the data plane; without them it speaks plain text.
+    pub tls: Option<TlsFiles>,
     /// How clients reach the data plane, without a slash at the end: for absolute links. Without it links are relative.
     pub public_url: Option<String>,
+}
+
+/// `[server.tls]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TlsFiles {
+    /// The chain of certificates, in PEM.
+    pub certificate: PathBuf,
+    /// Its private key, in PEM.
+    pub key: PathBuf,
+    /// Certificates that clients must show one of, or one signed by, in PEM; without it none is asked for.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// `[store]`
@@ -79,7 +98,7 @@ pub struct Store {
 #[serde(rename_all = "lowercase")]
 pub enum Access {
     /// Whoever reaches the listener, as this one tenant, which has no keys. Only ever on a loopback listener.
-    Open(Tenant),
+    Open(Box<Tenant>),
     /// Whoever shows a key of one of these; never empty, and each has a key.
     Tenants(Vec<Tenant>),
 }
@@ -99,8 +118,14 @@ pub struct Tenant {
     pub deferrable: Millis,
     /// How the answer of a deferred request comes back if the caller does not say.
     pub delivery: Delivery,
-    /// Its quota; without it there is none.
-    pub requests_per_minute: Option<NonZeroU32>,
+    /// Its limits in real time.
+    #[serde(flatten)]
+    pub limits: Limits,
+    /// What it may spend.
+    #[serde(serialize_with = "shown_allowance")]
+    pub budget: Allowance,
+    /// Limits for some of its models, beside those above.
+    pub model_limits: Vec<ModelLimits>,
     /// The models it may use.
     pub models: ModelPatterns,
     /// Its share of what backends take, beside the shares of others.
@@ -109,6 +134,52 @@ pub struct Tenant {
     pub max_queued: u64,
     /// Bytes of bodies it may have waiting.
     pub max_queued_bytes: u64,
+}
+
+/// Limits of real-time calls; what is not there is not limited.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Requests.
+    pub requests_per_minute: Option<NonZeroU32>,
+    /// Input tokens, reckoned when a request arrives and corrected when it is over.
+    pub input_tokens_per_minute: Option<u64>,
+    /// Output tokens, likewise.
+    pub output_tokens_per_minute: Option<u64>,
+    /// Requests at once.
+    pub concurrent: Option<u32>,
+    /// How much of a rate may be used at once: what it gives in this time.
+    #[serde(serialize_with = "shown_millis", deserialize_with = "read_millis")]
+    pub burst: Millis,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            requests_per_minute: None,
+            input_tokens_per_minute: None,
+            output_tokens_per_minute: None,
+            concurrent: None,
+            burst: Millis::from_mins(1),
+        }
+    }
+}
+
+fn read_millis<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Millis, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    duration(&text, Least::AboveZero).map_err(serde::de::Error::custom)
+}
+
+/// `[tenants.<name>.model_limits.<name>]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModelLimits {
+    /// What the operator calls them.
+    pub name: String,
+    /// The models that share these limits.
+    pub models: ModelPatterns,
+    /// The limits.
+    #[serde(flatten)]
+    pub limits: Limits,
 }
 
 /// How the answer of a deferred request comes back.
@@ -143,6 +214,8 @@ pub struct Backend {
     pub answer_timeout: Duration,
     /// The table of the provider plugin as the text of a JSON object.
     pub config: String,
+    /// Its limits for real-time calls, over all tenants.
+    pub limits: Limits,
     /// How its lanes leave: its own settings over those of `[lanes]`.
     pub lanes: Lanes,
 }
@@ -180,6 +253,8 @@ pub struct Plugins {
     pub cache: PathBuf,
     /// The router.
     pub router: RouterPlugin,
+    /// The cost policy.
+    pub cost_policy: CostPolicy,
     /// Every provider plugin that can be named by a backend: the bundled ones and those of the file;
     /// by name.
     pub providers: Vec<ProviderPlugin>,
@@ -194,6 +269,17 @@ pub struct RouterPlugin {
     pub config: String,
     /// What happens when it fails.
     pub on_failure: OnRouterFailure,
+    /// For each of its calls.
+    pub limits: PluginLimits,
+}
+
+/// `[plugins.cost_policy]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CostPolicy {
+    /// Where it comes from. If it fails, the bundled one charges.
+    pub source: PluginSource,
+    /// Its table as the text of a JSON object.
+    pub config: String,
     /// For each of its calls.
     pub limits: PluginLimits,
 }
@@ -239,6 +325,24 @@ pub enum OnRouterFailure {
     Reject,
 }
 
+/// `[costs]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Costs {
+    /// A price file in the form of `model_prices_and_context_window.json`, over the built-in prices.
+    pub prices: Option<PathBuf>,
+}
+
+/// `[alerts]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Alerts {
+    /// The webhook's address.
+    pub url: String,
+    /// What it is signed with: `whsec_<base64>`.
+    pub secret: Secret,
+    /// The address may be an internal one.
+    pub internal: bool,
+}
+
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Log {
@@ -262,7 +366,7 @@ impl Access {
     /// The tenants, however they are identified.
     pub fn tenants(&self) -> &[Tenant] {
         match self {
-            Self::Open(tenant) => std::slice::from_ref(tenant),
+            Self::Open(tenant) => std::slice::from_ref(tenant.as_ref()),
             Self::Tenants(tenants) => tenants,
         }
     }
@@ -280,6 +384,18 @@ impl Plugins {
     pub fn provider(&self, name: &str) -> Option<&ProviderPlugin> {
         self.providers.iter().find(|provider| provider.name == name)
     }
+}
+
+fn shown_allowance<S: serde::Serializer>(allowance: &Allowance, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Shown {
+        day_usd: Option<String>,
+        month_usd: Option<String>,
+        hard: bool,
+    }
+    let shown = |money: Option<Money>| money.map(Money::to_decimal);
+    let (day_usd, month_usd) = (shown(allowance.day), shown(allowance.month));
+    Shown { day_usd, month_usd, hard: allowance.is_hard }.serialize(serializer)
 }
 
 fn shown_retry<S: serde::Serializer>(retry: &RetryPolicy, serializer: S) -> Result<S::Ok, S::Error> {

@@ -47,7 +47,10 @@ pub async fn answer(
     let base = base(gateway, &request);
     match (&method, names.as_slice()) {
         (&Method::POST, []) => {
-            let caller = caller.admit()?;
+            caller.admit_plain(gateway.tenants.started)?;
+            caller.check_job("/v1/messages", std::iter::empty())?;
+            caller.check_any_model()?;
+            caller.account().check_budget(gateway.clock.now())?;
             let job = submit::take(gateway, caller.account(), request).await?;
             Ok(shown(gateway, &job, &base))
         }

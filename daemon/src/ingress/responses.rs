@@ -24,7 +24,7 @@ use crate::ingress::query::Query;
 use crate::members::{self, Edit};
 use crate::reply::{self, Refusal};
 use crate::route;
-use crate::tenant::{Account, Admitted, Identified};
+use crate::tenant::{Account, Identified};
 
 /// Where responses are.
 pub const PATH: &str = "/v1/responses";
@@ -38,12 +38,13 @@ const SOONEST: Millis = Millis::from_mins(1);
 /// Keeps a background response and answers with it, queued.
 pub async fn create(
     gateway: &Arc<Gateway>,
-    caller: &Admitted,
+    caller: &Identified,
     headers: &HeaderMap,
     envelope: Envelope,
     arrived: Timestamp,
 ) -> Result<Response<ReplyBody>, Refusal> {
     let account = caller.account();
+    caller.check_job(PATH, std::iter::once(envelope.model.as_str()))?;
     if envelope.stream {
         let message = "A background response cannot be streamed through offpeak. Leave out \"stream\" and fetch it by its id.";
         return Err(Refusal::bad_request("stream_not_supported", message).param("stream"));

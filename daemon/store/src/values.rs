@@ -220,14 +220,33 @@ pub enum Kind {
     Turnaround = 5,
     /// Whether a backend takes work.
     Breaker = 6,
+    /// What one outcome cost.
+    Ledger = 7,
+    /// A tenant's API key, as a keyed hash, and what it may do.
+    ApiKey = 8,
+    /// What is to be told of a budget, until it is.
+    Budget = 9,
+    /// What has been learnt about a model's tokens.
+    Calibration = 10,
     /// A part of a file that is uploaded in parts.
     Part = 11,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 7] =
-        [Self::File, Self::Job, Self::Upload, Self::Response, Self::Turnaround, Self::Breaker, Self::Part];
+    pub const ALL: [Self; 11] = [
+        Self::File,
+        Self::Job,
+        Self::Upload,
+        Self::Response,
+        Self::Turnaround,
+        Self::Breaker,
+        Self::Ledger,
+        Self::ApiKey,
+        Self::Budget,
+        Self::Calibration,
+        Self::Part,
+    ];
 
     pub(crate) const fn number(self) -> u8 {
         self as u8

@@ -12,6 +12,9 @@ pub const OPENAI: &[u8] = include_bytes!(env!("OFFPEAK_OPENAI"));
 /// The default router (world `router`).
 pub const SLA_ROUTER: &[u8] = include_bytes!(env!("OFFPEAK_SLA_ROUTER"));
 
+/// The default cost policy (world `cost-policy`).
+pub const STANDARD_COST: &[u8] = include_bytes!(env!("OFFPEAK_STANDARD_COST"));
+
 #[cfg(test)]
 mod tests {
     use wit_component::{DecodedWasm, decode};
@@ -36,6 +39,7 @@ mod tests {
             (ANTHROPIC, "offpeak:plugin/providing@0.1.0"),
             (OPENAI, "offpeak:plugin/providing@0.1.0"),
             (SLA_ROUTER, "offpeak:plugin/routing@0.1.0"),
+            (STANDARD_COST, "offpeak:plugin/costing@0.1.0"),
         ] {
             let (imports, exports) = interfaces(component);
             assert_eq!(exports, [role]);

@@ -8,6 +8,7 @@
 //! | --- | --- | --- | --- |
 //! | routing policy | `router` | [`router::Router`] | [`export_router!`] |
 //! | provider | `provider` | [`provider::Provider`] | [`export_provider!`] |
+//! | cost policy | `cost-policy` | [`cost_policy::CostPolicy`] | [`export_cost_policy!`] |
 //!
 //! # A router
 //!
@@ -48,6 +49,8 @@ extern crate self as offpeak_plugin;
 #[doc(hidden)]
 pub mod bindings;
 mod config;
+#[cfg(feature = "cost-policy")]
+pub mod cost_policy;
 mod host;
 #[cfg(feature = "provider")]
 pub mod provider;

@@ -35,6 +35,18 @@ fn keys() -> Vec<Key> {
         Key("access.deferrable", "'2h'", "2h", "/access/open/deferrable", json!("24h"), json!("2h")),
         Key("access.delivery", "'ticket'", "ticket", "/access/open/delivery", json!("held"), json!("ticket")),
         Key("access.requests_per_minute", "9", "9", "/access/open/requests_per_minute", null(), json!(9)),
+        Key("access.input_tokens_per_minute", "9", "9", "/access/open/input_tokens_per_minute", null(), json!(9)),
+        Key("access.output_tokens_per_minute", "9", "9", "/access/open/output_tokens_per_minute", null(), json!(9)),
+        Key("access.concurrent", "9", "9", "/access/open/concurrent", null(), json!(9)),
+        Key("access.burst", "'10s'", "10s", "/access/open/burst", json!("1m"), json!("10s")),
+        Key("backends.b.limits.requests_per_minute", "9", "9", "/backends/0/limits/requests_per_minute", null(), json!(9)),
+        Key("backends.b.limits.input_tokens_per_minute", "9", "9", "/backends/0/limits/input_tokens_per_minute", null(), json!(9)),
+        Key("backends.b.limits.output_tokens_per_minute", "9", "9", "/backends/0/limits/output_tokens_per_minute", null(), json!(9)),
+        Key("backends.b.limits.concurrent", "9", "9", "/backends/0/limits/concurrent", null(), json!(9)),
+        Key("backends.b.limits.burst", "'10s'", "10s", "/backends/0/limits/burst", json!("1m"), json!("10s")),
+        Key("access.budget.day_usd", "'1.5'", "1.5", "/access/open/budget/day_usd", null(), json!("1.5")),
+        Key("access.budget.month_usd", "20", "20", "/access/open/budget/month_usd", null(), json!("20")),
+        Key("access.budget.hard", "false", "false", "/access/open/budget/hard", json!(true), json!(false)),
         Key("access.models", "['a', 'b*']", "a, b*", "/access/open/models", any(), json!(["a", "b*"])),
         Key("access.share", "9", "9", "/access/open/share", json!(100), json!(9)),
         Key("access.max_queued", "9", "9", "/access/open/max_queued", json!(1_000_000), json!(9)),
@@ -70,6 +82,10 @@ fn keys() -> Vec<Key> {
         Key("plugins.router.on_failure", "'reject'", "reject", "/plugins/router/on_failure", json!("bundled"), json!("reject")),
         Key("plugins.router.time_limit", "'1s'", "1s", "/plugins/router/limits/time_limit", json!("50ms"), json!("1s")),
         Key("plugins.router.memory", "'2MiB'", "2MiB", "/plugins/router/limits/memory", json!(64 << 20), json!(2 << 20)),
+        Key("plugins.cost_policy.file", FILE, FILE_BARE, "/plugins/cost_policy/source", json!("bundled"), json!({ "file": FILE_BARE })),
+        Key("plugins.cost_policy.config", "{ a = 1 }", "{ a = 1 }", "/plugins/cost_policy/config", json!("{}"), json!("{\"a\":1}")),
+        Key("plugins.cost_policy.time_limit", "'1s'", "1s", "/plugins/cost_policy/limits/time_limit", json!("50ms"), json!("1s")),
+        Key("plugins.cost_policy.memory", "'2MiB'", "2MiB", "/plugins/cost_policy/limits/memory", json!(64 << 20), json!(2 << 20)),
         Key("plugins.providers.openai.file", FILE, FILE_BARE, "/plugins/providers/1/source", json!("bundled"), json!({ "file": FILE_BARE })),
         Key("plugins.providers.openai.time_limit", "'1s'", "1s", "/plugins/providers/1/limits/time_limit", json!("50ms"), json!("1s")),
         Key("plugins.providers.openai.memory", "'2MiB'", "2MiB", "/plugins/providers/1/limits/memory", json!(128 << 20), json!(2 << 20)),
@@ -81,6 +97,7 @@ fn keys() -> Vec<Key> {
         Key("breaker.bad_batches", "9", "9", "/breaker/bad_batches", json!(10), json!(9)),
         Key("breaker.rest", "'2s'", "2s", "/breaker/rest", json!("10s"), json!("2s")),
         Key("breaker.rest_max", "'11m'", "11m", "/breaker/rest_max", json!("5m"), json!("11m")),
+        Key("costs.prices", FILE, FILE_BARE, "/costs/prices", null(), json!(FILE_BARE)),
         Key("log.format", "'json'", "json", "/log/format", json!("text"), json!("json")),
         Key("log.level", "'debug'", "debug", "/log/level", json!("info"), json!("debug")),
     ]
@@ -136,6 +153,19 @@ fn no_key_is_left_out_of_these_tests() {
     let tested: BTreeSet<String> = keys().iter().map(|key| key.0.to_owned()).collect();
     let mut asked = asked(&format!("plugins.providers.openai = {{}}\n{LEAST}"));
     asked.remove("tenants");
+    // Its tables are named by the user, like tenants.
+    asked.remove("access.model_limits");
+    // These go together; they have tests of their own.
+    for key in [
+        "server.tls.certificate",
+        "server.tls.key",
+        "server.tls.client_ca",
+        "alerts.url",
+        "alerts.secret",
+        "alerts.internal",
+    ] {
+        assert!(asked.remove(key), "{key}");
+    }
     assert_eq!(asked, tested);
 }
 
@@ -162,7 +192,13 @@ fn the_example_shows_every_key() {
     asked.remove("tenants");
     for path in asked {
         let key = path.rsplit('.').next().unwrap();
-        let shown = [format!(" {key} = "), format!("\n{key} = "), format!(".{key}]"), format!("[{key}.")];
+        let shown = [
+            format!(" {key} = "),
+            format!("\n{key} = "),
+            format!(".{key}]"),
+            format!("[{key}."),
+            format!(".{key}."),
+        ];
         assert!(shown.iter().any(|shown| EXAMPLE.contains(shown)), "{path}");
     }
 }
@@ -175,7 +211,7 @@ fn tenants_have_keys_and_settings_of_their_own() {
     let tenants = format!(
         "[tenants.b]\nkeys = [{{ env = 'K1' }}, {{ file = '{}' }}]\ndefault_sla = 'deferrable'\ndeferrable = '2h'\n\
          delivery = 'ticket'\nrequests_per_minute = 600\nmodels = ['gpt-*']\nmax_queued = 5\nmax_queued_bytes = '1GiB'\n\
-         [tenants.a]\nkeys = [{{ env = 'K3' }}]\n",
+         budget.day_usd = '0.50'\nmodel_limits.big = {{ models = ['gpt-6*'], input_tokens_per_minute = 1000 }}\n[tenants.a]\nkeys = [{{ env = 'K3' }}]\n",
         file.display()
     );
     let config =
@@ -187,14 +223,46 @@ fn tenants_have_keys_and_settings_of_their_own() {
         json(&config)["access"]["tenants"][0],
         json!({
             "id": "b", "keys": [{ "env": "K1" }, { "file": file }], "default_sla": "2h", "deferrable": "2h",
-            "delivery": "ticket", "requests_per_minute": 600, "models": ["gpt-*"], "share": 100,
-            "max_queued": 5, "max_queued_bytes": 1 << 30,
+            "delivery": "ticket", "requests_per_minute": 600, "input_tokens_per_minute": null,
+            "output_tokens_per_minute": null, "concurrent": null, "burst": "1m",
+            "budget": { "day_usd": "0.5", "month_usd": null, "hard": true },
+            "model_limits": [{ "name": "big", "models": ["gpt-6*"], "requests_per_minute": null,
+                "input_tokens_per_minute": 1000, "output_tokens_per_minute": null, "concurrent": null, "burst": "1m" }],
+            "models": ["gpt-*"], "share": 100, "max_queued": 5,
+            "max_queued_bytes": 1 << 30,
         })
     );
     let open = read(LEAST, &[]).access;
     let Access::Open(default) = open else { panic!("{open:?}") };
-    assert_eq!(*a, Tenant { id: "a".into(), keys: a.keys.clone(), ..default });
+    assert_eq!(*a, Tenant { id: "a".into(), keys: a.keys.clone(), ..*default });
     assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn tls_needs_a_certificate_and_its_key() {
+    let config = read(&format!("server.tls = {{ certificate = {FILE}, key = {FILE} }}\n{LEAST}"), &[]);
+    let files = TlsFiles { certificate: FILE_BARE.into(), key: FILE_BARE.into(), client_ca: None };
+    assert_eq!(config.server.tls, Some(files));
+    let text = format!("server.tls.client_ca = {FILE}\n{LEAST}");
+    let errors = Config::from_text("t.toml", &text, &env(&[])).unwrap_err().to_string();
+    assert!(errors.contains("server.tls.certificate: this is missing"), "{errors}");
+    assert!(errors.contains("server.tls.key: this is missing"), "{errors}");
+}
+
+#[test]
+fn alerts_need_an_address_and_a_secret() {
+    let text = "alerts = { url = 'https://h.example/x', secret = { env = 'S' }, internal = true }";
+    let config = read(&format!("{text}\n{LEAST}"), &[("S", "whsec_x")]);
+    let alerts = config.alerts.unwrap();
+    assert_eq!(
+        (alerts.url.as_str(), alerts.secret.expose(), alerts.internal),
+        ("https://h.example/x", "whsec_x", true)
+    );
+    let said = refused(&format!("alerts.internal = true\n{LEAST}"), &[]);
+    assert!(
+        said.contains("alerts.url: this is missing") && said.contains("alerts.secret: this is missing"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -301,6 +369,7 @@ Backends, the preferred one first
 
 Plugins (compiled ones are kept in ./offpeak-data/plugin-cache)
   router    bundled, 50ms a call, 64MiB; if it fails, the bundled router decides
+  costs     bundled, 50ms a call, 64MiB
   provider  anthropic: bundled, 50ms a call, 128MiB
   provider  openai: bundled, 50ms a call, 128MiB
 
@@ -312,6 +381,9 @@ Retries
   up to 4 attempts, the second after 1s, then twice as long each time, at most 5m
   a backend rests after 10 failures in a row, or 10 batches in a row of which over 5% failed:
   for 10s, twice as long each time, at most 5m
+
+Costs
+  prices    the built-in ones of 2026-11-23
 
 Log
   text, info

@@ -22,7 +22,7 @@ use crate::ingress::files::{input, unreadable};
 use crate::ingress::read_body;
 use crate::jobs;
 use crate::reply::Refusal;
-use crate::tenant::Account;
+use crate::tenant::{Account, Identified};
 
 /// The largest call.
 const CALL_MAX: usize = 1 << 20;
@@ -52,9 +52,10 @@ struct ExpiresAfter {
 /// Takes a job in. It is durable when this returns.
 pub(super) async fn take(
     gateway: &Arc<Gateway>,
-    account: &Account,
+    caller: &Identified,
     request: Request<RequestBody>,
 ) -> Result<Arc<Job>, Refusal> {
+    let account = caller.account();
     let (head, body) = request.into_parts();
     let body = read_body(&head.headers, body, CALL_MAX).await?;
     let call: Call<'_> = serde_json::from_slice(&body).map_err(|error| {
@@ -68,6 +69,8 @@ pub(super) async fn take(
         return Ok(Arc::new(same));
     }
     check_room(gateway, account, &file)?;
+    caller.check_job(&job.endpoint, file.check.models.iter().map(|model| model.name.as_str()))?;
+    account.check_budget(gateway.clock.now())?;
     let open = jobs::begin(gateway, job).await.map_err(|error| unreadable(&error))?;
     Ok(open.stored())
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt};
 use http::{HeaderMap, Method, StatusCode};
-use offpeak::app::App;
+use offpeak::app::{App, Reloads};
 use offpeak::config::Config;
 use provider_sim::{Builder, Endpoint, Handle, Mode, Provider, Server, Sim, answer};
 use reqwest::{Client, RequestBuilder, Response};
@@ -117,6 +117,7 @@ pub(crate) struct Daemon {
     pub(crate) admin: SocketAddr,
     client: Client,
     stop: CancellationToken,
+    reloads: Reloads,
     running: tokio::task::JoinHandle<()>,
     folder: TempDir,
 }
@@ -172,11 +173,16 @@ impl Daemon {
     async fn start_in(folder: TempDir, provider: &str, settings: &str) -> Self {
         let app = App::open(&configuration(folder.path(), provider, settings)).await.unwrap();
         let (data, admin) = (app.data_address().unwrap(), app.admin_address().unwrap());
-        let stop = CancellationToken::new();
+        let (stop, reloads) = (CancellationToken::new(), app.reloads());
         let stopped = app.run(stop.clone());
         let running = tokio::spawn(async move { stopped.await.unwrap() });
         let client = Client::builder().no_proxy().timeout(LIMIT).build().unwrap();
-        Self { data, admin, client, stop, running, folder }
+        Self { data, admin, client, stop, reloads, running, folder }
+    }
+
+    /// Has it take in other settings while it runs.
+    pub(crate) async fn reload(&self, provider: &str, settings: &str) {
+        self.reloads.apply(&configuration(self.folder.path(), provider, settings)).await.unwrap();
     }
 
     /// Stops it and starts another on the same data folder.
@@ -362,6 +368,7 @@ fn configuration(folder: &Path, provider: &str, settings: &str) -> Config {
         .iter()
         .map(|(name, key)| (format!("{}_KEY", name.to_uppercase()), (*key).to_owned()))
         .collect();
+    env.insert("ALERTS_SECRET".to_owned(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned());
     env.insert("PROVIDER_KEY".to_owned(), PROVIDER_KEY.to_owned());
     Config::from_text("offpeak.toml", &toml::to_string(&table).unwrap(), &env)
         .unwrap_or_else(|errors| panic!("{errors}"))

@@ -98,12 +98,27 @@ async fn request_headers_and_bodies() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_that_the_provider_refuses_is_not_shown_to_the_caller() {
+    let (upstream, _) = recording(|| {
+        let body = "{\"error\":{\"message\":\"Incorrect API key provided: sk-of-th***ider\"}}";
+        Response::builder().status(401).body(full(body)).unwrap()
+    })
+    .await;
+    let daemon = Daemon::start(&upstream.url, "").await;
+    let response = send_plainly(&daemon).await;
+    assert_eq!(response.status().as_u16(), 502);
+    let body = response.text().await.unwrap();
+    assert!(body.contains("backend_refused_credential") && !body.contains("sk-of"), "{body}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_of_every_kind() {
     for (status, body) in [
         (200, "{ \"id\":  \"odd   spaces\" }\n"),
         (201, ""),
         (400, "{\"error\":{\"message\":\"no\",\"type\":\"t\",\"param\":null,\"code\":null}}"),
-        (401, "{\"error\":\"not even the right shape\"}"),
+        (404, "{\"error\":\"not even the right shape\"}"),
         (302, "moved"),
         (429, "slow down"),
         (500, "<html>oh no</html>"),
@@ -111,8 +126,10 @@ async fn answers_of_every_kind() {
     ] {
         let (upstream, _) = recording(move || {
             let answer = Response::builder().status(status).header("x-request-id", "req-1");
-            let answer =
-                answer.header("set-cookie", "a=1").header("set-cookie", "b=2").header("retry-after", "7");
+            let answer = answer.header("x-many", "a=1").header("x-many", "b=2").header("retry-after", "7");
+            // What the provider says to the holder of its account alone.
+            let answer = answer.header("set-cookie", "a=1").header("openai-organization", "org-secret");
+            let answer = answer.header("x-ratelimit-remaining-requests", "9");
             let answer =
                 answer.header("connection", "x-inner").header("x-inner", "1").header("location", "/x");
             answer.header("content-type", "application/x-own").body(full(body)).unwrap()
@@ -131,7 +148,10 @@ async fn answers_of_every_kind() {
         ] {
             assert_eq!(headers[name], value, "{status}");
         }
-        assert_eq!(headers.get_all("set-cookie").iter().count(), 2);
+        assert_eq!(headers.get_all("x-many").iter().count(), 2);
+        for name in ["set-cookie", "openai-organization", "x-ratelimit-remaining-requests"] {
+            assert!(!headers.contains_key(name), "{name}");
+        }
         assert!(!headers.contains_key("x-inner"), "it was about the connection to the provider");
         assert!(!headers["x-offpeak-request-id"].is_empty());
         assert_eq!(response.text().await.unwrap(), body, "{status}");

@@ -1,0 +1,319 @@
+//! Budgets: so much money in a day and in a month (UTC), with reservations for what is under way.
+
+use crate::money::Money;
+use crate::words::Timestamp;
+
+const DAY_MS: u64 = 86_400_000;
+
+/// Shares of a budget, in percent, that are told when they are reached.
+pub const TOLD_AT: [u8; 3] = [50, 80, 100];
+
+/// How much may be spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Allowance {
+    /// In a day.
+    pub day: Option<Money>,
+    /// In a month.
+    pub month: Option<Money>,
+    /// What goes beyond is refused; otherwise it is only told.
+    pub is_hard: bool,
+}
+
+/// A day or a month.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Period {
+    /// A day.
+    Day,
+    /// A month.
+    Month,
+}
+
+impl Period {
+    /// The word as users see it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Month => "month",
+        }
+    }
+
+    /// Its number, counted from some day; the same for two times in the same period.
+    #[must_use]
+    pub fn number(self, at: Timestamp) -> u64 {
+        let days = at.0 / DAY_MS;
+        match self {
+            Self::Day => days,
+            Self::Month => {
+                let (year, month, _) = civil(days);
+                year * 12 + month
+            }
+        }
+    }
+
+    /// Its first moment.
+    #[must_use]
+    pub fn start(self, at: Timestamp) -> Timestamp {
+        let days = at.0 / DAY_MS;
+        match self {
+            Self::Day => Timestamp(days * DAY_MS),
+            Self::Month => Timestamp((days - (civil(days).2 - 1)) * DAY_MS),
+        }
+    }
+
+    /// The first moment of the next one.
+    #[must_use]
+    pub fn end(self, at: Timestamp) -> Timestamp {
+        let start = self.start(at);
+        match self {
+            Self::Day => Timestamp(start.0 + DAY_MS),
+            // Every month has at least 28 days and at most 31.
+            Self::Month => self.start(Timestamp(start.0 + 32 * DAY_MS)),
+        }
+    }
+}
+
+/// Year, month (1 to 12) and day (1 to 31) of a day counted from 1970-01-01, in the Gregorian calendar.
+const fn civil(days: u64) -> (u64, u64, u64) {
+    // Counted from 0000-03-01, so that the leap day is the last of its year.
+    let days = days + 719_468;
+    let era = days / 146_097;
+    let of_era = days % 146_097;
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400;
+    (if month <= 2 { year + 1 } else { year }, month, day)
+}
+
+/// A budget does not allow a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Over {
+    /// Which period's.
+    pub period: Period,
+    /// When there is money again.
+    pub until: Timestamp,
+}
+
+/// A share of a budget is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// Of this period.
+    pub period: Period,
+    /// Percent.
+    pub percent: u8,
+    /// What is spent.
+    pub spent: Money,
+    /// What may be.
+    pub allowed: Money,
+}
+
+/// What is spent in one period.
+#[derive(Debug, Clone, Copy)]
+struct Purse {
+    period: Period,
+    allowed: Money,
+    number: u64,
+    spent: Money,
+    /// The largest share that was told in this period.
+    told: u8,
+}
+
+/// A tenant's budget.
+#[derive(Debug)]
+pub struct Budget {
+    purses: Vec<Purse>,
+    is_hard: bool,
+    reserved: Money,
+}
+
+impl Budget {
+    /// Nothing is spent.
+    #[must_use]
+    pub fn new(allowance: Allowance) -> Self {
+        let purse = |(period, allowed): (Period, Option<Money>)| {
+            Some(Purse { period, allowed: allowed?, number: 0, spent: Money::ZERO, told: 0 })
+        };
+        let periods = [(Period::Day, allowance.day), (Period::Month, allowance.month)];
+        Self {
+            purses: periods.into_iter().filter_map(purse).collect(),
+            is_hard: allowance.is_hard,
+            reserved: Money::ZERO,
+        }
+    }
+
+    /// So much was spent in the present period before: what the ledger says at start. Shares that were reached then were
+    /// told then.
+    pub fn remember(&mut self, period: Period, spent: Money, now: Timestamp) {
+        self.turn(now);
+        for purse in self.purses.iter_mut().filter(|purse| purse.period == period) {
+            purse.spent = spent;
+            purse.told = purse.reached();
+        }
+    }
+
+    /// Sets money aside for a request. A hard budget refuses it if that, with what is spent and what is set aside for
+    /// others, goes beyond what is allowed.
+    pub fn reserve(&mut self, amount: Money, now: Timestamp) -> Result<(), Over> {
+        self.turn(now);
+        if self.is_hard {
+            for purse in &self.purses {
+                let committed = purse.spent.plus(self.reserved).plus(amount);
+                // With nothing left, even what costs nothing by the estimate is refused.
+                if committed > purse.allowed || purse.spent.plus(self.reserved) >= purse.allowed {
+                    return Err(Over { period: purse.period, until: purse.period.end(now) });
+                }
+            }
+        }
+        self.reserved += amount;
+        Ok(())
+    }
+
+    /// Gives back what was set aside.
+    pub fn release(&mut self, amount: Money) {
+        self.reserved = Money((self.reserved.0 - amount.0).max(0));
+    }
+
+    /// Money was spent, now.
+    pub fn spend(&mut self, amount: Money, now: Timestamp) -> Vec<Told> {
+        self.turn(now);
+        let mut told = Vec::new();
+        for purse in &mut self.purses {
+            purse.spent += amount;
+            let reached = purse.reached();
+            if reached > purse.told {
+                purse.told = reached;
+                let (period, spent, allowed) = (purse.period, purse.spent, purse.allowed);
+                told.push(Told { period, percent: reached, spent, allowed });
+            }
+        }
+        told
+    }
+
+    /// What is spent and allowed in each period.
+    pub fn standing(&mut self, now: Timestamp) -> Vec<(Period, Money, Money)> {
+        self.turn(now);
+        self.purses.iter().map(|purse| (purse.period, purse.spent, purse.allowed)).collect()
+    }
+
+    /// A new period begins with an empty purse. What is set aside stays: it will be spent in the new one.
+    fn turn(&mut self, now: Timestamp) {
+        for purse in &mut self.purses {
+            let number = purse.period.number(now);
+            if number != purse.number {
+                *purse = Purse { number, spent: Money::ZERO, told: 0, ..*purse };
+            }
+        }
+    }
+}
+
+impl Purse {
+    /// The largest share that is reached.
+    fn reached(&self) -> u8 {
+        let is_reached = |percent: &&u8| {
+            self.spent.0.saturating_mul(100) >= self.allowed.0.saturating_mul(i128::from(**percent))
+        };
+        TOLD_AT.iter().rev().find(is_reached).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn budget(day: u32, is_hard: bool) -> Budget {
+        Budget::new(Allowance { day: Some(Money::dollars(day)), month: None, is_hard })
+    }
+
+    /// 2026-11-25T08:00:00Z
+    const NOW: Timestamp = Timestamp(1_795_593_600_000);
+
+    #[test]
+    fn periods_begin_and_end_as_in_the_calendar() {
+        let at = |days: u64| Timestamp(days * DAY_MS);
+        assert_eq!((civil(0), civil(59), civil(11_016)), ((1970, 1, 1), (1970, 3, 1), (2000, 2, 29)));
+        assert_eq!(Period::Month.start(at(11_016)), at(10_988));
+        assert_eq!(Period::Month.end(at(11_016)), at(11_017));
+        assert_eq!(Period::Month.end(at(0)), at(31));
+        assert_eq!(civil(NOW.0 / DAY_MS), (2026, 11, 25));
+        assert_eq!(Period::Day.end(NOW).since(NOW).0, 16 * 3_600_000);
+    }
+
+    #[test]
+    fn a_hard_budget_holds_and_begins_anew() {
+        let mut budget = budget(1, true);
+        let half = Money::dollars(1).permille(500);
+        assert_eq!((budget.reserve(half, NOW), budget.reserve(half, NOW)), (Ok(()), Ok(())));
+        let over = Over { period: Period::Day, until: Period::Day.end(NOW) };
+        assert_eq!(budget.reserve(Money(1), NOW), Err(over));
+        budget.release(half);
+        assert_eq!(budget.spend(half, NOW).len(), 1, "50 percent");
+        budget.release(half);
+        assert_eq!(budget.spend(Money(1), NOW), [], "told once");
+        assert_eq!(budget.reserve(half, NOW), Err(over));
+        assert_eq!(budget.reserve(half, over.until), Ok(()));
+    }
+
+    #[test]
+    fn a_soft_budget_only_tells() {
+        let mut budget = budget(1, false);
+        budget.remember(Period::Day, Money::dollars(1).permille(850), NOW);
+        assert_eq!(budget.reserve(Money::dollars(9), NOW), Ok(()));
+        let told = budget.spend(Money::dollars(9), NOW);
+        assert_eq!(told.iter().map(|told| told.percent).collect::<Vec<_>>(), [100]);
+    }
+
+    #[test]
+    fn nothing_is_allowed_where_nothing_is_allowed() {
+        assert!(budget(0, true).reserve(Money::ZERO, NOW).is_err());
+    }
+
+    proptest! {
+        /// Whatever comes at once, no more is spent than allowed, as far as estimates are right; and by no more than
+        /// the sum of their errors where they are not.
+        #[test]
+        fn parallel_requests_do_not_overshoot(
+            requests in prop::collection::vec((1_i128..1000, -200_i128..200), 1..300),
+            allowed in 100_i128..20_000,
+        ) {
+            let allowance = Allowance { day: Some(Money(allowed)), month: None, is_hard: true };
+            let mut budget = Budget::new(allowance);
+            let (mut spent, mut errors, mut running) = (0, 0, Vec::new());
+            for (index, (estimate, error)) in requests.into_iter().enumerate() {
+                if budget.reserve(Money(estimate), NOW).is_ok() {
+                    running.push((estimate, (estimate + error).max(0)));
+                }
+                // Every third request, the oldest one under way ends.
+                if index % 3 == 0 && !running.is_empty() {
+                    let (estimate, actual) = running.remove(0);
+                    budget.release(Money(estimate));
+                    budget.spend(Money(actual), NOW);
+                    (spent, errors) = (spent + actual, errors + (actual - estimate).max(0));
+                }
+            }
+            for (estimate, actual) in running {
+                budget.release(Money(estimate));
+                budget.spend(Money(actual), NOW);
+                (spent, errors) = (spent + actual, errors + (actual - estimate).max(0));
+            }
+            prop_assert!(spent <= allowed + errors, "{spent} of {allowed}, errors {errors}");
+            prop_assert_eq!(budget.reserved, Money::ZERO);
+        }
+
+        #[test]
+        fn every_time_lies_in_its_period(ms in 0_u64..4_102_444_800_000) {
+            for period in [Period::Day, Period::Month] {
+                let at = Timestamp(ms);
+                let (start, end) = (period.start(at), period.end(at));
+                prop_assert!(start <= at && at < end);
+                prop_assert_eq!(period.number(start), period.number(at));
+                prop_assert_eq!(period.number(Timestamp(end.0 - 1)), period.number(at));
+                prop_assert_ne!(period.number(end), period.number(at));
+            }
+        }
+    }
+}

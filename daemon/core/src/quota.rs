@@ -1,0 +1,387 @@
+//! Quotas: so much in a minute, and so many at once.
+//!
+//! A [`Rate`] is a generic cell rate algorithm, as in the crate `governor`, with what that one lacks: amounts that are
+//! corrected afterwards, since what an answer takes is only known at its end. It is one atomic number, so that a check is a
+//! few nanoseconds whoever else checks. Time is nanoseconds since some moment of the caller's choice.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Units of a nanosecond, so that even a billion a minute are told apart (one takes 60 ns) and the clock lasts nine years.
+const UNITS: u64 = 64;
+
+const MINUTE: u64 = 60_000_000_000 * UNITS;
+
+/// The largest limit, a minute.
+pub const LIMIT_MAX: u64 = 1_000_000_000;
+
+/// So much in a minute: on average the limit, and at once no more than the burst.
+#[derive(Debug)]
+pub struct Rate {
+    /// When everything that was taken will have been earned.
+    earned_at: AtomicU64,
+    limit: u64,
+    burst: u64,
+}
+
+/// What a rate says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// It is taken.
+    Taken,
+    /// Not now; it will be there after so many nanoseconds, if nobody else takes it.
+    Wait(u64),
+    /// It is more than the burst and will never be there.
+    Never,
+}
+
+/// How a rate stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// A minute.
+    pub limit: u64,
+    /// What can be taken now.
+    pub remaining: u64,
+    /// When all of the burst can be taken again, in nanoseconds from now.
+    pub full_after: u64,
+}
+
+impl Rate {
+    /// A full rate. Limit and burst are at least 1 and at most [`LIMIT_MAX`].
+    #[must_use]
+    pub fn new(limit: u64, burst: u64) -> Self {
+        let within = |amount: u64| amount.clamp(1, LIMIT_MAX);
+        Self { earned_at: AtomicU64::new(0), limit: within(limit), burst: within(burst) }
+    }
+
+    /// Takes an amount if it is there.
+    pub fn take(&self, amount: u64, now: u64) -> Check {
+        if amount > self.burst {
+            return Check::Never;
+        }
+        let (now, price, most) = (now.saturating_mul(UNITS), self.price(amount), self.price(self.burst));
+        let taken = self.earned_at.try_update(Ordering::AcqRel, Ordering::Acquire, |earned_at| {
+            let after = earned_at.max(now).saturating_add(price);
+            (after - now <= most).then_some(after)
+        });
+        match taken {
+            Ok(_) => Check::Taken,
+            Err(earned_at) => {
+                let over = earned_at.max(now).saturating_add(price) - now;
+                Check::Wait(over.saturating_sub(most).div_ceil(UNITS))
+            }
+        }
+    }
+
+    /// Takes an amount whether it is there or not: what was taken too little before. Later calls wait for it.
+    pub fn owe(&self, amount: u64, now: u64) {
+        let (now, price) = (now.saturating_mul(UNITS), self.price(amount));
+        self.earned_at.update(Ordering::AcqRel, Ordering::Acquire, |earned_at| {
+            earned_at.max(now).saturating_add(price)
+        });
+    }
+
+    /// Gives back what was taken and not used.
+    pub fn give_back(&self, amount: u64) {
+        let price = self.price(amount);
+        self.earned_at
+            .update(Ordering::AcqRel, Ordering::Acquire, |earned_at| earned_at.saturating_sub(price));
+    }
+
+    /// How it stands.
+    pub fn standing(&self, now: u64) -> Standing {
+        let now = now.saturating_mul(UNITS);
+        let owed = self.earned_at.load(Ordering::Acquire).saturating_sub(now);
+        let free = self.price(self.burst).saturating_sub(owed);
+        Standing { limit: self.limit, remaining: self.amount(free), full_after: owed.div_ceil(UNITS) }
+    }
+
+    /// The time in which an amount is earned. Rounded up, so that no more than the limit is given.
+    fn price(&self, amount: u64) -> u64 {
+        let price = (u128::from(amount) * u128::from(MINUTE)).div_ceil(u128::from(self.limit));
+        u64::try_from(price).unwrap_or(u64::MAX)
+    }
+
+    /// The amount that is earned in a time.
+    fn amount(&self, time: u64) -> u64 {
+        let amount = u128::from(time) * u128::from(self.limit) / u128::from(MINUTE);
+        u64::try_from(amount).unwrap_or(u64::MAX).min(self.burst)
+    }
+}
+
+/// So many at once.
+#[derive(Debug)]
+pub struct AtOnce {
+    running: AtomicU32,
+    most: u32,
+}
+
+impl AtOnce {
+    /// None is running.
+    #[must_use]
+    pub const fn new(most: u32) -> Self {
+        Self { running: AtomicU32::new(0), most }
+    }
+
+    /// Takes a place, if there is one; it is given back with [`AtOnce::leave`].
+    pub fn enter(&self) -> bool {
+        let enter = |running| (running < self.most).then_some(running + 1);
+        self.running.try_update(Ordering::AcqRel, Ordering::Acquire, enter).is_ok()
+    }
+
+    /// Gives a place back.
+    pub fn leave(&self) {
+        self.running.update(Ordering::AcqRel, Ordering::Acquire, |running| running.saturating_sub(1));
+    }
+}
+
+/// The limits of one tenant, key or model; what is not there is not limited.
+#[derive(Debug, Default)]
+pub struct Quota {
+    /// Requests.
+    pub requests: Option<Rate>,
+    /// Input tokens.
+    pub input: Option<Rate>,
+    /// Output tokens.
+    pub output: Option<Rate>,
+    /// Requests at once.
+    pub at_once: Option<AtOnce>,
+}
+
+/// What a request takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Demand {
+    /// Input tokens, reckoned.
+    pub input: u64,
+    /// Output tokens, reckoned.
+    pub output: u64,
+}
+
+/// Which limit is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limited {
+    /// Requests a minute.
+    Requests,
+    /// Input tokens a minute.
+    Input,
+    /// Output tokens a minute.
+    Output,
+    /// Requests at once.
+    AtOnce,
+}
+
+/// A quota does not let a request in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub by: Limited,
+    /// When it is worth trying again, in nanoseconds; none if it never is.
+    pub wait: Option<u64>,
+}
+
+impl Quota {
+    /// Nothing is limited.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.requests.is_none() && self.input.is_none() && self.output.is_none() && self.at_once.is_none()
+    }
+
+    /// Takes all of a request's demand, or nothing of it.
+    ///
+    /// A demand larger than a burst is let in when the whole burst is there: the estimate may be wrong, and a request that
+    /// is never let in could not be told from a broken daemon.
+    pub fn take(&self, demand: Demand, now: u64) -> Result<(), Refused> {
+        if self.at_once.as_ref().is_some_and(|at_once| !at_once.enter()) {
+            return Err(Refused { by: Limited::AtOnce, wait: Some(1_000_000_000) });
+        }
+        let parts = self.parts(demand);
+        for (index, (by, rate, amount)) in parts.iter().enumerate() {
+            let Some(rate) = rate else { continue };
+            if let Check::Wait(wait) = rate.take((*amount).min(rate.burst), now) {
+                for (_, rate, amount) in parts.iter().take(index) {
+                    if let Some(rate) = rate {
+                        rate.give_back((*amount).min(rate.burst));
+                    }
+                }
+                self.leave();
+                return Err(Refused { by: *by, wait: Some(wait) });
+            }
+        }
+        Ok(())
+    }
+
+    /// The request is over: its place is free, and what was reckoned is corrected by what it took.
+    pub fn settle(&self, reckoned: Demand, took: Demand, now: u64) {
+        self.leave();
+        for (rate, reckoned, took) in
+            [(&self.input, reckoned.input, took.input), (&self.output, reckoned.output, took.output)]
+        {
+            let Some(rate) = rate else { continue };
+            let reckoned = reckoned.min(rate.burst);
+            if took > reckoned {
+                rate.owe(took - reckoned, now);
+            } else {
+                rate.give_back(reckoned - took);
+            }
+        }
+    }
+
+    /// The request was not sent after all.
+    pub fn undo(&self, demand: Demand) {
+        self.leave();
+        for (_, rate, amount) in self.parts(demand) {
+            if let Some(rate) = rate {
+                rate.give_back(amount.min(rate.burst));
+            }
+        }
+    }
+
+    fn leave(&self) {
+        if let Some(at_once) = &self.at_once {
+            at_once.leave();
+        }
+    }
+
+    const fn parts(&self, demand: Demand) -> [(Limited, Option<&Rate>, u64); 3] {
+        [
+            (Limited::Requests, self.requests.as_ref(), 1),
+            (Limited::Input, self.input.as_ref(), demand.input),
+            (Limited::Output, self.output.as_ref(), demand.output),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_rate_gives_its_burst_and_then_its_limit() {
+        let rate = Rate::new(60, 2);
+        assert_eq!((rate.take(1, 0), rate.take(1, 0)), (Check::Taken, Check::Taken));
+        assert_eq!(rate.take(1, 0), Check::Wait(SECOND));
+        assert_eq!(rate.take(1, SECOND - 1), Check::Wait(1));
+        assert_eq!(rate.take(1, SECOND), Check::Taken);
+        assert_eq!(rate.take(3, 100 * SECOND), Check::Never);
+        assert_eq!(rate.standing(SECOND), Standing { limit: 60, remaining: 0, full_after: 2 * SECOND });
+        assert_eq!(rate.standing(9 * SECOND), Standing { limit: 60, remaining: 2, full_after: 0 });
+    }
+
+    #[test]
+    fn debts_are_paid_and_change_is_given() {
+        let rate = Rate::new(60, 10);
+        assert_eq!(rate.take(10, 0), Check::Taken);
+        rate.owe(5, 0);
+        assert_eq!(rate.take(1, 0), Check::Wait(6 * SECOND));
+        rate.give_back(15);
+        assert_eq!(rate.take(10, 0), Check::Taken);
+    }
+
+    #[test]
+    fn a_quota_takes_all_or_nothing() {
+        let quota = Quota {
+            requests: Some(Rate::new(60, 60)),
+            input: Some(Rate::new(6000, 100)),
+            output: None,
+            at_once: Some(AtOnce::new(2)),
+        };
+        let demand = Demand { input: 80, output: 1 << 40 };
+        assert_eq!(quota.take(demand, 0), Ok(()));
+        let refused = Refused { by: Limited::Input, wait: Some(SECOND * 6 / 10) };
+        assert_eq!(quota.take(demand, 0), Err(refused));
+        assert_eq!(quota.requests.as_ref().unwrap().standing(0).remaining, 59, "the request was given back");
+        quota.settle(demand, Demand { input: 20, output: 0 }, 0);
+        assert_eq!(quota.take(demand, 0), Ok(()), "60 tokens were not used");
+        assert_eq!(quota.take(Demand::default(), 0), Ok(()));
+        let full = quota.take(Demand::default(), 0).unwrap_err();
+        assert_eq!(full.by, Limited::AtOnce);
+        quota.undo(demand);
+        assert_eq!(quota.take(demand, 0), Ok(()));
+    }
+
+    #[test]
+    fn what_is_larger_than_the_burst_comes_in_when_all_of_it_is_there() {
+        let quota = Quota { input: Some(Rate::new(600, 100)), ..Quota::default() };
+        let huge = Demand { input: 1000, output: 0 };
+        assert_eq!(quota.take(huge, 0), Ok(()));
+        quota.settle(huge, Demand { input: 1000, output: 0 }, 0);
+        // 1000 tokens at 10 a second.
+        let one = Demand { input: 100, output: 0 };
+        assert_eq!(quota.take(one, 0).unwrap_err().wait, Some(100 * SECOND));
+        assert_eq!(quota.take(one, 100 * SECOND), Ok(()));
+    }
+
+    proptest! {
+        /// Random amounts at random times, with demand always there: never more than limit x time + burst, and never
+        /// less than 99% of limit x time.
+        #[test]
+        fn what_is_admitted_is_the_limit(
+            limit in 600_u64..50_000_000,
+            burst_permille in 20_u64..2000,
+            steps in prop::collection::vec((1_u64..200_000_000, 1_u64..100), 200..400),
+        ) {
+            let burst = (limit / 60 * burst_permille / 1000).max(100);
+            let rate = Rate::new(limit, burst);
+            let (mut now, mut admitted) = (0_u64, 0_u64);
+            for (pause, share) in steps {
+                let amount = (burst * share / 100).max(1);
+                match rate.take(amount, now) {
+                    Check::Taken => admitted += amount,
+                    Check::Wait(wait) => {
+                        // The time that is told is exact: a moment before it is refused, and then it is there.
+                        if wait > 1 {
+                            prop_assert!(matches!(rate.take(amount, now + wait - 2), Check::Wait(_)));
+                        }
+                        now += wait;
+                        prop_assert_eq!(rate.take(amount, now), Check::Taken);
+                        admitted += amount;
+                    }
+                    Check::Never => prop_assert!(false, "no amount is above the burst"),
+                }
+                let earned = u128::from(limit) * u128::from(now) / 60_000_000_000;
+                prop_assert!(u128::from(admitted) <= earned + u128::from(burst) + 1);
+                // While the bucket is not full, nothing of what it earns is lost.
+                let standing = rate.standing(now);
+                if standing.remaining < burst {
+                    let given = u128::from(admitted) + u128::from(standing.remaining);
+                    prop_assert!(given + 2 >= earned * 99 / 100, "{given} of {earned}");
+                }
+                // Waiting on purpose would lose what overflows, so only as long as there is room.
+                now += pause.min(standing.full_after);
+            }
+        }
+
+        #[test]
+        fn corrections_are_exact(limit in 60_u64..1_000_000, reckoned in 1_u64..1000, took in 0_u64..2000) {
+            let quota = Quota { input: Some(Rate::new(limit, 1000)), ..Quota::default() };
+            let exact = Rate::new(limit, 1000);
+            let demand = Demand { input: reckoned, output: 0 };
+            quota.take(demand, 0).unwrap();
+            quota.settle(demand, Demand { input: took, output: 0 }, 0);
+            exact.owe(took, 0);
+            let now = quota.input.as_ref().unwrap().standing(0);
+            prop_assert!(now.full_after.abs_diff(exact.standing(0).full_after) <= 2);
+        }
+    }
+
+    #[test]
+    fn threads_together_take_no_more_than_one_would() {
+        let rate = Rate::new(60, 1000);
+        let taken = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        if rate.take(1, 0) == Check::Taken {
+                            taken.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(taken.into_inner(), 1000);
+    }
+}

@@ -1,0 +1,108 @@
+//! Watches a real-time answer pass, and notes in the ledger what it took.
+
+use offpeak_core::outcome::DidItRun;
+use offpeak_core::quota::Demand;
+use offpeak_core::usage::Usage;
+use offpeak_core::words::TenantId;
+use tokio::time::Instant;
+
+use super::ledger::{Ledger, Passed};
+use super::usage::Scanner;
+use super::{Purpose, SharedSale, Taken};
+use crate::admission::Admission;
+use crate::body::Watch;
+use crate::clock::Clock;
+
+/// A real-time call, as far as it is known when it is sent.
+pub struct Call {
+    /// What is bought.
+    pub sale: SharedSale,
+    /// Who calls.
+    pub tenant: TenantId,
+    /// Its name.
+    pub request: String,
+    /// When it was sent.
+    pub started: Instant,
+    /// Input tokens, as they were reckoned from the body's length.
+    pub input_estimate: u64,
+    /// What it has taken from its quotas.
+    pub admission: Admission,
+}
+
+/// Watches one answer. Its end is when it is dropped: after the last byte, or when the client or the provider hangs up,
+/// which is not told apart, since what ran is charged either way.
+pub struct Meter {
+    call: Option<Call>,
+    status: u16,
+    is_stream: bool,
+    scanner: Scanner,
+    ledger: Ledger,
+    clock: Clock,
+}
+
+impl Meter {
+    /// For an answer with this status. `is_stream` says that it is a stream of events.
+    pub fn new(call: Call, status: u16, is_stream: bool, ledger: Ledger, clock: Clock) -> Self {
+        Self { call: Some(call), status, is_stream, scanner: Scanner::default(), ledger, clock }
+    }
+}
+
+impl Watch for Meter {
+    fn see(&mut self, data: &[u8]) {
+        if (200..300).contains(&self.status) {
+            self.scanner.see(data);
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        let Some(call) = self.call.take() else { return };
+        let found = self.scanner.found();
+        let is_success = (200..300).contains(&self.status);
+        // A stream tells what it took at its end and only if the client asked for it. What the client sees is not
+        // changed, so that this is reckoned: providers send about a token an event, and two events beside.
+        let reckoned = (found.usage.is_none() && self.is_stream && is_success).then(|| Usage {
+            input: call.input_estimate,
+            output: self.scanner.events().saturating_sub(2),
+            ..Usage::default()
+        });
+        let taken = Taken {
+            tenant: call.tenant,
+            purpose: Purpose::First,
+            ran: DidItRun::Ran,
+            status: Some(self.status),
+            tier: found.tier,
+            estimated: reckoned.is_some(),
+            usage: found.usage.or(reckoned),
+            wasted: false,
+            took_ms: u64::try_from(call.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        if let Some(usage) = found.usage {
+            call.sale.learnt.learn(call.input_estimate, usage);
+        }
+        let took = taken.usage.unwrap_or_default();
+        let reservation = call.admission.settle(Demand { input: took.input, output: took.output });
+        let (sale, at) = (call.sale, self.clock.now());
+        self.ledger.note(Passed { sale, taken, at, request: call.request, reservation });
+    }
+}
+
+/// Notes a call that was sent and got no answer: it may have run.
+pub fn note_unknown(ledger: &Ledger, call: Call, clock: Clock) {
+    let taken = Taken {
+        tenant: call.tenant,
+        purpose: Purpose::First,
+        ran: DidItRun::Unknown,
+        status: None,
+        tier: None,
+        usage: None,
+        estimated: false,
+        wasted: true,
+        took_ms: u64::try_from(call.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    };
+    let demand = call.admission.demand();
+    let reservation = call.admission.settle(demand);
+    let (sale, at) = (call.sale, clock.now());
+    ledger.note(Passed { sale, taken, at, request: call.request, reservation });
+}

@@ -1,0 +1,190 @@
+//! Asks the cost policy, and holds the price book.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use offpeak_core::money::Money;
+use offpeak_core::outcome::DidItRun;
+use offpeak_core::price::PriceBook;
+use offpeak_core::quota::Demand;
+use offpeak_core::words::{Mode, TenantId, Timestamp};
+use offpeak_host::CostPlugin;
+use offpeak_host::values::cost;
+use parking_lot::RwLock;
+
+use super::{Charge, Purpose, Sale, Taken};
+use crate::telemetry::Metrics;
+
+/// The cost policy, the one that stands in for it, and the price book.
+pub struct Costs {
+    /// The configured policy.
+    pub configured: CostPlugin,
+    /// The bundled one, if the configured one is another: it charges where that one fails.
+    pub bundled: Option<CostPlugin>,
+    book: ArcSwap<PriceBook>,
+    metrics: Arc<Metrics>,
+    /// Makes ledger keys of one millisecond different.
+    next: AtomicU64,
+    /// Models without a price that were complained of.
+    unpriced: RwLock<std::collections::HashSet<String>>,
+}
+
+/// So many models without a price are complained of; clients choose the names.
+const COMPLAINTS: usize = 100;
+
+impl Costs {
+    /// With a policy and a book. `run` is drawn anew at each start.
+    pub fn new(
+        configured: CostPlugin,
+        bundled: Option<CostPlugin>,
+        book: PriceBook,
+        metrics: Arc<Metrics>,
+        run: u64,
+    ) -> Self {
+        let next = AtomicU64::new(run);
+        Self {
+            configured,
+            bundled,
+            book: ArcSwap::from_pointee(book),
+            metrics,
+            next,
+            unpriced: RwLock::default(),
+        }
+    }
+
+    /// From now on these prices hold.
+    pub fn set_book(&self, book: PriceBook) {
+        self.book.store(Arc::new(book));
+    }
+
+    /// A number that no other entry of this millisecond has.
+    pub fn next_number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What attempts of one sale cost: one charge for each, in order. If no policy can tell, they are charged nothing to
+    /// their own tenants and marked as unpriced; what was counted is kept.
+    pub fn charge(&self, sale: &Sale, taken: &[Taken], now: Timestamp) -> Vec<Charge> {
+        if taken.is_empty() {
+            return Vec::new();
+        }
+        let book = self.book.load();
+        let prices = book.find(&sale.provider, sale.model.as_str());
+        let rates = prices.iter().flat_map(|prices| &prices.rates);
+        let rates: Vec<_> =
+            rates.map(|rate| cost::Rate { name: &rate.name, price: rate.price.to_i64() }).collect();
+        let shown = shown_sale(sale, &rates);
+        let outcomes: Vec<_> = taken.iter().map(shown_outcome).collect();
+        let policies = std::iter::once(&self.configured).chain(&self.bundled);
+        for policy in policies {
+            match policy.assess(&shown, &outcomes, now.0) {
+                Ok(charges) => {
+                    let charges: Vec<Charge> = charges.into_iter().map(charge).collect();
+                    if charges.iter().any(|charge| !charge.priced) {
+                        self.complain(sale);
+                    }
+                    return charges;
+                }
+                Err(error) => {
+                    self.metrics.plugin_failed(policy.name());
+                    tracing::error!(plugin = policy.name(), %error, "a cost policy failed");
+                }
+            }
+        }
+        taken.iter().map(unpriced).collect()
+    }
+
+    /// What a request will probably cost: for reservations, not for bills.
+    pub fn estimate(&self, sale: &Sale, demand: Demand) -> Money {
+        let (input, output) = *sale.rough.get_or_init(|| {
+            let book = self.book.load();
+            let prices = book.find(&sale.provider, sale.model.as_str());
+            let price = |name: &str| {
+                let rate = prices.and_then(|prices| prices.rates.iter().find(|rate| &*rate.name == name));
+                rate.map_or(Money::ZERO, |rate| rate.price.permille(sale.permille))
+            };
+            (price("input_cost_per_token"), price("output_cost_per_token"))
+        });
+        let of = |price: Money, tokens| price.times(tokens).unwrap_or_default();
+        of(input, demand.input) + of(output, demand.output)
+    }
+
+    /// Says once of each model that nobody knows its price.
+    fn complain(&self, sale: &Sale) {
+        let model = sale.model.as_str();
+        if self.unpriced.read().contains(model) {
+            return;
+        }
+        let mut known = self.unpriced.write();
+        if known.len() < COMPLAINTS && known.insert(model.to_owned()) {
+            tracing::warn!(
+                model,
+                backend = %sale.backend,
+                "there is no price for this model: what it costs is not in the ledger. Name a price file in costs.prices"
+            );
+        }
+    }
+}
+
+fn shown_sale<'a>(sale: &'a Sale, rates: &'a [cost::Rate<'a>]) -> cost::Sale<'a> {
+    cost::Sale {
+        backend: sale.backend.as_str(),
+        endpoint: sale.endpoint.as_str(),
+        model: sale.model.as_str(),
+        offer: sale.offer.as_str(),
+        mode: match sale.mode {
+            Mode::Realtime => cost::Mode::Realtime,
+            Mode::Background => cost::Mode::Background,
+            Mode::Batch => cost::Mode::Batch,
+            Mode::Engine => cost::Mode::Engine,
+        },
+        price_permille: sale.permille,
+        rates,
+    }
+}
+
+fn shown_outcome(taken: &Taken) -> cost::Outcome<'_> {
+    cost::Outcome {
+        tenant: taken.tenant.as_str(),
+        purpose: match taken.purpose {
+            Purpose::First => cost::Purpose::First,
+            Purpose::Retry => cost::Purpose::Retry,
+            Purpose::Rescue => cost::Purpose::Rescue,
+        },
+        ran: match taken.ran {
+            DidItRun::NotSent => cost::DidItRun::NotSent,
+            DidItRun::Refused => cost::DidItRun::Refused,
+            DidItRun::Unknown => cost::DidItRun::Unknown,
+            DidItRun::Ran => cost::DidItRun::Ran,
+        },
+        status: taken.status,
+        tier: taken.tier.as_deref(),
+        usage: taken.usage.map(|usage| cost::Usage {
+            input: usage.input,
+            cached: usage.cached,
+            cache_written: usage.cache_written,
+            cache_written_one_hour: usage.cache_written_1h,
+            audio_input: usage.audio_input,
+            output: usage.output,
+            reasoning: usage.reasoning,
+            audio_output: usage.audio_output,
+        }),
+        wasted: taken.wasted,
+        took_ms: taken.took_ms,
+        together: 1,
+    }
+}
+
+fn charge(charge: cost::Charge) -> Charge {
+    Charge {
+        tenant: TenantId::from(charge.tenant),
+        cost: Money(charge.cost.into()),
+        realtime: Money(charge.realtime_cost.into()),
+        priced: charge.priced,
+    }
+}
+
+fn unpriced(taken: &Taken) -> Charge {
+    Charge { tenant: taken.tenant.clone(), cost: Money::ZERO, realtime: Money::ZERO, priced: false }
+}

@@ -1,0 +1,356 @@
+//! What a provider counted, read from its answer: from a whole one, or from the bytes of one that passes.
+
+use offpeak_core::usage::Usage;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// What an answer says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// Tokens.
+    pub usage: Option<Usage>,
+    /// The service tier that was charged.
+    pub tier: Option<String>,
+}
+
+/// Reads a whole answer. All that is not looked for is skipped; what is no JSON object says nothing.
+pub fn of_answer(body: &[u8]) -> Found {
+    #[derive(Deserialize)]
+    struct Answer<'a> {
+        #[serde(borrow, default)]
+        usage: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        service_tier: Option<&'a RawValue>,
+    }
+    let Ok(answer) = serde_json::from_slice::<Answer<'_>>(body) else { return Found::default() };
+    let mut counts = Counts::default();
+    if let Some(usage) = answer.usage {
+        counts.read(usage.get().as_bytes());
+    }
+    let tier = answer.service_tier.and_then(|tier| serde_json::from_str(tier.get()).ok());
+    Found { usage: counts.usage(), tier }
+}
+
+/// Longest usage object that is looked at, in bytes.
+const OBJECT_MAX: usize = 4 << 10;
+/// Longest name of a tier.
+const TIER_MAX: usize = 32;
+
+const USAGE: &[u8] = b"\"usage\"";
+const TIER: &[u8] = b"\"service_tier\"";
+/// So many bytes of a name may lie in the piece before.
+const TAIL: usize = TIER.len() - 1;
+
+/// Finds the usage in an answer while its bytes pass, wherever they are cut, in a stream of events as in one JSON object.
+///
+/// Only the few hundred bytes behind the names are looked at one by one. A name in quotes cannot stand inside a JSON
+/// text (its quotes would be escaped there), and what has the name and is no usage has no member that counts. A stream
+/// tells several times, each time more: the last word counts, member by member.
+#[derive(Debug, Default)]
+pub struct Scanner {
+    state: State,
+    tail: Vec<u8>,
+    counts: Counts,
+    tier: Option<String>,
+    events: u64,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    /// For a name.
+    #[default]
+    Seeking,
+    /// A name was read; its value comes next.
+    Between { name: Name, colon: bool },
+    /// In the value.
+    Taking { name: Name, bytes: Vec<u8>, depth: u32, in_text: bool, escaped: bool },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Name {
+    Usage,
+    Tier,
+}
+
+impl Scanner {
+    /// The next bytes of the answer.
+    pub fn see(&mut self, data: &[u8]) {
+        self.events += memchr::memmem::find_iter(data, b"data:").count() as u64;
+        let mut at = 0;
+        while let Some(rest) = data.get(at..).filter(|rest| !rest.is_empty()) {
+            at += match &self.state {
+                State::Seeking => self.seek(rest),
+                State::Between { .. } | State::Taking { .. } => self.step(rest),
+            };
+        }
+    }
+
+    /// What was found.
+    pub fn found(&self) -> Found {
+        Found { usage: self.counts.usage(), tier: self.tier.clone() }
+    }
+
+    /// Events of a stream that were seen; of models that send a token an event, about as many tokens.
+    pub const fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Goes on to the end of the next name, or of the data.
+    fn seek(&mut self, data: &[u8]) -> usize {
+        if !self.tail.is_empty() {
+            let before = self.tail.len();
+            let mut joint = std::mem::take(&mut self.tail);
+            joint.extend_from_slice(data.get(..TAIL).unwrap_or(data));
+            if let Some((name, end)) = first_name(&joint).filter(|(_, end)| *end > before) {
+                self.state = State::Between { name, colon: false };
+                return end - before;
+            }
+            if data.len() < TAIL {
+                let keep = joint.len().saturating_sub(TAIL);
+                self.tail = joint.split_off(keep);
+                return data.len();
+            }
+        }
+        if let Some((name, end)) = first_name(data) {
+            self.state = State::Between { name, colon: false };
+            return end;
+        }
+        let keep = data.len().saturating_sub(TAIL);
+        self.tail.extend_from_slice(data.get(keep..).unwrap_or_default());
+        data.len()
+    }
+
+    /// Takes bytes one by one until the value's end, or until it turns out to be none.
+    fn step(&mut self, data: &[u8]) -> usize {
+        for (index, byte) in data.iter().enumerate() {
+            match &mut self.state {
+                State::Seeking => return index,
+                State::Between { name, colon } => match (byte, *colon, *name) {
+                    (b' ' | b'\t' | b'\r' | b'\n', _, _) => {}
+                    (b':', false, _) => *colon = true,
+                    (b'{', true, Name::Usage) | (b'"', true, Name::Tier) => {
+                        let (name, in_text) = (*name, *name == Name::Tier);
+                        let bytes = vec![*byte];
+                        self.state = State::Taking { name, bytes, depth: 1, in_text, escaped: false };
+                    }
+                    _ => {
+                        self.state = State::Seeking;
+                        return index;
+                    }
+                },
+                State::Taking { name, bytes, depth, in_text, escaped } => {
+                    bytes.push(*byte);
+                    match (*byte, *in_text, *escaped) {
+                        (_, true, true) => *escaped = false,
+                        (b'\\', true, false) => *escaped = true,
+                        (b'"', true, false) => {
+                            *in_text = false;
+                            if *name == Name::Tier {
+                                *depth = 0;
+                            }
+                        }
+                        (b'"', false, _) => *in_text = true,
+                        (b'{', false, _) => *depth += 1,
+                        (b'}', false, _) => *depth -= 1,
+                        _ => {}
+                    }
+                    let (name, is_whole) = (*name, *depth == 0);
+                    let limit = if name == Name::Usage { OBJECT_MAX } else { TIER_MAX };
+                    if is_whole {
+                        let bytes = std::mem::take(bytes);
+                        self.take(name, &bytes);
+                    }
+                    if is_whole || self.taken() > limit {
+                        self.state = State::Seeking;
+                        return index + 1;
+                    }
+                }
+            }
+        }
+        data.len()
+    }
+
+    fn taken(&self) -> usize {
+        match &self.state {
+            State::Taking { bytes, .. } => bytes.len(),
+            State::Seeking | State::Between { .. } => 0,
+        }
+    }
+
+    fn take(&mut self, name: Name, value: &[u8]) {
+        match name {
+            Name::Usage => self.counts.read(value),
+            Name::Tier => self.tier = serde_json::from_slice(value).ok(),
+        }
+    }
+}
+
+/// The first name in the data, with where it ends.
+fn first_name(data: &[u8]) -> Option<(Name, usize)> {
+    let find = |needle: &[u8], name| memchr::memmem::find(data, needle).map(|at| (name, at + needle.len()));
+    match (find(USAGE, Name::Usage), find(TIER, Name::Tier)) {
+        (Some(usage), Some(tier)) => Some(if usage.1 < tier.1 { usage } else { tier }),
+        (usage, tier) => usage.or(tier),
+    }
+}
+
+/// Members of usage objects, as the APIs name them: chat completions and embeddings (`prompt_tokens`), responses
+/// (`input_tokens` with the cached ones in it), messages (`input_tokens` without the cached ones).
+#[derive(Debug, Clone, Default)]
+struct Counts {
+    input: Option<u64>,
+    output: Option<u64>,
+    cached: Option<u64>,
+    cache_written: Option<u64>,
+    cache_written_1h: Option<u64>,
+    audio_input: Option<u64>,
+    reasoning: Option<u64>,
+    audio_output: Option<u64>,
+    /// Of messages: these stand beside the input.
+    beside: Option<(u64, u64)>,
+}
+
+impl Counts {
+    fn read(&mut self, object: &[u8]) {
+        let Ok(Value::Object(usage)) = serde_json::from_slice::<Value>(object) else { return };
+        let number = |name: &str| usage.get(name).and_then(Value::as_u64);
+        let detail = |names: [&str; 2], name: &str| {
+            names.iter().find_map(|holder| usage.get(*holder)?.get(name)?.as_u64())
+        };
+        let of_input = ["prompt_tokens_details", "input_tokens_details"];
+        let of_output = ["completion_tokens_details", "output_tokens_details"];
+        let put = |to: &mut Option<u64>, value: Option<u64>| *to = value.or(*to);
+        put(&mut self.input, number("prompt_tokens").or_else(|| number("input_tokens")));
+        put(&mut self.output, number("completion_tokens").or_else(|| number("output_tokens")));
+        put(&mut self.cached, detail(of_input, "cached_tokens"));
+        put(&mut self.cache_written, detail(of_input, "cache_write_tokens"));
+        put(&mut self.audio_input, detail(of_input, "audio_tokens"));
+        put(&mut self.reasoning, detail(of_output, "reasoning_tokens"));
+        put(&mut self.audio_output, detail(of_output, "audio_tokens"));
+        let (read, written) = (number("cache_read_input_tokens"), number("cache_creation_input_tokens"));
+        if read.is_some() || written.is_some() {
+            let before = self.beside.unwrap_or_default();
+            self.beside = Some((read.unwrap_or(before.0), written.unwrap_or(before.1)));
+        }
+        let for_an_hour = usage.get("cache_creation").and_then(|made| made.get("ephemeral_1h_input_tokens"));
+        put(&mut self.cache_written_1h, for_an_hour.and_then(Value::as_u64));
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        if self.input.is_none() && self.output.is_none() {
+            return None;
+        }
+        let hour = self.cache_written_1h.unwrap_or(0);
+        let (read, written) = self.beside.unwrap_or_default();
+        Some(Usage {
+            input: self.input.unwrap_or(0).saturating_add(read).saturating_add(written),
+            cached: self.cached.unwrap_or(0).saturating_add(read),
+            cache_written: self.cache_written.unwrap_or(0).saturating_add(written.saturating_sub(hour)),
+            cache_written_1h: hour.min(written),
+            audio_input: self.audio_input.unwrap_or(0),
+            output: self.output.unwrap_or(0),
+            reasoning: self.reasoning.unwrap_or(0),
+            audio_output: self.audio_output.unwrap_or(0),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CHAT: &str = r#"{"id":"c","service_tier":"default","choices":[{"message":{"content":"\"usage\": {\"prompt_tokens\": 9}"}}],
+        "usage": {"prompt_tokens":100,"completion_tokens":20,"total_tokens":120,
+        "prompt_tokens_details":{"cached_tokens":40,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":5}}}"#;
+    const STREAM: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"usage\"}}],\"usage\":null}\n\n\
+        data: {\"choices\":[{\"delta\":{\"content\":\"\\\"usage\\\":{\"}}],\"usage\":null,\"service_tier\":\"flex\"}\n\n\
+        data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3,\"x\":\"}\\\"\"}}\n\ndata: [DONE]\n\n";
+    const MESSAGES: &str = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":10,\
+        \"cache_creation_input_tokens\":30,\"cache_read_input_tokens\":50,\"cache_creation\":{\"ephemeral_5m_input_tokens\":20,\
+        \"ephemeral_1h_input_tokens\":10},\"output_tokens\":1}}}\n\n\
+        event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{},\"usage\":{\"output_tokens\":15}}\n\n";
+    const SCHEMA: &str = r#"{"tools":[{"parameters":{"properties":{"usage":{"type":"object"}}}}],"usage":{"input_tokens":4,
+        "input_tokens_details":{"cached_tokens":1},"output_tokens":2},"metadata":{}}"#;
+
+    fn scan(pieces: &[&[u8]]) -> Scanner {
+        let mut scanner = Scanner::default();
+        for piece in pieces {
+            scanner.see(piece);
+        }
+        scanner
+    }
+
+    #[test]
+    fn each_api_is_understood() {
+        let chat = Usage { input: 100, cached: 40, output: 20, reasoning: 5, ..Usage::default() };
+        let found = scan(&[CHAT.as_bytes()]).found();
+        assert_eq!(found, Found { usage: Some(chat), tier: Some("default".into()) });
+        assert_eq!(of_answer(CHAT.as_bytes()), found);
+
+        let stream = scan(&[STREAM.as_bytes()]);
+        let counted = Usage { input: 7, output: 3, ..Usage::default() };
+        assert_eq!(stream.found(), Found { usage: Some(counted), tier: Some("flex".into()) });
+        assert_eq!(stream.events(), 4);
+
+        let messages = Usage {
+            input: 90,
+            cached: 50,
+            cache_written: 20,
+            cache_written_1h: 10,
+            output: 15,
+            ..Usage::default()
+        };
+        assert_eq!(scan(&[MESSAGES.as_bytes()]).found().usage, Some(messages));
+        let responses = Usage { input: 4, cached: 1, output: 2, ..Usage::default() };
+        assert_eq!(scan(&[SCHEMA.as_bytes()]).found().usage, Some(responses));
+    }
+
+    #[test]
+    fn what_tells_nothing_is_nothing() {
+        for body in [
+            "",
+            "[]",
+            "{\"usage\":null}",
+            "{\"usage\":[]}",
+            "{\"usage\":{\"type\":\"x\"}}",
+            "usage",
+            "\"usage\":{",
+        ] {
+            assert_eq!(scan(&[body.as_bytes()]).found(), Found::default(), "{body}");
+            assert_eq!(of_answer(body.as_bytes()), Found::default(), "{body}");
+        }
+        let endless = format!("\"usage\":{{{}", "\"a\":1,".repeat(2000));
+        let mut scanner = scan(&[endless.as_bytes()]);
+        scanner.see(CHAT.as_bytes());
+        assert!(scanner.found().usage.is_some(), "it goes on after what is too long");
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_where_the_bytes_are_cut(
+            which in 0_usize..4,
+            cuts in prop::collection::vec(0_usize..700, 0..40),
+        ) {
+            let text = [CHAT, STREAM, MESSAGES, SCHEMA][which].as_bytes();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
+            cuts.sort_unstable();
+            let mut pieces = Vec::new();
+            let mut from = 0;
+            for cut in cuts.into_iter().chain([text.len()]) {
+                pieces.push(&text[from..cut]);
+                from = cut;
+            }
+            prop_assert_eq!(scan(&pieces).found(), scan(&[text]).found());
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(pieces in prop::collection::vec(prop::collection::vec(
+            prop::sample::select(b"\"usage\":{}\\ service_tier1".to_vec()), 0..40), 0..8)) {
+            let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+            scan(&pieces);
+        }
+    }
+}

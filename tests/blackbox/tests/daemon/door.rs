@@ -1,0 +1,79 @@
+//! TLS, and clients that take their time.
+
+use std::time::{Duration, Instant};
+
+use http::Version;
+use provider_sim::Mode;
+use rcgen::generate_simple_self_signed;
+use reqwest::{Certificate, Client, ClientBuilder, Identity};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::rig::{CHAT, MODEL, Rig, chat, key_of, sim};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn applications_come_in_by_tls_and_show_their_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let server = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let client = generate_simple_self_signed(["application".to_owned()]).unwrap();
+    let settings = format!(
+        "[server.tls]\ncertificate = '{}'\nkey = '{}'\nclient_ca = '{}'",
+        file("chain.pem", &server.cert.pem()),
+        file("key.pem", &server.signing_key.serialize_pem()),
+        file("clients.pem", &client.cert.pem()),
+    );
+    let rig = Rig::start(sim(), &settings).await;
+    let trusting = || -> ClientBuilder {
+        let root = Certificate::from_pem(server.cert.pem().as_bytes()).unwrap();
+        Client::builder().no_proxy().tls_certs_only([root]).resolve("localhost", rig.daemon.data)
+    };
+    let call = |client: Client| {
+        let url = format!("https://localhost:{}{CHAT}", rig.daemon.data.port());
+        client.post(url).bearer_auth(key_of("search")).json(&chat(MODEL, "by TLS")).send()
+    };
+    let shown = client.cert.pem() + &client.signing_key.serialize_pem();
+    let identity = Identity::from_pem(shown.as_bytes()).unwrap();
+    let answer = call(trusting().identity(identity).build().unwrap()).await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.version()), (200, Version::HTTP_2));
+
+    assert!(call(trusting().build().unwrap()).await.is_err(), "without a certificate nobody comes in");
+    let another = generate_simple_self_signed(["application".to_owned()]).unwrap();
+    let forged = another.cert.pem() + &another.signing_key.serialize_pem();
+    let forged = Identity::from_pem(forged.as_bytes()).unwrap();
+    assert!(call(trusting().identity(forged).build().unwrap()).await.is_err(), "nor with another's");
+    let plain = Client::builder().no_proxy().build().unwrap();
+    assert!(plain.get(rig.daemon.url("/v1/deferred/x")).send().await.is_err(), "nor in plain text");
+    assert_eq!(rig.billed(Mode::Realtime), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_dawdle_keep_nobody_waiting() {
+    let rig = Rig::start(sim(), "").await;
+    let mut slow = Vec::new();
+    for n in 0..200 {
+        let mut stream = TcpStream::connect(rig.daemon.data).await.unwrap();
+        let begun = match n % 4 {
+            0 => String::new(),
+            1 => "P".to_owned(),
+            2 => format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-slow: "),
+            _ => format!(
+                "POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: 1000\r\n\r\n{{",
+                key_of("search")
+            ),
+        };
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    let started = Instant::now();
+    for n in 0..20 {
+        assert!(rig.daemon.ask(MODEL, &format!("quick {n}")).await.status.is_success());
+    }
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    assert_eq!(rig.billed(Mode::Realtime), 20);
+    drop(slow);
+}
