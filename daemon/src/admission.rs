@@ -123,6 +123,7 @@ fn refusal(refused: Refused, quota: &Quota, now: u64) -> Refusal {
     let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
     let mut headers = describe(quota, now);
     headers.push((HeaderName::from_static("retry-after-ms"), HeaderValue::from(wait_ms.max(1))));
+    let headers = Some(Box::new(headers.into_iter().collect()));
     Refusal { retry_after_s: Some(seconds), headers, ..refusal }
 }
 
@@ -188,7 +189,7 @@ mod tests {
         let refusal = admit(&[&quota], started).err().unwrap();
         assert_eq!(refusal.status, StatusCode::TOO_MANY_REQUESTS);
         assert!(refusal.retry_after_s.is_some_and(|seconds| (29..=30).contains(&seconds)));
-        let told: HeaderMap = refusal.headers.into_iter().collect();
+        let told = refusal.headers.unwrap();
         let ms: u64 = told["retry-after-ms"].to_str().unwrap().parse().unwrap();
         assert!((28_000..=30_000).contains(&ms));
     }

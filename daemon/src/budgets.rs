@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use offpeak_core::budget::{Allowance, Budget, Over, Period, Told};
 use offpeak_core::money::Money;
 use offpeak_core::words::{TenantId, Timestamp};
@@ -91,7 +91,7 @@ fn refused(over: Over, now: Timestamp) -> Refusal {
     );
     let no_retry = (HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
     let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", message);
-    Refusal { headers: vec![no_retry], ..refusal }
+    Refusal { headers: Some(Box::new(HeaderMap::from_iter([no_retry]))), ..refusal }
 }
 
 #[cfg(test)]
@@ -106,7 +106,10 @@ mod tests {
         let purse = Purse::new("t".into(), allowance, Alerts::none()).unwrap();
         let first = purse.reserve(Money(60), NOW).unwrap();
         let refusal = purse.reserve(Money(60), NOW).err().unwrap();
-        assert_eq!((refusal.code.as_ref(), refusal.headers.len()), ("insufficient_quota", 1));
+        assert_eq!(
+            (refusal.code.as_ref(), refusal.headers.map_or(0, |headers| headers.len())),
+            ("insufficient_quota", 1)
+        );
         drop(first);
         purse.reserve(Money(60), NOW).unwrap().settle(Money(50), NOW);
         assert!(purse.reserve(Money(51), NOW).is_err());

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use serde::Serialize;
 
@@ -95,7 +95,7 @@ pub struct Refusal {
     /// Seconds after which it is worth trying again.
     pub retry_after_s: Option<u64>,
     /// Further headers of the answer.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub headers: Option<Box<HeaderMap>>,
 }
 
 impl Refusal {
@@ -123,7 +123,7 @@ impl Refusal {
             message: message.into(),
             param: None,
             retry_after_s: None,
-            headers: Vec::new(),
+            headers: None,
         }
     }
 
@@ -145,7 +145,9 @@ impl Refusal {
         let body = error_body(dialect, text);
         let mut response = json(self.status, body);
         let headers = response.headers_mut();
-        headers.extend(self.headers);
+        if let Some(further) = self.headers {
+            headers.extend(*further);
+        }
         // SDKs try again on 409 and on every 5xx by themselves; where that cannot help, they are told so.
         if self.retry_after_s.is_none()
             && (self.status == StatusCode::CONFLICT || self.status.is_server_error())

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
-use offpeak_core::words::Mode;
 use offpeak_host::PluginError;
 use offpeak_host::values::provider::{self, Framing};
 use offpeak_store::{BatchRecord, Selection};

@@ -8,7 +8,7 @@ use http::Response;
 use http_body_util::BodyExt;
 use offpeak_core::breaker::Report;
 use offpeak_core::outcome::{DidItRun, Ending};
-use offpeak_core::words::{Mode, Place};
+use offpeak_core::words::Place;
 use offpeak_host::PluginError;
 use offpeak_host::values::provider::{self, Decoded, ItemOutcome, ItemResult};
 use offpeak_store::{BatchRecord, StoreError};
