@@ -116,10 +116,10 @@ def test_no_key(rig):
 
 def test_an_unknown_model(rig):
     with pytest.raises(openai.NotFoundError) as raised:
-        rig.client().chat.completions.create(model="claude-of-elsewhere", messages=[])
+        rig.client().chat.completions.create(model="of-elsewhere", messages=[])
     error = raised.value
     assert (error.code, error.param, error.type) == ("model_not_found", "model", "invalid_request_error")
-    assert "claude-of-elsewhere" in error.message
+    assert "of-elsewhere" in error.message
 
 
 def test_a_model_that_the_tenant_may_not_use(rig):
