@@ -27,14 +27,22 @@ class Provider(Program):
         command += ["--seed", "7", "--key", PROVIDER_KEY, "--track-executions", *arguments]
         super().__init__(command, folder / "provider.log", clean_environment())
         self.url = self.wait_for(r"listening on (http://\S+)\n")[1]
+        self._openai = OpenAI(base_url=f"{self.url}/v1", api_key=PROVIDER_KEY)
+        self._anthropic = Anthropic(base_url=self.url, api_key=PROVIDER_KEY)
 
     def client(self) -> OpenAI:
-        """The SDK, straight to the provider."""
-        return OpenAI(base_url=f"{self.url}/v1", api_key=PROVIDER_KEY)
+        """The SDK, straight to the provider; one for all, which is closed with it."""
+        return self._openai
 
     def anthropic(self) -> Anthropic:
-        """Anthropic's SDK, straight to the provider."""
-        return Anthropic(base_url=self.url, api_key=PROVIDER_KEY)
+        """Anthropic's SDK, in the same way."""
+        return self._anthropic
+
+    def kill(self) -> None:
+        """Ends the provider, and the clients that talk to it."""
+        self._openai.close()
+        self._anthropic.close()
+        super().kill()
 
     def bill(self) -> dict[str, Any]:
         """What ran and what it cost."""
