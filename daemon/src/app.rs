@@ -34,6 +34,7 @@ use crate::costs::{Costs, Ledger};
 use crate::gateway::{Gateway, Router};
 use crate::health::Health;
 use crate::held::Held;
+use crate::history;
 use crate::job_book::JobBook;
 use crate::lane_book::{Commands, LaneBook};
 use crate::lanes;
@@ -425,6 +426,10 @@ async fn sweep(gateway: Arc<Gateway>) {
                 continue;
             }
         };
+        let before = gateway.clock.now().before(gateway.keep_results);
+        if let Err(error) = history::tidy(&gateway.store, before).await {
+            tracing::error!(%error, "what was kept of old attempts could not be dropped; trying again later");
+        }
         match gateway.store.sweep_but(gateway.clock.now(), needed).await {
             Ok(swept) if swept.segments > 0 => {
                 tracing::info!(segments = swept.segments, bytes = swept.bytes, "old segments were dropped");

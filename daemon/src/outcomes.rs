@@ -16,7 +16,9 @@ use crate::costs::ledger::{self, Of};
 use crate::costs::usage::{self, Found};
 use crate::costs::{Entry, Purpose, SharedSale, Taken};
 use crate::delivery::request_id;
+use crate::failures;
 use crate::gateway::Gateway;
+use crate::history::{self, Note};
 use crate::reply::{self, Dialect, ErrorText};
 use crate::telemetry::Line;
 
@@ -157,14 +159,28 @@ async fn judge(
 ) -> Result<Option<NewOutcome>, StoreError> {
     let store = &gateway.store;
     let Some(made_before) = attempts_before(store, attempt.place).await? else { return Ok(None) };
-    let attempts = made_before.saturating_add(attempt.tries);
-    let class = class_of(gateway, &source.backend, source.mode, &attempt, attempts);
-    let verdict = match class {
-        Class::Permanent => Verdict::Final,
-        Class::Temporary | Class::NoRoom | Class::Exhausted => match store.entry(attempt.place).await? {
+    let mut attempts = made_before.saturating_add(attempt.tries);
+    let class = failures::class_of(&attempt.ending, &attempt.body);
+    if matches!(class, Class::NoRoom | Class::Exhausted) {
+        attempts = made_before;
+    }
+    let mut documents = Vec::new();
+    let verdict = if attempt.ending.is_success() {
+        Verdict::Final
+    } else {
+        match store.entry(attempt.place).await? {
             None => Verdict::Final,
             Some(entry) => {
                 let due = entry.deadline;
+                let note = Note {
+                    at: now,
+                    attempts,
+                    batch: source.batch,
+                    backend: source.backend.clone(),
+                    mode: source.mode,
+                    what: history::in_words(&attempt.ending),
+                };
+                documents.extend(history::with(store, entry.origin, note).await?);
                 match verdict(gateway, &source.backend, &attempt, class, attempts, due, now) {
                     retry::Verdict::Deliver => Verdict::Final,
                     // Back into its lane, with the deadline it has.
@@ -173,7 +189,7 @@ async fn judge(
                     }
                 }
             }
-        },
+        }
     };
     Ok(Some(NewOutcome {
         place: attempt.place,
@@ -184,19 +200,8 @@ async fn judge(
         verdict,
         meta: attempt.request_id.map(Bytes::from).unwrap_or_default(),
         body: attempt.body,
-        documents: Vec::new(),
+        documents,
     }))
-}
-
-/// What an attempt's failure means.
-pub fn class_of(
-    _gateway: &Gateway,
-    _backend: &BackendId,
-    _mode: Mode,
-    attempt: &Attempt,
-    _attempts: u16,
-) -> Class {
-    retry::class_of(&attempt.ending)
 }
 
 /// What follows from it: an answer for the caller, or another attempt as far as the backend's budget for retries goes.

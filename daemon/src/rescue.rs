@@ -21,6 +21,7 @@ use offpeak_store::{BatchRecord, Entry, Selection, StoreError};
 
 use crate::backends::{Backend, DressError, Dressed, PrepareError, PreparedCall};
 use crate::costs::SharedSale;
+use crate::failures;
 use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
 use crate::rewrite;
@@ -203,7 +204,7 @@ impl Rescue<'_> {
             let started = gateway.clock.now();
             let ended = send(gateway, backend, &way.call, self.record, &entry).await;
             let now = gateway.clock.now();
-            let class = outcomes::class_of(gateway, &backend.id, Mode::Realtime, &ended, tries + 1);
+            let class = failures::class_of(&ended.ending, &ended.body);
             let is_refused = matches!(ended.ending, Ending::Answered { status: 429 | 503 | 529 });
             let is_refused = is_refused || class == Class::Exhausted;
             let rest = if class == Class::Exhausted { Some(gateway.retry.cap) } else { ended.retry_after };

@@ -3,7 +3,6 @@
 use humantime::format_duration;
 use offpeak_core::batch::Journey;
 use offpeak_core::extent::Range;
-use offpeak_core::outcome::Ending;
 use offpeak_core::scheduler::{LaneView, Next, VoyageView};
 use offpeak_core::words::{LaneId, Millis, Mode, Place, Timestamp};
 use offpeak_store::{BatchRecord, Standing};
@@ -12,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::batch;
 use crate::defer::store_failed;
 use crate::gateway::Gateway;
+use crate::history;
 use crate::lane_book::View;
 use crate::reply::Refusal;
 
@@ -76,13 +76,11 @@ async fn of_request(gateway: &Gateway, view: &View, place: Place) -> Result<Expl
     let (current, attempts) = match standing.ok_or_else(nothing)? {
         Standing::Waiting { current, attempts } => (current, attempts),
         Standing::Final(outcome) => {
-            let how = match &outcome.ending {
-                Ending::Answered { status } => format!("the provider answered with {status}"),
-                Ending::Failed { code, message, .. } => format!("{message} ({code})"),
-            };
+            let how = history::in_words(&outcome.ending);
             let ago = shown(gateway.clock.now().since(outcome.finished_at));
             let attempts = outcome.attempts;
-            let why = vec![format!("It was finished {ago} ago, after {attempts} attempt(s): {how}.")];
+            let mut why = past(gateway, place).await?;
+            why.push(format!("It was finished {ago} ago, after {attempts} attempt(s): {how}."));
             let state = "finished".to_owned();
             return Ok(Explanation { about, state, deadline_in_ms: None, why, next: Vec::new() });
         }
@@ -97,10 +95,24 @@ async fn of_request(gateway: &Gateway, view: &View, place: Place) -> Result<Expl
     if let Some(entry) = gateway.store.entry(current).await.map_err(|error| store_failed(&error))? {
         told.deadline_in_ms = Some(entry.deadline.since(gateway.clock.now()).0);
     }
+    let mut why = past(gateway, place).await?;
     if attempts > 0 {
-        told.why.insert(0, format!("{attempts} attempt(s) have failed before; it is tried again."));
+        why.push(format!("{attempts} attempt(s) have failed so far; it is tried again."));
     }
+    why.append(&mut told.why);
+    told.why = why;
     Ok(Explanation { about, ..told })
+}
+
+/// The attempts that failed.
+async fn past(gateway: &Gateway, origin: Place) -> Result<Vec<String>, Refusal> {
+    let now = gateway.clock.now();
+    let notes = history::read(&gateway.store, origin).await.map_err(|error| store_failed(&error))?;
+    let told = |note: history::Note| {
+        let (ago, mode) = (shown(now.since(note.at)), note.mode.as_str());
+        format!("{ago} ago, in {} at '{}' ({mode}): {}.", note.batch, note.backend, note.what)
+    };
+    Ok(notes.into_iter().map(told).collect())
 }
 
 /// Whether a request is in a batch, or run beside one under this record.

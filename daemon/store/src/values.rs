@@ -228,13 +228,15 @@ pub enum Kind {
     Budget = 9,
     /// What has been learnt about a model's tokens.
     Calibration = 10,
+    /// The failed attempts of a request.
+    Attempts = 20,
     /// A part of a file that is uploaded in parts.
     Part = 11,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::File,
         Self::Job,
         Self::Upload,
@@ -246,6 +248,7 @@ impl Kind {
         Self::Budget,
         Self::Calibration,
         Self::Part,
+        Self::Attempts,
     ];
 
     pub(crate) const fn number(self) -> u8 {

@@ -53,6 +53,12 @@ async fn what_fails_for_ever_is_given_back_with_the_providers_own_error() {
     let answer = rig.daemon.redeem(&hopeless).await;
     assert_eq!((answer.status.as_u16(), answer.header("x-offpeak-attempts")), (503, "3"));
     assert_eq!(answer.body["error"]["type"], "server_error");
+    let id = hopeless.location.rsplit('/').next().unwrap();
+    let told = rig.daemon.admin(&format!("/admin/v1/explain/{id}")).await;
+    let why: Vec<&str> =
+        told.body["why"].as_array().unwrap().iter().filter_map(serde_json::Value::as_str).collect();
+    assert_eq!(why.len(), 4, "three attempts, and how it ended: {why:?}");
+    assert!(why.iter().all(|why| why.contains("503")), "{why:?}");
     assert_eq!(
         answer.header("x-should-retry"),
         "false",
