@@ -47,6 +47,7 @@ use crate::tls::{Tls, TlsError};
 use crate::turns::Turns;
 use crate::upstream::{self, Address, ClientError, Network, Upstream, credential_header};
 use crate::webhook::{self, Guard, Sender};
+use crate::workers::Workers;
 use crate::{admin, admission, ingress, jobs, listen};
 
 /// Connections to the admin plane at once.
@@ -93,6 +94,11 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// Threads.
+    #[error(
+        "the threads that serve connections could not be started: {0}. Lower server.threads, or allow more threads"
+    )]
+    Threads(std::io::Error),
     /// The secret of the keys' hashes.
     #[error(
         "the file keys.secret in the store's folder cannot be used: {0}. Without it no key is known that was made here"
@@ -230,6 +236,7 @@ impl Core {
             keep_results: config.store.keep_results,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            runtime: tokio::runtime::Handle::current(),
             chance,
         };
         Ok(Self { gateway: Arc::new(gateway), commands, recovered, pages, telling })
@@ -278,6 +285,7 @@ pub struct App {
     core: Core,
     data: TcpListener,
     admin: TcpListener,
+    workers: Workers,
     max_connections: usize,
     drain: Duration,
     tls: Option<Arc<Tls>>,
@@ -289,12 +297,16 @@ impl App {
         upstream::install_crypto();
         let tls = config.server.tls.clone().map(Tls::open).transpose()?.map(Arc::new);
         let core = Core::open(config, World::real()).await?;
+        let backends = core.gateway.backends.clone();
+        let warm = move || backends.iter().for_each(|backend| backend.upstream.warm());
+        let workers = Workers::start(config.server.threads, warm).map_err(StartError::Threads)?;
         let data = bind("listen", config.server.listen).await?;
         let admin = bind("admin", config.server.admin).await?;
         Ok(Self {
             core,
             data,
             admin,
+            workers,
             max_connections: config.server.max_connections,
             drain: config.server.drain,
             tls,
@@ -318,7 +330,7 @@ impl App {
 
     /// Serves until `stop`; then lets what is under way finish, and closes the store.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StoreError> {
-        let Self { core, data, admin, max_connections, drain, tls } = self;
+        let Self { core, data, admin, workers, max_connections, drain, tls } = self;
         let gateway = core.gateway.clone();
         let running = core.start().await?;
         let serving = gateway.clone();
@@ -326,12 +338,12 @@ impl App {
             tokio::spawn(tls.clone().watch(stop.clone()));
         }
         let terms = Terms { max_connections, drain, tls };
-        let data = listen::serve(data, terms, stop.clone(), move |request| {
+        let data = listen::serve(data, Some(&workers), terms, stop.clone(), move |request| {
             ingress::handle(serving.clone(), request)
         });
         let administered = gateway.clone();
         let terms = Terms { max_connections: ADMIN_CONNECTIONS, drain: Duration::from_secs(1), tls: None };
-        let admin = listen::serve(admin, terms, stop.clone(), move |request| {
+        let admin = listen::serve(admin, None, terms, stop.clone(), move |request| {
             admin::handle(administered.clone(), request)
         });
         let letting_go = async {
@@ -340,6 +352,7 @@ impl App {
             gateway.stopping.cancel();
         };
         tokio::join!(data, admin, letting_go);
+        workers.stop().await;
         running.stop(drain).await
     }
 }

@@ -46,26 +46,42 @@ pub const FOR_A_RESPONSE: u8 = 2;
 /// An answer that came while its call was cut off is still there for the SDK's retry, which follows within seconds.
 pub const RETRIES_COME_WITHIN: Millis = Millis::from_mins(10);
 
-/// Keeps a request and answers as the caller asked: by holding the call, or with a ticket.
+/// A request that is kept, and how its caller is answered.
+pub struct Kept {
+    origin: Place,
+    deadline: Timestamp,
+    delivery: Delivery,
+    /// The caller asked for this delivery itself.
+    is_asked: bool,
+}
+
+/// Keeps a request of a caller who wants its answer on this call or with a ticket.
 pub async fn accept(
-    gateway: &Arc<Gateway>,
+    gateway: &Gateway,
     caller: &Identified,
     deferral: Deferral,
     headers: &HeaderMap,
     envelope: Envelope,
     arrived: Timestamp,
-) -> Result<Response<ReplyBody>, Refusal> {
+) -> Result<Kept, Refusal> {
     let account = caller.account();
-    let delivery = asked_delivery(headers).unwrap_or(account.delivery);
+    let asked = asked_delivery(headers);
+    let delivery = asked.unwrap_or(account.delivery);
     if delivery == Delivery::Held && !gateway.held.has_room() {
         return Err(too_many_held());
     }
     let deadline = deferral.deadline;
     let origin = keep(gateway, account, deferral, headers, envelope, arrived, FOR_ITS_CALLER).await?;
+    Ok(Kept { origin, deadline, delivery, is_asked: asked.is_some() })
+}
+
+/// Answers as the caller asked: by holding the call, or with a ticket.
+pub async fn answer(gateway: &Arc<Gateway>, kept: Kept) -> Result<Response<ReplyBody>, Refusal> {
+    let Kept { origin, deadline, delivery, is_asked } = kept;
     match delivery {
         Delivery::Ticket => {
             let mut ticket = delivery::ticket(origin, 0, Some(deadline), gateway.public_url.as_deref());
-            if asked_delivery(headers).is_some() {
+            if is_asked {
                 ticket
                     .headers_mut()
                     .insert("preference-applied", http::HeaderValue::from_static("respond-async"));

@@ -74,9 +74,17 @@ pub struct Gateway {
     pub stopping: CancellationToken,
     /// Batches and rescues under way.
     pub tasks: tokio_util::task::TaskTracker,
+    /// Where they run.
+    pub runtime: tokio::runtime::Handle,
 }
 
 impl Gateway {
+    /// Runs work that outlives the call which asked for it: on the daemon's own runtime, not on a thread that serves
+    /// connections and ends with them.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(work, &self.runtime);
+    }
+
     /// Tells the breaker of a backend how something ended; if that opens or closes it, everybody hears of it.
     pub fn report(&self, backend: &BackendId, mode: Mode, report: Report) {
         let Some(changed) = self.health.tell(backend, mode, report, self.clock.now()) else { return };
@@ -102,7 +110,7 @@ impl Gateway {
     /// Writes a document in its own time. It is of use, and nothing is lost without it.
     pub fn keep(&self, document: Document) {
         let store = self.store.clone();
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             if let Err(error) = store.keep(vec![document]).await {
                 tracing::warn!(%error, "what was learnt of a backend could not be kept");
             }

@@ -61,26 +61,27 @@ async fn answer(
     let path = request.uri().path();
     if let Some(id) = path.strip_prefix(delivery::PATH) {
         let id = id.to_owned();
-        return lookup::answer(gateway, caller.account(), request.method(), &id).await;
+        return Box::pin(lookup::answer(gateway, caller.account(), request.method(), &id)).await;
     }
-    // What offpeak keeps for its clients; everything else names a model.
+    // What offpeak keeps for its clients; everything else names a model. Boxed, because each connection has room for the
+    // largest of all these, and most of them only ever call models.
     if let Some(rest) = below(path, files::PATH) {
-        return files::answer(gateway, caller, request, &rest).await;
+        return Box::pin(files::answer(gateway, caller, request, &rest)).await;
     }
     if let Some(rest) = below(path, batches::PATH) {
-        return batches::answer(gateway, caller, request, &rest).await;
+        return Box::pin(batches::answer(gateway, caller, request, &rest)).await;
     }
     if let Some(rest) = below(path, uploads::PATH) {
-        return uploads::answer(gateway, caller, request, &rest).await;
+        return Box::pin(uploads::answer(gateway, caller, request, &rest)).await;
     }
     if let Some(rest) = below(path, models::PATH) {
-        return models::answer(gateway, caller, request, &rest).await;
+        return Box::pin(models::answer(gateway, caller, request, &rest)).await;
     }
     if let Some(rest) = below(path, message_batches::PATH) {
-        return message_batches::answer(gateway, caller, request, &rest).await;
+        return Box::pin(message_batches::answer(gateway, caller, request, &rest)).await;
     }
     if let Some(rest) = below(path, responses::PATH).filter(|rest| !rest.is_empty()) {
-        return responses::answer(gateway, caller, request, &rest).await;
+        return Box::pin(responses::answer(gateway, caller, request, &rest)).await;
     }
     check_endpoint(gateway, request.method(), path)?;
     caller.check_endpoint(path)?;
@@ -110,7 +111,7 @@ async fn model_call(
     if envelope.background && head.uri.path() == responses::PATH {
         caller.admit_plain(gateway.tenants.started)?;
         caller.account().check_budget(arrived.0)?;
-        return responses::create(gateway, &caller, &head.headers, envelope, arrived.0).await;
+        return Box::pin(responses::create(gateway, &caller, &head.headers, envelope, arrived.0)).await;
     }
     match route::route(gateway, &caller, head.uri.path(), &head.headers, &envelope, arrived.0)? {
         Routed::Now(call) => {
@@ -128,7 +129,11 @@ async fn model_call(
         Routed::Later(deferral) => {
             caller.check_sla(SlaScope::Deferred)?;
             caller.account().check_budget(arrived.0)?;
-            defer::accept(gateway, &caller, deferral, &head.headers, envelope, arrived.0).await
+            let kept = defer::accept(gateway, &caller, deferral, &head.headers, envelope, arrived.0);
+            let kept = Box::pin(kept).await?;
+            // A call may be held for hours, and ten thousand of them at once: what it was made of is let go.
+            drop(head);
+            Box::pin(defer::answer(gateway, kept)).await
         }
     }
 }

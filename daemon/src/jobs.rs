@@ -188,7 +188,7 @@ fn spawn(gateway: &Arc<Gateway>, job: Job, is_recovered: bool) -> Arc<OpenJob> {
     let open = gateway.jobs.open(job.clone());
     gateway.metrics.job_opened();
     let driver = Driver { gateway: gateway.clone(), open: open.clone(), job, is_recovered };
-    gateway.tasks.spawn(driver.run());
+    gateway.spawn(driver.run());
     open
 }
 

@@ -267,19 +267,19 @@ impl Task {
             return;
         };
         let gateway = self.gateway.clone();
-        let tasks = gateway.tasks.clone();
+        let here = gateway.clone();
         match journey {
             Journey::Realtime => {
                 let ranges = record.ranges.clone();
-                tasks.spawn(rescue::run(gateway, backend, record, ranges));
+                here.spawn(rescue::run(gateway, backend, record, ranges));
             }
             Journey::Beside { cargo, .. } => {
-                tasks.spawn(rescue::run(gateway, backend, record, extent::ranges(&cargo)));
+                here.spawn(rescue::run(gateway, backend, record, extent::ranges(&cargo)));
             }
             Journey::Batch { cargo, progress } => {
                 let stop = CancellationToken::new();
                 self.stops.insert(record.id, stop.clone());
-                tasks.spawn(batch::drive(gateway, backend, record, cargo, progress, stop));
+                here.spawn(batch::drive(gateway, backend, record, cargo, progress, stop));
             }
         }
     }

@@ -10,6 +10,7 @@ pub mod asking;
 pub mod app;
 pub mod operate;
 pub mod listen;
+pub mod workers;
 pub mod tls;
 pub mod admin;
 pub mod ingress;

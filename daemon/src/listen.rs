@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::{ReplyBody, RequestBody};
 use crate::tls::Tls;
+use crate::workers::Workers;
 
 /// The longest pause after a failed accept.
 const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -48,9 +49,15 @@ pub struct Terms {
     pub tls: Option<Arc<Tls>>,
 }
 
-/// Serves connections until `stop`; then lets requests under way finish.
-pub async fn serve<H, F>(listener: TcpListener, terms: Terms, stop: CancellationToken, handle: H)
-where
+/// Serves connections until `stop`; then lets requests under way finish. Connections are served on the caller's runtime
+/// where there are no workers.
+pub async fn serve<H, F>(
+    listener: TcpListener,
+    workers: Option<&Workers>,
+    terms: Terms,
+    stop: CancellationToken,
+    handle: H,
+) where
     H: Fn(Request<RequestBody>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<ReplyBody>> + Send + 'static,
 {
@@ -69,7 +76,7 @@ where
         };
         let (builder, watcher, handle) = (builder.clone(), graceful.watcher(), handle.clone());
         let tls = terms.tls.as_ref().map(|tls| tls.acceptor());
-        tokio::spawn(async move {
+        let connection = move |stream| async move {
             // The handshake is the connection's own business: a slow one keeps nobody waiting.
             match tls {
                 None => drive(&builder, watcher, stream, handle).await,
@@ -80,13 +87,31 @@ where
                 },
             }
             drop(place);
-        });
+        };
+        match workers {
+            None => drop(tokio::spawn(connection(stream))),
+            Some(workers) => match stream.into_std() {
+                Ok(stream) => workers.serve(move || hand_over(stream, connection)),
+                Err(error) => tracing::warn!(%error, "a connection could not be handed to a thread"),
+            },
+        }
     }
     drop(listener);
     if tokio::time::timeout(terms.drain, graceful.shutdown()).await.is_err() {
         tracing::warn!(
             "requests were still under way when the drain time was over; deferred work is safe on disk"
         );
+    }
+}
+
+/// Goes on with a connection on the runtime of the thread that it came to.
+async fn hand_over<F: Future<Output = ()>>(
+    stream: std::net::TcpStream,
+    connection: impl FnOnce(TcpStream) -> F,
+) {
+    match TcpStream::from_std(stream) {
+        Ok(stream) => connection(stream).await,
+        Err(error) => tracing::warn!(%error, "a connection could not be taken over from the listener"),
     }
 }
 

@@ -11,9 +11,9 @@ use http::{Method, Response};
 use offpeak_core::outcome::DidItRun;
 use offpeak_core::words::Millis;
 use reqwest::{Body, Client, Url};
+use thread_local::ThreadLocal;
 
 /// Where a backend is and how to be let in.
-#[derive(Clone)]
 pub struct Upstream {
     transport: Transport,
     base: Url,
@@ -21,10 +21,17 @@ pub struct Upstream {
 }
 
 /// What carries calls.
-#[derive(Clone)]
 enum Transport {
-    Http(Client),
+    Http(Box<PerThread>),
     InProcess(InProcess),
+}
+
+/// A client for each thread, so that the connections of its pool are served where they are used: a call that crossed to
+/// another thread and back would wait for that thread to wake up twice.
+struct PerThread {
+    clients: ThreadLocal<Client>,
+    connect_timeout: Millis,
+    answer_timeout: Millis,
 }
 
 /// The way to all backends.
@@ -99,10 +106,19 @@ impl Upstream {
     /// A client for one backend.
     pub fn new(address: Address, network: &Network) -> Result<Self, ClientError> {
         let transport = match network {
-            Network::Http => Transport::Http(client(&address)?),
+            Network::Http => Transport::Http(Box::new(PerThread::new(&address)?)),
             Network::InProcess(answer) => Transport::InProcess(answer.clone()),
         };
         Ok(Self { transport, base: address.base, credential: address.credential })
+    }
+
+    /// Makes ready what this thread needs for its first call.
+    pub fn warm(&self) {
+        if let Transport::Http(clients) = &self.transport
+            && let Err(error) = clients.get()
+        {
+            tracing::warn!(%error, "a thread's HTTP client could not be set up; its first call tries again");
+        }
     }
 
     /// The URL of a path below the base.
@@ -130,7 +146,8 @@ impl Upstream {
             headers.insert(name.clone(), value.clone());
         }
         match &self.transport {
-            Transport::Http(client) => {
+            Transport::Http(clients) => {
+                let client = clients.get().map_err(send_error)?;
                 let mut request = reqwest::Request::new(method, url);
                 *request.headers_mut() = headers;
                 *request.body_mut() = Some(body);
@@ -161,13 +178,26 @@ impl Upstream {
     }
 }
 
-fn client(address: &Address) -> Result<Client, reqwest::Error> {
-    Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(address.connect_timeout.into())
-        .read_timeout(address.answer_timeout.into())
-        .pool_idle_timeout(std::time::Duration::from_mins(1))
-        .build()
+impl PerThread {
+    fn new(address: &Address) -> Result<Self, reqwest::Error> {
+        let Address { connect_timeout, answer_timeout, .. } = *address;
+        let new = Self { clients: ThreadLocal::new(), connect_timeout, answer_timeout };
+        // If one can be built, so can the others.
+        new.get()?;
+        Ok(new)
+    }
+
+    /// This thread's.
+    fn get(&self) -> Result<&Client, reqwest::Error> {
+        self.clients.get_or_try(|| {
+            Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .connect_timeout(self.connect_timeout.into())
+                .read_timeout(self.answer_timeout.into())
+                .pool_idle_timeout(std::time::Duration::from_mins(1))
+                .build()
+        })
+    }
 }
 
 /// Reads a body to its end or to the limit, whichever comes first.

@@ -1,6 +1,7 @@
 //! From what was written to the checked tree: every key with its default and its bounds, one function a section.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
@@ -82,6 +83,7 @@ fn server(section: Section<'_>) -> Server {
             .get("max_connections")
             .and_then(|f| f.number(1..=1_000_000))
             .unwrap_or(20_000),
+        threads: section.get("threads").and_then(|f| f.number(0..=1024)).and_then(NonZeroUsize::new),
         drain: section.get("drain").and_then(|f| f.duration(Least::Zero)).unwrap_or(Duration::from_secs(30)),
         held_max: section.get("held_max").and_then(|f| f.number(1..=1_000_000)).unwrap_or(20_000),
         tls: tls(section.section("tls")),

@@ -59,6 +59,8 @@ pub struct Server {
     pub max_body: usize,
     /// Connections to the data plane at once.
     pub max_connections: usize,
+    /// Threads that serve the data plane; none for one each core.
+    pub threads: Option<std::num::NonZeroUsize>,
     /// Time for work in flight when the daemon is told to stop; may be zero.
     #[serde(serialize_with = "shown_duration")]
     pub drain: Duration,

@@ -24,6 +24,7 @@ fn keys() -> Vec<Key> {
         Key("server.admin", "'[::1]:2'", "[::1]:2", "/server/admin", json!("127.0.0.1:8401"), json!("[::1]:2")),
         Key("server.max_body", "'1MB'", "1MB", "/server/max_body", json!(32 << 20), json!(1_000_000)),
         Key("server.max_connections", "7", "7", "/server/max_connections", json!(20_000), json!(7)),
+        Key("server.threads", "7", "7", "/server/threads", null(), json!(7)),
         Key("server.drain", "'0s'", "0s", "/server/drain", json!("30s"), json!("0s")),
         Key("server.held_max", "7", "7", "/server/held_max", json!(20_000), json!(7)),
         Key("server.public_url", "'https://x.y/'", "https://x.y/", "/server/public_url", null(), json!("https://x.y")),
