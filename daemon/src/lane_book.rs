@@ -11,7 +11,7 @@ use offpeak_core::turnaround::Way;
 use offpeak_core::words::{LaneId, LaneKey, Millis, TenantId, Timestamp};
 use offpeak_host::PluginError;
 use offpeak_store::{BatchRecord, Store, StoreError};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::backends::Backends;
@@ -23,6 +23,8 @@ pub struct LaneBook {
     waiting: RwLock<HashMap<TenantId, Sums>>,
     usual: RwLock<HashMap<Way, Millis>>,
     weights: HashMap<TenantId, u32>,
+    /// What was found in lanes that could not be opened when the daemon started.
+    found: Mutex<HashMap<LaneId, Vec<Extent>>>,
 }
 
 /// There is no lane for a request.
@@ -77,7 +79,7 @@ impl LaneBook {
     pub fn new(weights: HashMap<TenantId, u32>) -> (Self, Commands) {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (book, waiting, usual) = (RwLock::default(), RwLock::default(), RwLock::default());
-        (Self { commands, book, waiting, usual, weights }, receiver)
+        (Self { commands, book, waiting, usual, weights, found: Mutex::default() }, receiver)
     }
 
     /// A tenant's share, in hundredths of the usual one.
@@ -148,6 +150,12 @@ impl LaneBook {
         view.await.unwrap_or_default()
     }
 
+    /// These stood in a lane when the daemon started. The scheduler is told when the lane is opened, before of anything that
+    /// is appended later.
+    pub fn remember(&self, lane: LaneId, found: Vec<Extent>) {
+        self.found.lock().insert(lane, found);
+    }
+
     /// Makes a lane known to the scheduler, if its backend is configured and sells this.
     pub fn open(
         &self,
@@ -162,7 +170,13 @@ impl LaneBook {
                 offer: key.offer.to_string(),
                 model: key.model.to_string(),
             })?;
+        // Whoever opens it at the same time waits until all that was found in it is told.
+        let mut found = self.found.lock();
         self.tell(Event::Opened { lane, key: key.clone(), terms });
+        for extent in found.remove(&lane).unwrap_or_default() {
+            self.tell(Event::Appended(extent));
+        }
+        drop(found);
         self.book.write().insert(key, lane);
         Ok(())
     }

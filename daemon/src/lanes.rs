@@ -11,16 +11,19 @@ use offpeak_core::extent::{self, Cargo, Range};
 use offpeak_core::lane::Sums;
 use offpeak_core::scheduler::{Effect, Event, Freight, Scheduler};
 use offpeak_core::turnaround::{Sketch, Way};
-use offpeak_core::words::{BatchId, TenantId, Timestamp};
+use offpeak_core::words::{BatchId, LaneId, LaneKey, TenantId, Timestamp};
 use offpeak_store::{BatchRecord, Document, Kind, LaneState, NewBatch, Order, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
-use crate::lane_book::{Command, Commands, View};
+use crate::lane_book::{Command, Commands, LaneError, View};
 use crate::{batch, rescue};
 
 /// A pause before trying again what the store refused.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A pause before trying again what a plugin did not do.
+const PLUGIN_PAUSE: Duration = Duration::from_secs(10);
 
 /// Commands that are taken in before effects are run, at most.
 const COMMANDS_AT_ONCE: usize = 1024;
@@ -29,9 +32,15 @@ const COMMANDS_AT_ONCE: usize = 1024;
 pub fn recover(gateway: &Arc<Gateway>, lanes: Vec<LaneState>, batches: Vec<BatchRecord>) {
     let now = gateway.clock.now();
     let mut waiting = Vec::new();
+    let mut later = Vec::new();
     for state in lanes {
-        match gateway.lanes.open(&gateway.backends, state.id, state.key, now) {
+        match gateway.lanes.open(&gateway.backends, state.id, state.key.clone(), now) {
             Ok(()) => waiting.extend(state.extents),
+            Err(error @ LaneError::Plugin(_)) => {
+                tracing::error!(lane = state.id.0, %error, "the requests of a lane wait until its backend's plugin works");
+                gateway.lanes.remember(state.id, state.extents);
+                later.push((state.id, state.key));
+            }
             Err(error) => {
                 tracing::error!(lane = state.id.0, %error, "the requests of a lane are kept and wait for the next start");
             }
@@ -48,6 +57,22 @@ pub fn recover(gateway: &Arc<Gateway>, lanes: Vec<LaneState>, batches: Vec<Batch
         gateway.lanes.tell(Event::Appended(extent));
     }
     gateway.lanes.tell(Event::Tick);
+    if !later.is_empty() {
+        gateway.tasks.spawn(open_later(gateway.clone(), later));
+    }
+}
+
+/// Opens lanes whose backend's plugin failed at the start.
+async fn open_later(gateway: Arc<Gateway>, mut lanes: Vec<(LaneId, LaneKey)>) {
+    while !lanes.is_empty() {
+        tokio::select! {
+            biased;
+            () = gateway.stopping.cancelled() => return,
+            () = tokio::time::sleep(PLUGIN_PAUSE) => {}
+        }
+        let now = gateway.clock.now();
+        lanes.retain(|(id, key)| gateway.lanes.open(&gateway.backends, *id, key.clone(), now).is_err());
+    }
 }
 
 /// What was learnt of backends by earlier runs.

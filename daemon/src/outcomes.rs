@@ -23,6 +23,7 @@ use crate::reply::{self, Dialect, ErrorText};
 use crate::telemetry::Line;
 
 /// An attempt that ended, before it is judged.
+#[derive(Clone)]
 pub struct Attempt {
     /// Whose.
     pub place: Place,

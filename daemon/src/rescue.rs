@@ -61,8 +61,16 @@ struct Rescue<'a> {
 /// which only the provider's bill knows: real-time APIs cannot be asked. So a daemon that is told to stop begins nothing
 /// new here, but waits for what it has sent.
 pub async fn run(gateway: Arc<Gateway>, backend: Arc<Backend>, record: BatchRecord, ranges: Vec<Range>) {
-    if let Err(error) = run_to_the_end(&gateway, &backend, &record, ranges).await {
-        tracing::error!(batch = %record.id, %error, "a rescue was broken off by the store; it goes on at the next start");
+    loop {
+        match run_to_the_end(&gateway, &backend, &record, ranges.clone()).await {
+            Ok(()) | Err(StoreError::Closed) => return,
+            Err(error) => {
+                tracing::error!(batch = %record.id, %error, "a rescue is held up by the store; it goes on by itself");
+            }
+        }
+        if pause(&gateway, PAUSE).await.is_none() {
+            return;
+        }
     }
 }
 
@@ -86,7 +94,7 @@ async fn run_to_the_end(
             if let Some((attempt, sale)) = attempt {
                 let backend = record.backend.clone();
                 let source = Source { batch: record.id, backend, mode: Mode::Realtime, sale };
-                outcomes::record(gateway, &source, vec![attempt]).await?;
+                record_surely(gateway, &source, attempt).await?;
             }
         }
         if gateway.stopping.is_cancelled() {
@@ -96,6 +104,19 @@ async fn run_to_the_end(
     gateway.store.end(record.id, gateway.clock.now(), "rescued").await?;
     gateway.metrics.ended(record.backend.as_str(), "rescued");
     Ok(())
+}
+
+/// Records how an attempt ended. It was paid for, so it is not given up while the store is in trouble.
+async fn record_surely(gateway: &Arc<Gateway>, source: &Source, attempt: Attempt) -> Result<(), StoreError> {
+    loop {
+        match outcomes::record(gateway, source, vec![attempt.clone()]).await {
+            Err(error) if error.is_temporary() => {
+                tracing::error!(place = %attempt.place, %error, "an answer waits for the store");
+                tokio::time::sleep(PAUSE).await;
+            }
+            recorded => return recorded,
+        }
+    }
 }
 
 /// The ways to an answer now. Waits while the plugin is out of order; none if the daemon stops before.
