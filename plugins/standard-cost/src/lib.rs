@@ -1,6 +1,6 @@
 //! The default cost policy: list prices for what the provider counted, charged to the tenant whose request it was.
 //!
-//! How tokens become money is in [`charge`] and [`prices`], pure functions; this file is the border to the daemon.
+//! How tokens become money is in [`charge`] and [`Prices`], pure functions; this file is the border to the daemon.
 
 mod charge;
 mod config;
