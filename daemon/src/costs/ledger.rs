@@ -197,6 +197,9 @@ const WAITING: usize = 100_000;
 /// Entries that are written at once.
 const AT_ONCE: usize = 1000;
 
+/// How long calls gather before they are written: each write costs the disk a sync, whatever it holds.
+const GATHER: Duration = Duration::from_millis(50);
+
 /// A pause before writing again what the store refused.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -234,6 +237,7 @@ pub async fn run(pages: Pages, costs: Arc<Costs>, store: Store, metrics: Arc<Met
     let Pages(mut pages) = pages;
     let mut messages = Vec::with_capacity(AT_ONCE);
     while pages.recv_many(&mut messages, AT_ONCE).await > 0 {
+        gather(&mut pages, &mut messages).await;
         let mut passed = Vec::with_capacity(messages.len());
         let mut closing = None;
         for message in messages.drain(..) {
@@ -252,6 +256,20 @@ pub async fn run(pages: Pages, costs: Arc<Costs>, store: Store, metrics: Arc<Met
                 tracing::debug!("nobody waits for the end of the ledger any more");
             }
             return;
+        }
+    }
+}
+
+/// Waits for more, unless the task is told to end.
+async fn gather(pages: &mut mpsc::Receiver<Message>, messages: &mut Vec<Message>) {
+    if messages.iter().any(|message| matches!(message, Message::Close(_))) {
+        return;
+    }
+    tokio::time::sleep(GATHER).await;
+    while messages.len() < AT_ONCE {
+        match pages.try_recv() {
+            Ok(message) => messages.push(message),
+            Err(_) => return,
         }
     }
 }
