@@ -4,6 +4,7 @@
 pub mod costs;
 pub mod explain;
 pub mod keys;
+pub mod offers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -72,6 +73,10 @@ async fn answer(
         expect(method, &Method::POST)?;
         return flush(gateway, lane).await;
     }
+    if path == "/admin/v1/offers/restore" {
+        expect(method, &Method::POST)?;
+        return offers::restore(gateway, query);
+    }
     expect(method, &Method::GET)?;
     if let Some(about) = path.strip_prefix("/admin/v1/explain/") {
         return Ok(json_of(StatusCode::OK, &explain::explain(gateway, about).await?));
@@ -86,11 +91,13 @@ async fn answer(
         "/admin/v1/lanes" => Ok(json_of(StatusCode::OK, &lanes(gateway).await)),
         "/admin/v1/batches" => Ok(json_of(StatusCode::OK, &batches(gateway).await?)),
         "/admin/v1/costs" => costs::answer(gateway, query).await,
+        "/admin/v1/offers" => Ok(json_of(StatusCode::OK, &offers::lost(gateway))),
         "/admin/v1/plugins" => Ok(json_of(StatusCode::OK, &plugins(gateway))),
         _ => {
             let message = "The admin plane has /healthz, /readyz, /metrics, /admin/v1/lanes, /admin/v1/batches, \
-                           /admin/v1/costs, /admin/v1/keys, /admin/v1/plugins, /admin/v1/explain/{lane or request id}, and \
-                           POST /admin/v1/lanes/{id}/flush.";
+                           /admin/v1/costs, /admin/v1/keys, /admin/v1/plugins, /admin/v1/offers (those that providers \
+                           refused to sell), /admin/v1/explain/{lane or request id}, POST /admin/v1/lanes/{id}/flush, and \
+                           POST /admin/v1/offers/restore?backend=&offer=&model=.";
             Err(Refusal::not_found("unknown_endpoint", message))
         }
     }
@@ -240,9 +247,13 @@ fn plugins(gateway: &Gateway) -> List<PluginRow> {
     };
     let router = &gateway.router;
     let policies = std::iter::once(&gateway.costs.configured).chain(&gateway.costs.bundled);
+    let retries = std::iter::once(&gateway.retries.configured).chain(&gateway.retries.bundled);
     let routers = std::iter::once(&router.configured).chain(&router.bundled);
     let mut data: Vec<PluginRow> =
         routers.map(|plugin| row(plugin.name(), "router", None, plugin.sha256(), plugin.health())).collect();
+    data.extend(
+        retries.map(|plugin| row(plugin.name(), "retry-policy", None, plugin.sha256(), plugin.health())),
+    );
     data.extend(
         policies.map(|plugin| row(plugin.name(), "cost-policy", None, plugin.sha256(), plugin.health())),
     );

@@ -11,7 +11,7 @@ use offpeak_core::retry::RetryBudget;
 use offpeak_core::words::{Millis, Timestamp};
 use offpeak_host::values::provider::CredentialPlace;
 use offpeak_host::{
-    CostPlugin, Engine, EngineOptions, HostError, Limits, ProviderPlugin, RouterPlugin, Source,
+    CostPlugin, Engine, EngineOptions, HostError, Limits, ProviderPlugin, RetryPlugin, RouterPlugin, Source,
 };
 use offpeak_store::disk::Disk;
 use offpeak_store::{Options, Recovered, Store, StoreError};
@@ -39,6 +39,7 @@ use crate::job_book::JobBook;
 use crate::lane_book::{Commands, LaneBook};
 use crate::lanes;
 use crate::listen::Terms;
+use crate::retries::Retries;
 use crate::spool::Spool;
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
@@ -209,6 +210,7 @@ impl Core {
         let World { clock, chance, network, .. } = world;
         let metrics = Arc::new(Metrics::new());
         let costs = open_costs(config, &engine, &metrics, clock, chance.bits())?;
+        let retries = open_retries(config, &engine, &metrics, clock)?;
         let (ledger, pages) = Ledger::new(metrics.clone());
         let (alerts, telling) = open_alerts(config)?;
         let tenants = Tenants::new(&config.access, pepper, keys::all(&store).await?, alerts);
@@ -228,7 +230,7 @@ impl Core {
             metrics,
             costs: Arc::new(costs),
             ledger,
-            retry: config.retry,
+            retries,
             health: Health::new(config.breaker),
             beside: Beside::default(),
             max_body: config.server.max_body,
@@ -439,6 +441,7 @@ async fn sweep(gateway: Arc<Gateway>) {
                 continue;
             }
         };
+        gateway.restore_rested();
         let before = gateway.clock.now().before(gateway.keep_results);
         if let Err(error) = history::tidy(&gateway.store, before).await {
             tracing::error!(%error, "what was kept of old attempts could not be dropped; trying again later");
@@ -559,6 +562,28 @@ fn open_costs(
         "the price book is open"
     );
     Ok(Costs::new(configured, bundled, book, metrics.clone(), run))
+}
+
+fn open_retries(
+    config: &Config,
+    engine: &Engine,
+    metrics: &Arc<Metrics>,
+    clock: Clock,
+) -> Result<Retries, StartError> {
+    let policy = &config.plugins.retry_policy;
+    let load = |name, source, config: &str, limits| {
+        RetryPlugin::load(engine, name, source, config.to_owned(), limits, clock.now().0)
+    };
+    let bundled = Source::Bytes(offpeak_bundled::STANDARD_RETRY);
+    let limits = limits(&Limits::router(), &policy.limits);
+    let (configured, bundled) = match &policy.source {
+        PluginSource::Bundled => (load("standard-retry", bundled, &policy.config, limits)?, None),
+        PluginSource::File(path) => (
+            load("retry-policy", Source::File(path), &policy.config, limits)?,
+            Some(load("standard-retry", bundled, "{}", Limits::router())?),
+        ),
+    };
+    Ok(Retries::new(configured, bundled, config.retry, metrics.clone()))
 }
 
 fn open_backends(

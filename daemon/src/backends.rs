@@ -13,6 +13,7 @@ use offpeak_core::offers::{self, BatchRoom, Rung};
 use offpeak_core::quota::Quota;
 use offpeak_core::retry::RetryBudget;
 use offpeak_core::scheduler::LaneTerms;
+use offpeak_core::turnaround::Way;
 use offpeak_core::words::{BackendId, Endpoint, LaneKey, Millis, Mode, ModelId, OfferName, Timestamp};
 use offpeak_host::values::provider;
 use offpeak_host::{PluginError, ProviderPlugin};
@@ -23,6 +24,7 @@ use reqwest::Url;
 use crate::blocking::blocking;
 use crate::config::{Lanes, ModelPatterns};
 use crate::costs::{Sale, SharedSale};
+use crate::lost_offers::LostOffers;
 use crate::members::{self, Edit};
 use crate::reply::Refusal;
 use crate::turns::Turns;
@@ -61,6 +63,8 @@ pub struct Backend {
 /// All backends, in the order of preference.
 pub struct Backends {
     all: Vec<Arc<Backend>>,
+    /// What providers refused to sell.
+    pub lost: LostOffers,
     menus: RwLock<HashMap<(String, String), Arc<Menu>>>,
 }
 
@@ -156,7 +160,7 @@ pub enum PrepareError {
 impl Backends {
     /// In the order of preference.
     pub fn new(all: Vec<Arc<Backend>>) -> Self {
-        Self { all, menus: RwLock::default() }
+        Self { all, lost: LostOffers::default(), menus: RwLock::default() }
     }
 
     /// The backend of this name.
@@ -190,6 +194,24 @@ impl Backends {
         Ok(menu)
     }
 
+    /// What is sold has changed.
+    pub fn forget_menus(&self) {
+        self.menus.write().clear();
+    }
+
+    /// Leaves out what the provider refused to sell for the model. If that was all that could wait, its requests still find
+    /// a lane, and are bought otherwise there.
+    fn left_of(&self, backend: &Backend, model: &str, mut offers: Vec<Offer>) -> Vec<Offer> {
+        let is_lost = |offer: &Offer| {
+            let (backend, offer, model) = (backend.id.clone(), offer.name.clone(), model.into());
+            self.lost.has(&Way { backend, offer, model })
+        };
+        let can_wait = |offer: &Offer| offer.mode() != Mode::Realtime;
+        let keeps_lanes = !offers.iter().any(|offer| can_wait(offer) && !is_lost(offer));
+        offers.retain(|offer| !is_lost(offer) || (keeps_lanes && can_wait(offer)));
+        offers
+    }
+
     fn write_menu(&self, endpoint: &str, model: &str, now: Timestamp) -> Result<Menu, Refusal> {
         let mut sellers = Vec::new();
         let mut failed = false;
@@ -198,6 +220,7 @@ impl Backends {
                 Ok(offers) if offers.is_empty() => {}
                 Ok(offers) => {
                     let offers = offers.into_iter().map(Offer::new).collect();
+                    let offers = self.left_of(backend, model, offers);
                     sellers.push(Seller { backend: backend.clone(), offers });
                 }
                 Err(error) => {
@@ -252,13 +275,16 @@ impl Backends {
         if !ladder.iter().any(|rung| rung.offer == key.offer && rung.batch.is_some()) {
             return Ok(None);
         }
+        // What the provider refused to sell is not bought; what waits for it is bought otherwise.
+        let is_sold = |rung: &Rung| !self.lost.has(&rung.way(&key.model));
+        ladder.retain(is_sold);
         let fastest = offers::fastest(&ladder).map_or(Millis(0), |rung| rung.usual);
         let lanes = &backend.lanes;
         if lanes.elsewhere {
             let others = self.all.iter().filter(|other| other.id != backend.id);
             for other in others.filter(|other| other.models.matches(key.model.as_str())) {
                 match other.rungs(&key.endpoint, &key.model, now) {
-                    Ok(rungs) => ladder.extend(rungs),
+                    Ok(rungs) => ladder.extend(rungs.into_iter().filter(is_sold)),
                     Err(error) => {
                         tracing::error!(backend = %other.id, %error, "the backend is left out: its plugin failed");
                     }

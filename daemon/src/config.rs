@@ -33,8 +33,8 @@ pub use error::{ConfigErrors, Place, Problem, Problems};
 pub use patterns::ModelPatterns;
 pub use secret::{Secret, SecretOrigin};
 pub use tree::{
-    Access, Alerts, Backend, Config, CostPolicy, Costs, Delivery, Lanes, Limits, Log, LogFormat, ModelLimits,
-    OnRouterFailure, PluginLimits, PluginSource, Plugins, ProviderPlugin, RouterPlugin, Server, Store,
+    Access, Alerts, Backend, Config, Costs, Delivery, Lanes, Limits, Log, LogFormat, ModelLimits,
+    OnRouterFailure, PluginLimits, PluginSource, Plugins, Policy, ProviderPlugin, RouterPlugin, Server, Store,
     Tenant, TlsFiles,
 };
 

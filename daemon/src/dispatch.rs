@@ -11,7 +11,8 @@ use http::header::{
 };
 use http::{Method, Response, StatusCode, response};
 use offpeak_core::breaker::Report;
-use offpeak_core::outcome::DidItRun;
+use offpeak_core::outcome::{DidItRun, Ending};
+use offpeak_core::retry::Class;
 use offpeak_core::scheduler::Event;
 use offpeak_core::turnaround::Way;
 use offpeak_core::words::{Millis, Mode, TenantId};
@@ -25,6 +26,7 @@ use crate::costs::meter::{self, Meter};
 use crate::gateway::Gateway;
 use crate::reply::Refusal;
 use crate::reply::stamp;
+use crate::retries::Failed;
 use crate::rewrite;
 use crate::upstream::{SendError, read_up_to};
 
@@ -113,13 +115,18 @@ pub async fn run(
     let (mut sent, mut notes) = send(gateway, call, used, headers, body).await?;
     if let (Ok(response), Some((or_else, headers, body))) = (&sent, spare) {
         let way = or_else.way.clone();
-        if response.status() == StatusCode::TOO_MANY_REQUESTS {
-            gateway.metrics.stepped_up(id.as_str(), way.offer.as_str());
-            gateway.lanes.tell(Event::NoRoom(way));
+        let has_no_room = response.status() == StatusCode::TOO_MANY_REQUESTS;
+        let is_not_sold = MAY_BE_THE_OFFER.contains(&response.status())
+            && is_not_sold(gateway, call, &way, &mut sent).await;
+        if has_no_room || is_not_sold {
+            if has_no_room {
+                gateway.metrics.stepped_up(id.as_str(), way.offer.as_str());
+                gateway.lanes.tell(Event::NoRoom(way));
+            }
             used = &or_else.call;
             metered.sale = or_else.sale.clone();
             (sent, notes) = send(gateway, call, used, headers, body).await?;
-        } else if response.status().is_success() {
+        } else if sent.as_ref().is_ok_and(|response| response.status().is_success()) {
             gateway.lanes.tell(Event::Answered { way, took: gateway.clock.now().since(started) });
         }
     }
@@ -153,6 +160,45 @@ pub async fn run(
             Err(no_answer(&error, id.as_str()))
         }
     }
+}
+
+/// Refusals that may be about how a request was bought, and not about what it says.
+const MAY_BE_THE_OFFER: [StatusCode; 3] =
+    [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::UNPROCESSABLE_ENTITY];
+
+/// As much of a refusal as is read to find that out.
+const REFUSAL_MAX: usize = 1 << 20;
+
+/// Whether the provider refused to sell the offer for the model; then it is off the ladder. The answer stays whole.
+async fn is_not_sold(
+    gateway: &Gateway,
+    call: &NowCall,
+    way: &Way,
+    sent: &mut Result<Response<reqwest::Body>, SendError>,
+) -> bool {
+    let Ok(response) = sent else { return false };
+    let body = std::mem::take(response.body_mut());
+    let body = match read_up_to(body, REFUSAL_MAX).await {
+        Ok(body) => body,
+        Err(error) => {
+            *sent = Err(error);
+            return false;
+        }
+    };
+    let now = gateway.clock.now();
+    let failed = Failed {
+        sale: &call.sale,
+        mode: Mode::Realtime,
+        ending: &Ending::Answered { status: response.status().as_u16() },
+        body: &body,
+        attempts: 1,
+        retry_after: None,
+        deadline: now,
+    };
+    let is_not_sold = gateway.retries.meaning(&failed, now).class == Class::NotSold;
+    let said = String::from_utf8_lossy(&body).into_owned();
+    *response.body_mut() = body.into();
+    is_not_sold && gateway.lose(way, call.sale.endpoint.as_str(), &said)
 }
 
 /// An answer whose tokens are counted as it passes, for the ledger and the quotas.

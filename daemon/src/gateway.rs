@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use offpeak_core::breaker::Report;
-use offpeak_core::retry::RetryPolicy;
 use offpeak_core::scheduler::Event;
-use offpeak_core::words::{BackendId, Mode};
+use offpeak_core::turnaround::Way;
+use offpeak_core::words::{BackendId, Mode, Timestamp};
 use offpeak_host::RouterPlugin;
 use offpeak_host::values::router::BodyNeed;
 use offpeak_store::{Document, Store};
@@ -22,6 +22,8 @@ use crate::health::{Changed, Health};
 use crate::held::Held;
 use crate::job_book::JobBook;
 use crate::lane_book::LaneBook;
+use crate::lost_offers;
+use crate::retries::Retries;
 use crate::spool::Spool;
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
@@ -59,7 +61,7 @@ pub struct Gateway {
     /// Where real-time calls are noted.
     pub ledger: Ledger,
     /// What follows from a failed attempt.
-    pub retry: RetryPolicy,
+    pub retries: Retries,
     /// Which backends take work.
     pub health: Health,
     /// What is run beside a batch.
@@ -98,6 +100,52 @@ impl Gateway {
         self.metrics.breaker(backend.as_str(), mode, until.is_some());
         self.lanes.tell(Event::Shut { backend, mode, until });
         self.keep(document);
+    }
+
+    /// Takes an offer off the ladder that its provider refused to sell for the model. False if it is the backend's last one
+    /// for now: then the refusal is the answer.
+    pub fn lose(&self, way: &Way, endpoint: &str, why: &str) -> bool {
+        let now = self.clock.now();
+        let model = way.model.as_str();
+        let menu = self.backends.menu(endpoint, model, now);
+        let seller =
+            menu.as_ref().ok().and_then(|menu| menu.sellers.iter().find(|one| one.backend.id == way.backend));
+        let Some(seller) = seller else { return false };
+        if seller.fastest().is_none_or(|fastest| fastest.name == way.offer) {
+            return false;
+        }
+        let Some(document) = self.backends.lost.lose(way, why, now) else { return true };
+        tracing::warn!(
+            backend = %way.backend, offer = %way.offer, model, why, rest_h = lost_offers::REST.0 / 3_600_000,
+            "the provider does not sell this offer for the model; it is not bought for a while, or until it is restored \
+             by the admin plane"
+        );
+        self.ladder_changed(way, now);
+        self.keep(document);
+        true
+    }
+
+    /// Puts an offer back on the ladder. False if it was not lost.
+    pub fn restore(&self, way: &Way) -> bool {
+        let Some(document) = self.backends.lost.restore(way) else { return false };
+        tracing::info!(backend = %way.backend, offer = %way.offer, model = %way.model, "an offer is bought again");
+        self.ladder_changed(way, self.clock.now());
+        self.keep(document);
+        true
+    }
+
+    /// Puts the offers back whose rest is over: they are tried again.
+    pub fn restore_rested(&self) {
+        for way in self.backends.lost.rested(self.clock.now()) {
+            self.restore(&way);
+        }
+    }
+
+    fn ladder_changed(&self, way: &Way, now: Timestamp) {
+        let lost = self.backends.lost.count(&way.backend, &way.offer);
+        self.metrics.offers_lost(way.backend.as_str(), way.offer.as_str(), lost);
+        self.backends.forget_menus();
+        self.lanes.terms_changed(&self.backends, &way.model, now);
     }
 
     /// Looks into an answer's headers for the account's real-time quota: rescues are planned by it.

@@ -42,6 +42,12 @@ pub fn in_words(ending: &Ending) -> String {
     }
 }
 
+/// The same, with what the provider said.
+pub fn why(ending: &Ending, body: &[u8]) -> String {
+    let said: String = String::from_utf8_lossy(body.get(..512).unwrap_or(body)).chars().collect();
+    if said.trim().is_empty() { in_words(ending) } else { format!("{}: {}", in_words(ending), said.trim()) }
+}
+
 /// The failed attempts of a request, the first one first.
 pub async fn read(store: &Store, origin: Place) -> Result<Vec<Note>, StoreError> {
     let kept = store.document(Kind::Attempts, key(origin)).await?;

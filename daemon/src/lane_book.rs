@@ -8,7 +8,7 @@ use offpeak_core::fair::USUAL_WEIGHT;
 use offpeak_core::lane::Sums;
 use offpeak_core::scheduler::{Event, LaneView, VoyageView};
 use offpeak_core::turnaround::Way;
-use offpeak_core::words::{LaneId, LaneKey, Millis, TenantId, Timestamp};
+use offpeak_core::words::{LaneId, LaneKey, Millis, ModelId, TenantId, Timestamp};
 use offpeak_host::PluginError;
 use offpeak_store::{BatchRecord, Store, StoreError};
 use parking_lot::{Mutex, RwLock};
@@ -179,6 +179,21 @@ impl LaneBook {
         drop(found);
         self.book.write().insert(key, lane);
         Ok(())
+    }
+
+    /// A model is sold otherwise than before: its lanes are told. Those for which that cannot be found out stay as they are.
+    pub fn terms_changed(&self, backends: &Backends, model: &ModelId, now: Timestamp) {
+        let book = self.book.read();
+        let lanes: Vec<_> = book.iter().filter(|(key, _)| key.model == *model).collect();
+        for (key, lane) in lanes {
+            match backends.terms(key, self.weight(&key.tenant), now) {
+                Ok(Some(terms)) => self.tell(Event::Opened { lane: *lane, key: key.clone(), terms }),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(lane = lane.0, %error, "a lane does not know that its offers have changed");
+                }
+            }
+        }
     }
 
     /// How long a way of buying takes by what was seen of it; none if there is no lane that is bought so.

@@ -86,6 +86,15 @@ pub async fn remember(gateway: &Gateway) -> Result<(), StoreError> {
             tracing::warn!("a turnaround that was kept cannot be read; it is learnt anew");
         }
     }
+    for (key, value) in all(&gateway.store, Kind::LostOffer).await? {
+        if !gateway.backends.lost.remember(&key, &value) {
+            tracing::warn!("an offer that was lost cannot be read; it is tried again");
+        }
+    }
+    for (way, _) in gateway.backends.lost.all() {
+        let lost = gateway.backends.lost.count(&way.backend, &way.offer);
+        gateway.metrics.offers_lost(way.backend.as_str(), way.offer.as_str(), lost);
+    }
     for (key, value) in all(&gateway.store, Kind::Breaker).await? {
         if let Some(((backend, mode), until)) = gateway.health.restore(&key, &value, now) {
             gateway.metrics.breaker(backend.as_str(), mode, true);

@@ -7,20 +7,28 @@ use http::StatusCode;
 use offpeak_core::money::Money;
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::retry::{self, Class, Judged};
-use offpeak_core::words::{BackendId, BatchId, Millis, Mode, Place, TenantId, Timestamp};
+use offpeak_core::turnaround::Way;
+use offpeak_core::words::{
+    BackendId, BatchId, LaneId, LaneKey, Millis, Mode, Place, TenantId, Timestamp,
+};
 use offpeak_host::values::provider::Refusal;
 use offpeak_store::{BatchRecord, Kind, NewOutcome, Outcome, Recorded, Standing, Store, StoreError, Verdict};
 
+use crate::backends::{Offer, Seller};
 use crate::blocking::blocking;
 use crate::costs::ledger::{self, Of};
 use crate::costs::usage::{self, Found};
-use crate::costs::{Entry, Purpose, SharedSale, Taken};
+use crate::costs::{Entry, Purpose, Sale, SharedSale, Taken};
 use crate::delivery::request_id;
-use crate::failures;
 use crate::gateway::Gateway;
 use crate::history::{self, Note};
+use crate::lane_book::LaneError;
 use crate::reply::{self, Dialect, ErrorText};
+use crate::retries::{Failed, Meaning};
 use crate::telemetry::Line;
+
+/// When a request is due that is to be run in real time next.
+const HURRIED: Millis = Millis::from_secs(1);
 
 /// An attempt that ended, before it is judged.
 #[derive(Clone)]
@@ -161,37 +169,33 @@ async fn judge(
     let store = &gateway.store;
     let Some(made_before) = attempts_before(store, attempt.place).await? else { return Ok(None) };
     let mut attempts = made_before.saturating_add(attempt.tries);
-    let class = failures::class_of(&attempt.ending, &attempt.body);
-    if matches!(class, Class::NoRoom | Class::Exhausted) {
-        attempts = made_before;
-    }
     let mut documents = Vec::new();
-    let verdict = if attempt.ending.is_success() {
-        Verdict::Final
-    } else {
-        match store.entry(attempt.place).await? {
-            None => Verdict::Final,
-            Some(entry) => {
-                let due = entry.deadline;
-                let note = Note {
-                    at: now,
-                    attempts,
-                    batch: source.batch,
-                    backend: source.backend.clone(),
-                    mode: source.mode,
-                    what: history::in_words(&attempt.ending),
-                };
-                documents.extend(history::with(store, entry.origin, note).await?);
-                match verdict(gateway, &source.backend, &attempt, class, attempts, due, now) {
-                    retry::Verdict::Deliver => Verdict::Final,
-                    // Back into its lane, with the deadline it has.
-                    retry::Verdict::Again(not_before) => {
-                        Verdict::Requeue { lane: attempt.place.lane, deadline: due, not_before }
-                    }
-                }
-            }
+    let mut verdict = Verdict::Final;
+    if !attempt.ending.is_success()
+        && let Some(entry) = store.entry(attempt.place).await?
+    {
+        // What was hurried on the way is due when its caller said.
+        let due = match entry.origin == entry.place {
+            true => entry.deadline,
+            false => store.entry(entry.origin).await?.map_or(entry.deadline, |origin| origin.deadline),
+        };
+        let due = due.max(entry.deadline);
+        let meaning = meaning(gateway, &source.sale, source.mode, &attempt, attempts, due, now);
+        if !meaning.class.is_attempt() {
+            attempts = made_before;
         }
-    };
+        let note = Note {
+            at: now,
+            attempts,
+            batch: source.batch,
+            backend: source.backend.clone(),
+            mode: source.mode,
+            what: history::in_words(&attempt.ending),
+        };
+        documents.extend(history::with(store, entry.origin, note).await?);
+        let follows = self::verdict(gateway, &source.backend, &attempt, meaning, attempts, due, now);
+        verdict = requeued(gateway, attempt.place.lane, follows, due, now).await?;
+    }
     Ok(Some(NewOutcome {
         place: attempt.place,
         attempts,
@@ -205,32 +209,123 @@ async fn judge(
     }))
 }
 
+/// What a failed attempt means. An offer that the provider does not sell is off the ladder after this; if it is the last one,
+/// the caller gets the refusal.
+pub fn meaning(
+    gateway: &Gateway,
+    sale: &Sale,
+    mode: Mode,
+    attempt: &Attempt,
+    attempts: u16,
+    deadline: Timestamp,
+    now: Timestamp,
+) -> Meaning {
+    let (ending, body, retry_after) = (&attempt.ending, &attempt.body[..], attempt.retry_after);
+    let failed = Failed { sale, mode, ending, body, attempts, retry_after, deadline };
+    let meaning = gateway.retries.meaning(&failed, now);
+    if meaning.class != Class::NotSold {
+        return meaning;
+    }
+    let (backend, offer, model) = (sale.backend.clone(), sale.offer.clone(), sale.model.clone());
+    let why = history::why(ending, body);
+    let is_lost = gateway.lose(&Way { backend, offer, model }, sale.endpoint.as_str(), &why);
+    let class = if is_lost { Class::NotSold } else { Class::Permanent };
+    Meaning { class, ..meaning }
+}
+
+/// Where a request goes next.
+async fn requeued(
+    gateway: &Gateway,
+    lane: LaneId,
+    verdict: retry::Verdict,
+    due: Timestamp,
+    now: Timestamp,
+) -> Result<Verdict, StoreError> {
+    Ok(match verdict {
+        retry::Verdict::Deliver => Verdict::Final,
+        // Back into its lane, with the deadline it has.
+        retry::Verdict::Again(not_before) => Verdict::Requeue { lane, deadline: due, not_before },
+        retry::Verdict::Elsewhere(not_before) => match elsewhere(gateway, lane, now).await? {
+            Some(lane) => Verdict::Requeue { lane, deadline: due, not_before: now },
+            None => Verdict::Requeue { lane, deadline: due, not_before },
+        },
+        // No batch keeps a deadline that is as near as that.
+        retry::Verdict::Now(not_before) => {
+            let deadline = due.min(not_before.after(HURRIED));
+            Verdict::Requeue { lane, deadline, not_before }
+        }
+    })
+}
+
+/// The lane at the next backend where what stands in this one may go.
+async fn elsewhere(gateway: &Gateway, lane: LaneId, now: Timestamp) -> Result<Option<LaneId>, StoreError> {
+    let Some(next) = gateway.store.lane_key(lane).and_then(|key| next_backend(gateway, &key, now)) else {
+        return Ok(None);
+    };
+    match gateway.lanes.lane(&gateway.store, &gateway.backends, next, now).await {
+        Ok(lane) => Ok(Some(lane)),
+        Err(LaneError::Store(error)) => Err(error),
+        Err(error) => {
+            tracing::error!(lane = lane.0, %error, "a request could not go to another backend");
+            Ok(None)
+        }
+    }
+}
+
+/// The same lane at the next backend in the order of the configuration that sells the model as something that can wait. Later
+/// ones only: so a request that nobody takes does not go round in circles.
+pub fn next_backend(gateway: &Gateway, key: &LaneKey, now: Timestamp) -> Option<LaneKey> {
+    let own = gateway.backends.get(&key.backend)?;
+    if !own.lanes.elsewhere {
+        return None;
+    }
+    let menu = gateway.backends.menu(key.endpoint.as_str(), key.model.as_str(), now).ok()?;
+    let is_own = |seller: &&Seller| seller.backend.id == key.backend;
+    let at = menu.sellers.iter().position(|seller| is_own(&seller))?;
+    menu.sellers.iter().skip(at + 1).find_map(|seller| {
+        // Headers that change a request's meaning do so at their own provider.
+        let understands =
+            key.headers.iter().next().is_none() || seller.backend.provider.name() == own.provider.name();
+        let deferred = seller.offers.iter().filter(|offer| offer.mode() != Mode::Realtime);
+        let takes_work = |offer: &&Offer| {
+            gateway.health.shut_until(&seller.backend.id, offer.mode(), now).is_none()
+        };
+        let offer = deferred.filter(takes_work).min_by_key(|offer| offer.terms.price_permille)?;
+        let (backend, offer) = (seller.backend.id.clone(), offer.name.clone());
+        understands.then(|| LaneKey { backend, offer, ..key.clone() })
+    })
+}
+
 /// What follows from it: an answer for the caller, or another attempt as far as the backend's budget for retries goes.
 pub fn verdict(
     gateway: &Gateway,
     backend: &BackendId,
     attempt: &Attempt,
-    class: Class,
+    meaning: Meaning,
     attempts: u16,
     deadline: Timestamp,
     now: Timestamp,
 ) -> retry::Verdict {
     let judged = Judged {
-        class,
+        class: meaning.class,
         attempts,
-        not_before: attempt.retry_after,
+        not_before: meaning.not_before,
         jitter_permille: gateway.chance.permille(),
         deadline,
     };
-    let verdict = gateway.retry.judge(&judged, now);
+    let terms = &gateway.retries.terms;
+    let verdict = terms.judge(&judged, now);
+    // What the provider did not run multiplies nothing.
+    if attempt.tries == 0 || !meaning.class.is_attempt() || verdict == retry::Verdict::Deliver {
+        return verdict;
+    }
+    let has_credit = gateway.backends.get(backend).is_none_or(|backend| backend.retries.lock().spend());
+    let late = |at: Timestamp| if has_credit { at } else { at.max(now.after(terms.cap)) };
     match verdict {
-        // What the provider did not run multiplies nothing.
-        retry::Verdict::Again(at) if class == Class::Temporary && attempt.tries > 0 => {
-            let has_credit =
-                gateway.backends.get(backend).is_none_or(|backend| backend.retries.lock().spend());
-            retry::Verdict::Again(if has_credit { at } else { at.max(now.after(gateway.retry.cap)) })
-        }
-        verdict => verdict,
+        retry::Verdict::Deliver => verdict,
+        retry::Verdict::Again(at) => retry::Verdict::Again(late(at)),
+        retry::Verdict::Elsewhere(at) => retry::Verdict::Elsewhere(late(at)),
+        retry::Verdict::Now(at) => retry::Verdict::Now(late(at)),
     }
 }
 

@@ -21,9 +21,9 @@ use offpeak_store::{BatchRecord, Entry, Selection, StoreError};
 
 use crate::backends::{Backend, DressError, Dressed, PrepareError, PreparedCall};
 use crate::costs::SharedSale;
-use crate::failures;
 use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
+use crate::retries::Meaning;
 use crate::rewrite;
 use crate::turns::Asker;
 use crate::upstream::SendError;
@@ -225,40 +225,60 @@ impl Rescue<'_> {
             let started = gateway.clock.now();
             let ended = send(gateway, backend, &way.call, self.record, &entry).await;
             let now = gateway.clock.now();
-            let class = failures::class_of(&ended.ending, &ended.body);
+            let attempts = entry.attempts.saturating_add(tries).saturating_add(ended.tries);
+            let due = entry.deadline;
+            let is_good = ended.ending.is_success();
+            let meaning = if is_good {
+                Meaning { class: Class::Permanent, not_before: None }
+            } else {
+                outcomes::meaning(gateway, &way.sale, Mode::Realtime, &ended, attempts, due, now)
+            };
+            let class = meaning.class;
             let is_refused = matches!(ended.ending, Ending::Answered { status: 429 | 503 | 529 });
             let is_refused = is_refused || class == Class::Exhausted;
-            let rest = if class == Class::Exhausted { Some(gateway.retry.cap) } else { ended.retry_after };
+            let rest = if class == Class::Exhausted { Some(gateway.retries.terms.cap) } else { ended.retry_after };
             if is_refused && class != Class::NoRoom {
                 gateway.lanes.tell(Event::TooMany(backend.id.clone()));
             }
             // Want of room at one price is no reason to go slower at another.
             turn.done(is_refused && class != Class::NoRoom, rest);
             gateway.report(&backend.id, Mode::Realtime, report_of(&ended.ending));
-            if ended.ending.is_success() {
+            if is_good {
                 gateway.lanes.tell(Event::Answered { way: way.way.clone(), took: now.since(started) });
             }
-            if class == Class::NoRoom
+            if matches!(class, Class::NoRoom | Class::NotSold)
                 && let Some(faster) = rung.next()
             {
-                tracing::debug!(place = %entry.place, offer = %way.way.offer, "no room; the next offer is bought");
-                gateway.metrics.stepped_up(backend.id.as_str(), way.way.offer.as_str());
-                gateway.lanes.tell(Event::NoRoom(way.way.clone()));
+                tracing::debug!(place = %entry.place, offer = %way.way.offer, ?class, "the next offer is bought");
+                if class == Class::NoRoom {
+                    gateway.metrics.stepped_up(backend.id.as_str(), way.way.offer.as_str());
+                    gateway.lanes.tell(Event::NoRoom(way.way.clone()));
+                }
                 way = faster;
                 continue;
             }
-            if matches!(class, Class::Temporary | Class::Permanent) {
+            if class.is_attempt() {
                 tries = tries.saturating_add(ended.tries);
             }
             let attempts = entry.attempts.saturating_add(tries);
-            match outcomes::verdict(gateway, &backend.id, &ended, class, attempts, entry.deadline, now) {
+            let follows = outcomes::verdict(gateway, &backend.id, &ended, meaning, attempts, due, now);
+            match follows {
                 Verdict::Deliver => return Some((Attempt { tries, ..ended }, way.sale.clone())),
-                Verdict::Again(not_before) => {
+                Verdict::Elsewhere(_) if self.has_next_backend(&entry, now) => {
+                    return Some((Attempt { tries, ..ended }, way.sale.clone()));
+                }
+                // It is run in real time already.
+                Verdict::Again(not_before) | Verdict::Elsewhere(not_before) | Verdict::Now(not_before) => {
                     tracing::debug!(place = %entry.place, ?not_before, "a rescued request is tried again");
                     pause(gateway, not_before.since(now).into()).await?;
                 }
             }
         }
+    }
+
+    fn has_next_backend(&self, entry: &Entry, now: Timestamp) -> bool {
+        let key = self.gateway.store.lane_key(entry.place.lane);
+        key.is_some_and(|key| outcomes::next_backend(self.gateway, &key, now).is_some())
     }
 
     /// Waits while the breaker is open; not beyond the point where only trying is left.

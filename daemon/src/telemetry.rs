@@ -146,6 +146,7 @@ pub struct Metrics {
     breakers: Family<ModeLabels, Gauge>,
     escalated: Family<EscalatedLabels, Counter>,
     stepped_up: Family<OfferLabels, Counter>,
+    offers_lost: Family<OfferLabels, Gauge>,
     cost: Dollars,
     realtime_cost: Dollars,
     tokens: Family<TokenLabels, Counter>,
@@ -180,6 +181,7 @@ impl Metrics {
             breakers: Family::default(),
             escalated: Family::default(),
             stepped_up: Family::default(),
+            offers_lost: Family::default(),
             cost: Dollars::default(),
             realtime_cost: Dollars::default(),
             tokens: Family::default(),
@@ -228,6 +230,11 @@ impl Metrics {
             "offer_without_room",
             "Requests for which an offer had no room, so that the next one was bought",
             metrics.stepped_up.clone(),
+        );
+        r.register(
+            "offers_lost",
+            "Models for which a provider refused to sell an offer, so that it is off the ladder",
+            metrics.offers_lost.clone(),
         );
         r.register("cost_dollars", "What providers charge, by the ledger", metrics.cost.clone());
         r.register(
@@ -323,6 +330,12 @@ impl Metrics {
         self.stepped_up
             .get_or_create(&OfferLabels { backend: backend.to_owned(), offer: offer.to_owned() })
             .inc();
+    }
+
+    /// So many models have lost an offer.
+    pub fn offers_lost(&self, backend: &str, offer: &str, models: usize) {
+        let labels = OfferLabels { backend: backend.to_owned(), offer: offer.to_owned() };
+        self.offers_lost.get_or_create(&labels).set(i64::try_from(models).unwrap_or(i64::MAX));
     }
 
     /// A batch ended.

@@ -3,8 +3,11 @@
 use std::process::ExitCode;
 
 /// The crate of each guest, and the variable that tells `src/lib.rs` where its component lies.
-const GUESTS: [(&str, &str); 2] =
-    [("offpeak-guest-router", "OFFPEAK_GUEST_ROUTER"), ("offpeak-guest-provider", "OFFPEAK_GUEST_PROVIDER")];
+const GUESTS: [(&str, &str); 3] = [
+    ("offpeak-guest-router", "OFFPEAK_GUEST_ROUTER"),
+    ("offpeak-guest-provider", "OFFPEAK_GUEST_PROVIDER"),
+    ("offpeak-guest-retry", "OFFPEAK_GUEST_RETRY"),
+];
 
 fn main() -> ExitCode {
     for (package, variable) in GUESTS {

@@ -30,10 +30,28 @@ pub enum Class {
     Permanent,
     /// The same request may succeed later.
     Temporary,
+    /// It may succeed at another backend.
+    Elsewhere,
+    /// It is run in real time next.
+    RunNow,
     /// The offer has no room for it now; a dearer one may. Nobody's attempts are used up.
     NoRoom,
+    /// The provider does not sell this offer for the model. Nobody's attempts are used up.
+    NotSold,
     /// The account may not spend more for now: nothing of this backend is sent for a while. Nobody's attempts are used up.
     Exhausted,
+}
+
+impl Class {
+    /// It got to run, or nearly: it is one of the attempts that a request has. The others go round until their deadline,
+    /// which is what they were promised.
+    #[must_use]
+    pub const fn is_attempt(self) -> bool {
+        match self {
+            Self::Permanent | Self::Temporary | Self::Elsewhere | Self::RunNow => true,
+            Self::NoRoom | Self::NotSold | Self::Exhausted => false,
+        }
+    }
 }
 
 /// What becomes of an attempt that ended.
@@ -43,6 +61,10 @@ pub enum Verdict {
     Deliver,
     /// Once more, not before this time.
     Again(Timestamp),
+    /// At once at another backend; where there is none, once more here, not before this time.
+    Elsewhere(Timestamp),
+    /// In real time, not before this time.
+    Now(Timestamp),
 }
 
 /// An attempt that ended, as far as its verdict depends on it.
@@ -65,16 +87,20 @@ impl RetryPolicy {
     #[must_use]
     pub fn judge(&self, attempt: &Judged, now: Timestamp) -> Verdict {
         let own = self.backoff(attempt.attempts, attempt.jitter_permille);
-        let again = |least: Millis| {
-            Verdict::Again(now.after(attempt.not_before.map_or(least, |asked| asked.max(least))))
+        let after = |least: Millis| now.after(attempt.not_before.map_or(least, |asked| asked.max(least)));
+        let is_over = match attempt.class.is_attempt() {
+            true => attempt.attempts >= self.max_attempts,
+            false => now >= attempt.deadline,
         };
         match attempt.class {
             Class::Permanent => Verdict::Deliver,
-            Class::Temporary if attempt.attempts >= self.max_attempts => Verdict::Deliver,
-            // These go round until their deadline, which is what they were promised.
-            Class::NoRoom | Class::Exhausted if now >= attempt.deadline => Verdict::Deliver,
-            Class::Temporary | Class::NoRoom => again(own),
-            Class::Exhausted => again(self.cap),
+            _ if is_over => Verdict::Deliver,
+            Class::Temporary | Class::NoRoom => Verdict::Again(after(own)),
+            // What is bought next is another offer.
+            Class::NotSold => Verdict::Again(after(Millis(0))),
+            Class::Elsewhere => Verdict::Elsewhere(after(own)),
+            Class::Exhausted => Verdict::Elsewhere(after(self.cap)),
+            Class::RunNow => Verdict::Now(after(own)),
         }
     }
 
@@ -189,11 +215,27 @@ mod tests {
         assert!(matches!(policy.judge(&judged(Class::Temporary, 3), NOW), Verdict::Again(_)));
         assert_eq!(policy.judge(&judged(Class::Temporary, 4), NOW), Verdict::Deliver);
         let late = NOW.after(Millis::from_hours(25));
-        for class in [Class::NoRoom, Class::Exhausted] {
-            assert!(matches!(policy.judge(&judged(class, 99), NOW), Verdict::Again(_)));
+        for class in [Class::NoRoom, Class::NotSold, Class::Exhausted] {
+            assert_ne!(policy.judge(&judged(class, 99), NOW), Verdict::Deliver);
             assert_eq!(policy.judge(&judged(class, 1), late), Verdict::Deliver);
         }
-        assert_eq!(policy.judge(&judged(Class::Exhausted, 1), NOW), Verdict::Again(NOW.after(policy.cap)));
+        for class in [Class::Elsewhere, Class::RunNow] {
+            assert_eq!(policy.judge(&judged(class, 4), NOW), Verdict::Deliver);
+        }
+    }
+
+    #[test]
+    fn each_class_goes_its_own_way() {
+        let policy = RetryPolicy::default();
+        let verdict = |class| policy.judge(&judged(class, 1), NOW);
+        let soon = NOW.after(policy.base);
+        assert_eq!(verdict(Class::Permanent), Verdict::Deliver);
+        assert_eq!(verdict(Class::Temporary), Verdict::Again(soon));
+        assert_eq!(verdict(Class::NoRoom), Verdict::Again(soon));
+        assert_eq!(verdict(Class::NotSold), Verdict::Again(NOW));
+        assert_eq!(verdict(Class::Elsewhere), Verdict::Elsewhere(soon));
+        assert_eq!(verdict(Class::Exhausted), Verdict::Elsewhere(NOW.after(policy.cap)));
+        assert_eq!(verdict(Class::RunNow), Verdict::Now(soon));
     }
 
     #[test]
@@ -227,6 +269,7 @@ mod tests {
                         prop_assert_eq!(attempts, max_attempts);
                         break;
                     }
+                    Verdict::Elsewhere(_) | Verdict::Now(_) => prop_assert!(false, "it is only temporary"),
                     Verdict::Again(at) => {
                         let wait = at.since(now);
                         prop_assert!(wait >= not_before.unwrap_or_default());

@@ -51,3 +51,16 @@ pub mod cost {
         additional_derives: [PartialEq],
     });
 }
+
+pub mod retry {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        inline: "
+            package offpeak:called;
+            world retry-policy { export offpeak:plugin/judging@0.1.0; }
+        ",
+        with: { "offpeak:plugin/types@0.1.0": crate::bindings::provider::offpeak::plugin::types },
+        ownership: Borrowing { duplicate_if_necessary: true },
+        additional_derives: [PartialEq],
+    });
+}

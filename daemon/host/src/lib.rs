@@ -18,7 +18,7 @@
 //! - [`limits`]: what a call may use up;
 //! - `imports`: what a plugin may call;
 //! - `pool`, [`health`], `plugin`: the life of one call, the same for every world;
-//! - [`router`], [`provider`], [`cost`]: one file a world, the typed functions;
+//! - [`router`], [`provider`], [`retry`], [`cost`]: one file a world, the typed functions;
 //! - [`values`]: the records that travel, as the WIT files define them;
 //! - [`error`]: what can go wrong.
 
@@ -28,6 +28,7 @@ pub mod error;
 pub mod health;
 pub mod limits;
 pub mod provider;
+pub mod retry;
 pub mod router;
 pub mod values;
 
@@ -46,4 +47,5 @@ pub use health::PluginHealth;
 pub use limits::Limits;
 pub use load::{Component, Source};
 pub use provider::ProviderPlugin;
+pub use retry::RetryPlugin;
 pub use router::RouterPlugin;

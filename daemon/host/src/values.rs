@@ -29,6 +29,13 @@ pub mod cost {
     };
 }
 
+/// Values of the world `retry-policy`.
+pub mod retry {
+    pub use crate::bindings::retry::exports::offpeak::plugin::judging::{
+        Attempt, Description, DidItRun, Ending, Failure, Meaning, Mode,
+    };
+}
+
 impl From<provider::Mode> for router::Mode {
     fn from(mode: provider::Mode) -> Self {
         match mode {

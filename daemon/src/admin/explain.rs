@@ -219,6 +219,7 @@ fn of_lane(gateway: &Gateway, lane: &LaneView) -> Explanation {
         ));
     }
     why.extend(shut(gateway, key.backend.as_str()));
+    why.extend(lost(gateway, key.model.as_str()));
     let mut next = vec![coming(lane.next, now)];
     if let (Some(deadline), Some(plan)) = (lane.earliest_deadline, &lane.plan) {
         let in_ms = Some(deadline.before(plan.needs).since(now).0);
@@ -267,6 +268,24 @@ fn shut(gateway: &Gateway, backend: &str) -> Vec<String> {
         format!(
             "The backend '{backend}' is out of order for {what}; it is tried again in {}.",
             shown(until.since(now))
+        )
+    })
+    .collect()
+}
+
+/// What providers refused to sell of a model.
+fn lost(gateway: &Gateway, model: &str) -> Vec<String> {
+    let now = gateway.clock.now();
+    let lost = gateway.backends.lost.all().into_iter().filter(|(way, _)| way.model.as_str() == model);
+    lost.map(|(way, loss)| {
+        format!(
+            "'{}' refused to sell '{}' for this model {} ago ({}); it is tried again in {}, or when it is restored: POST \
+             /admin/v1/offers/restore.",
+            way.backend,
+            way.offer,
+            shown(now.since(loss.at)),
+            loss.why,
+            shown(loss.until.since(now))
         )
     })
     .collect()

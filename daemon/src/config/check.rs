@@ -18,7 +18,7 @@ use super::field::Field;
 use super::overrides::{variable_for, with_one_underscore};
 use super::section::{Context, Section, nearest};
 use super::tree::{
-    Alerts, Config, CostPolicy, Costs, Log, LogFormat, OnRouterFailure, PluginLimits, PluginSource, Plugins,
+    Alerts, Config, Costs, Log, LogFormat, OnRouterFailure, PluginLimits, PluginSource, Plugins, Policy,
     ProviderPlugin, RouterPlugin, Server, Store, TlsFiles,
 };
 
@@ -136,7 +136,8 @@ fn plugins(section: Section<'_>, store: &Store) -> Plugins {
             .and_then(|f| f.path_buf())
             .unwrap_or_else(|| Path::join(&store.folder, "plugin-cache")),
         router: router(section.section("router")),
-        cost_policy: cost_policy(section.section("cost_policy")),
+        retry_policy: policy(section.section("retry_policy")),
+        cost_policy: policy(section.section("cost_policy")),
         providers: providers(&section.section("providers")),
     };
     section.finish();
@@ -160,9 +161,9 @@ fn router(section: Section<'_>) -> RouterPlugin {
     router
 }
 
-fn cost_policy(section: Section<'_>) -> CostPolicy {
+fn policy(section: Section<'_>) -> Policy {
     let file = section.get("file").and_then(|f| f.existing_file());
-    let policy = CostPolicy {
+    let policy = Policy {
         source: file.map_or(PluginSource::Bundled, PluginSource::File),
         config: section.get("config").and_then(|f| f.json()).unwrap_or_else(|| "{}".to_owned()),
         limits: plugin_limits(&section, 64 << 20),

@@ -211,10 +211,11 @@ fn write_plugins(f: &mut Formatter<'_>, plugins: &Plugins) -> fmt::Result {
     if router.config != "{}" {
         writeln!(f, "    config    {}", router.config)?;
     }
-    let policy = &plugins.cost_policy;
-    writeln!(f, "  costs     {}, {}", policy.source, Bounds(policy.limits))?;
-    if policy.config != "{}" {
-        writeln!(f, "    config    {}", policy.config)?;
+    for (what, policy) in [("retries  ", &plugins.retry_policy), ("costs    ", &plugins.cost_policy)] {
+        writeln!(f, "  {what} {}, {}", policy.source, Bounds(policy.limits))?;
+        if policy.config != "{}" {
+            writeln!(f, "    config    {}", policy.config)?;
+        }
     }
     for provider in &plugins.providers {
         writeln!(f, "  provider  {}: {}, {}", provider.name, provider.source, Bounds(provider.limits))?;

@@ -255,8 +255,10 @@ pub struct Plugins {
     pub cache: PathBuf,
     /// The router.
     pub router: RouterPlugin,
+    /// The retry policy.
+    pub retry_policy: Policy,
     /// The cost policy.
-    pub cost_policy: CostPolicy,
+    pub cost_policy: Policy,
     /// Every provider plugin that can be named by a backend: the bundled ones and those of the file;
     /// by name.
     pub providers: Vec<ProviderPlugin>,
@@ -275,10 +277,10 @@ pub struct RouterPlugin {
     pub limits: PluginLimits,
 }
 
-/// `[plugins.cost_policy]`
+/// `[plugins.retry_policy]` and `[plugins.cost_policy]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CostPolicy {
-    /// Where it comes from. If it fails, the bundled one charges.
+pub struct Policy {
+    /// Where it comes from. If it fails, the bundled one decides.
     pub source: PluginSource,
     /// Its table as the text of a JSON object.
     pub config: String,

@@ -230,13 +230,15 @@ pub enum Kind {
     Calibration = 10,
     /// The failed attempts of a request.
     Attempts = 20,
+    /// An offer that a provider refused to sell for a model.
+    LostOffer = 21,
     /// A part of a file that is uploaded in parts.
     Part = 11,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::File,
         Self::Job,
         Self::Upload,
@@ -249,6 +251,7 @@ impl Kind {
         Self::Calibration,
         Self::Part,
         Self::Attempts,
+        Self::LostOffer,
     ];
 
     pub(crate) const fn number(self) -> u8 {

@@ -15,6 +15,9 @@ pub const SLA_ROUTER: &[u8] = include_bytes!(env!("OFFPEAK_SLA_ROUTER"));
 /// The default cost policy (world `cost-policy`).
 pub const STANDARD_COST: &[u8] = include_bytes!(env!("OFFPEAK_STANDARD_COST"));
 
+/// The default retry policy (world `retry-policy`).
+pub const STANDARD_RETRY: &[u8] = include_bytes!(env!("OFFPEAK_STANDARD_RETRY"));
+
 #[cfg(test)]
 mod tests {
     use wit_component::{DecodedWasm, decode};
@@ -40,6 +43,7 @@ mod tests {
             (OPENAI, "offpeak:plugin/providing@0.1.0"),
             (SLA_ROUTER, "offpeak:plugin/routing@0.1.0"),
             (STANDARD_COST, "offpeak:plugin/costing@0.1.0"),
+            (STANDARD_RETRY, "offpeak:plugin/judging@0.1.0"),
         ] {
             let (imports, exports) = interfaces(component);
             assert_eq!(exports, [role]);

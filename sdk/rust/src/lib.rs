@@ -8,6 +8,7 @@
 //! | --- | --- | --- | --- |
 //! | routing policy | `router` | [`router::Router`] | [`export_router!`] |
 //! | provider | `provider` | [`provider::Provider`] | [`export_provider!`] |
+//! | retry policy | `retry-policy` | [`retry_policy::RetryPolicy`] | [`export_retry_policy!`] |
 //! | cost policy | `cost-policy` | [`cost_policy::CostPolicy`] | [`export_cost_policy!`] |
 //!
 //! # A router
@@ -54,6 +55,8 @@ pub mod cost_policy;
 mod host;
 #[cfg(feature = "provider")]
 pub mod provider;
+#[cfg(feature = "retry-policy")]
+pub mod retry_policy;
 #[cfg(feature = "router")]
 pub mod router;
 

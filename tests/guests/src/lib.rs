@@ -1,7 +1,7 @@
 //! Plugins that misbehave on demand, as WebAssembly components, for tests of whoever calls plugins.
 //!
 //! The model's name says what a guest does in a call, so that one instance of it can be well-behaved before and after. The
-//! names are in [`router`] and [`provider`]; any other name gets an ordinary answer.
+//! names are in [`router`], [`provider`] and [`retry`]; any other name gets an ordinary answer.
 
 /// What the router guest does when `route` is called for a model of this name.
 pub mod router {
@@ -36,6 +36,23 @@ pub mod router {
     pub const CONFIG: &str = "config";
     /// Names a lane after all that it was told.
     pub const ECHO: &str = "echo";
+}
+
+/// What the retry guest decides when an attempt for a model of this name has failed.
+pub mod retry {
+    /// The component (world `retry-policy`).
+    pub const COMPONENT: &[u8] = include_bytes!(env!("OFFPEAK_GUEST_RETRY"));
+
+    /// Never answers.
+    pub const LOOP: &str = "loop";
+    /// Panics, with a message of its own.
+    pub const PANIC: &str = "panic";
+    /// Another backend is tried.
+    pub const ELSEWHERE: &str = "elsewhere";
+    /// It is run in real time next.
+    pub const RUN_NOW: &str = "run-now";
+    /// It is given up.
+    pub const PERMANENT: &str = "permanent";
 }
 
 /// What the provider guest does when it is called for a model of this name.

@@ -83,6 +83,10 @@ fn keys() -> Vec<Key> {
         Key("plugins.router.on_failure", "'reject'", "reject", "/plugins/router/on_failure", json!("bundled"), json!("reject")),
         Key("plugins.router.time_limit", "'1s'", "1s", "/plugins/router/limits/time_limit", json!("50ms"), json!("1s")),
         Key("plugins.router.memory", "'2MiB'", "2MiB", "/plugins/router/limits/memory", json!(64 << 20), json!(2 << 20)),
+        Key("plugins.retry_policy.file", FILE, FILE_BARE, "/plugins/retry_policy/source", json!("bundled"), json!({ "file": FILE_BARE })),
+        Key("plugins.retry_policy.config", "{ a = 1 }", "{ a = 1 }", "/plugins/retry_policy/config", json!("{}"), json!("{\"a\":1}")),
+        Key("plugins.retry_policy.time_limit", "'1s'", "1s", "/plugins/retry_policy/limits/time_limit", json!("50ms"), json!("1s")),
+        Key("plugins.retry_policy.memory", "'2MiB'", "2MiB", "/plugins/retry_policy/limits/memory", json!(64 << 20), json!(2 << 20)),
         Key("plugins.cost_policy.file", FILE, FILE_BARE, "/plugins/cost_policy/source", json!("bundled"), json!({ "file": FILE_BARE })),
         Key("plugins.cost_policy.config", "{ a = 1 }", "{ a = 1 }", "/plugins/cost_policy/config", json!("{}"), json!("{\"a\":1}")),
         Key("plugins.cost_policy.time_limit", "'1s'", "1s", "/plugins/cost_policy/limits/time_limit", json!("50ms"), json!("1s")),
@@ -370,6 +374,7 @@ Backends, the preferred one first
 
 Plugins (compiled ones are kept in ./offpeak-data/plugin-cache)
   router    bundled, 50ms a call, 64MiB; if it fails, the bundled router decides
+  retries   bundled, 50ms a call, 64MiB
   costs     bundled, 50ms a call, 64MiB
   provider  anthropic: bundled, 50ms a call, 128MiB
   provider  openai: bundled, 50ms a call, 128MiB

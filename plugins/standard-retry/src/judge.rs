@@ -1,12 +1,11 @@
-//! What a failure means: what passes, what does not, what has no room at this price, and what the account may not spend.
-//! By the error bodies that providers and engines send.
+//! What a failure means, by the error bodies that providers and engines send.
 
-mod error_body;
+use offpeak_plugin::{
+    DidItRun,
+    retry_policy::{Attempt, Ending, Failure, Meaning},
+};
 
-use offpeak_core::outcome::Ending;
-use offpeak_core::retry::{self, Class};
-
-use error_body::ErrorBody;
+use crate::{Config, error_body::ErrorBody};
 
 /// The account's money or quota is used up: a 429 of this kind is not one to hammer, and comes without `Retry-After`.
 const EXHAUSTED: [&str; 7] = [
@@ -56,53 +55,123 @@ const PERMANENT: [&str; 10] = [
 const OUT_OF_MEMORY: [&str; 4] =
     ["out of memory", "outofmemoryerror", "kv cache is full", "no available memory for the cache blocks"];
 
-/// What an attempt means.
-pub fn class_of(ending: &Ending, body: &[u8]) -> Class {
-    match ending {
-        Ending::Answered { status: 200..=299 } => Class::Permanent,
-        Ending::Answered { status } => of_answer(*status, &ErrorBody::read(body)),
-        Ending::Failed { code, .. } if EXHAUSTED.contains(&code.as_str()) => Class::Exhausted,
-        // Whether it ran tells the rest.
-        Ending::Failed { .. } => retry::class_of(ending),
+/// The offer is not one for this model: the names that batches fail with.
+const NOT_SOLD: [&str; 3] = ["offer_not_sold", "model_not_supported", "batch_not_supported"];
+
+/// The members of a request that say how it is bought; an error about one of them is about the offer.
+const OFFER_MEMBERS: [&str; 3] = ["service_tier", "background", "background_options"];
+
+/// The offer that every model has: its errors are never about the offer.
+const STANDARD: &str = "standard";
+
+/// Provider plugins and the daemon mark with it what would come again.
+const MARKED_PERMANENT: &str = "permanent:";
+
+/// The code of what somebody wanted to end.
+const CANCELLED: &str = "cancelled";
+
+/// What an attempt that did not succeed means.
+pub fn judge(attempt: &Attempt, config: &Config) -> Meaning {
+    match &attempt.ending {
+        Ending::Answered(status) => of_answer(*status, &attempt.body, &attempt.offer, config),
+        Ending::Failed(failure) => of_failure(failure, config),
     }
 }
 
-fn of_answer(status: u16, error: &ErrorBody) -> Class {
+/// What the configuration says of an error's names, if anything.
+fn configured(is_named: impl Fn(&[String]) -> bool, config: &Config) -> Option<Meaning> {
+    [
+        (&config.permanent, Meaning::Permanent),
+        (&config.temporary, Meaning::Temporary(None)),
+        (&config.elsewhere, Meaning::Elsewhere),
+        (&config.run_now, Meaning::RunNow),
+    ]
+    .into_iter()
+    .find_map(|(names, meaning)| is_named(names).then_some(meaning))
+}
+
+fn of_answer(status: u16, body: &[u8], offer: &str, config: &Config) -> Meaning {
+    let error = ErrorBody::read(body);
+    if let Some(meaning) = configured(|names| error.is_named(names), config) {
+        return meaning;
+    }
     if error.is_named(&EXHAUSTED) || status == 402 {
-        return Class::Exhausted;
+        return Meaning::Exhausted;
     }
     if error.is_named(&NO_ROOM) || (status == 429 && error.says(&NO_ROOM_WORDS)) {
-        return Class::NoRoom;
+        return Meaning::NoRoom;
+    }
+    let is_about_the_offer = OFFER_MEMBERS.iter().any(|member| error.is_about(member));
+    if offer != STANDARD && matches!(status, 400 | 404 | 422) && is_about_the_offer {
+        return Meaning::NotSold;
     }
     if error.is_named(&PERMANENT) {
-        return Class::Permanent;
+        return Meaning::Permanent;
     }
     if error.says(&OUT_OF_MEMORY) {
-        return Class::Temporary;
+        return Meaning::Temporary(None);
     }
     match status {
-        501 | 505 => Class::Permanent,
+        501 | 505 => Meaning::Permanent,
         // 409 is a lock that somebody else holds; 425 comes before its time; 529 is an overloaded provider.
-        408 | 409 | 425 | 429 | 500..=599 => Class::Temporary,
-        _ if error.is_named(&TEMPORARY) => Class::Temporary,
-        _ => Class::Permanent,
+        408 | 409 | 425 | 429 | 500..=599 => Meaning::Temporary(None),
+        _ if error.is_named(&TEMPORARY) => Meaning::Temporary(None),
+        _ => Meaning::Permanent,
+    }
+}
+
+fn of_failure(failure: &Failure, config: &Config) -> Meaning {
+    let code = failure.code.strip_prefix(MARKED_PERMANENT).unwrap_or(&failure.code);
+    if let Some(meaning) = configured(|names| names.iter().any(|name| name == code), config) {
+        return meaning;
+    }
+    if EXHAUSTED.contains(&code) {
+        return Meaning::Exhausted;
+    }
+    if NOT_SOLD.contains(&code) {
+        return Meaning::NotSold;
+    }
+    if failure.code.starts_with(MARKED_PERMANENT) || code == CANCELLED {
+        return Meaning::Permanent;
+    }
+    match failure.ran {
+        // It never ran: expired, cancelled with its batch, not sent. Or nobody knows: its answer cannot be had any more, and
+        // the daemon puts the decision to send it again on record.
+        DidItRun::NotSent | DidItRun::Refused | DidItRun::Unknown => Meaning::Temporary(None),
+        DidItRun::Ran => Meaning::Permanent,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use offpeak_core::outcome::DidItRun;
+    use offpeak_plugin::Mode;
 
     use super::*;
 
-    const TEMPORARY: Class = Class::Temporary;
+    const TEMPORARY: Meaning = Meaning::Temporary(None);
 
-    fn answer(status: u16, body: &str) -> Class {
-        class_of(&Ending::Answered { status }, body.as_bytes())
+    fn attempt(offer: &str, ending: Ending, body: &str) -> Attempt {
+        Attempt {
+            backend: "b".into(),
+            endpoint: "/v1/chat/completions".into(),
+            model: "m".into(),
+            offer: offer.into(),
+            mode: Mode::Batch,
+            ending,
+            body: body.as_bytes().to_vec(),
+            attempts: 1,
+            retry_after_ms: None,
+            left_ms: 3_600_000,
+        }
     }
 
-    fn failure(ran: DidItRun, code: &str) -> Class {
-        class_of(&Ending::Failed { ran, code: code.to_owned(), message: String::new() }, b"")
+    fn answer(status: u16, body: &str) -> Meaning {
+        judge(&attempt("batch", Ending::Answered(status), body), &Config::default())
+    }
+
+    fn failure(ran: DidItRun, code: &str) -> Meaning {
+        let failure = Failure { ran, code: code.to_owned(), message: String::new() };
+        judge(&attempt("batch", Ending::Failed(failure), ""), &Config::default())
     }
 
     #[test]
@@ -116,42 +185,42 @@ mod tests {
             (
                 429,
                 r#"{"error":{"message":"You exceeded your current quota, please check your plan and billing details.","type":"insufficient_quota","param":null,"code":"insufficient_quota"}}"#,
-                Class::Exhausted,
+                Meaning::Exhausted,
             ),
             (
                 429,
                 r#"{"error":{"message":"Resource Unavailable: flex processing has no capacity at the moment.","type":"invalid_request_error","param":null,"code":"resource_unavailable"}}"#,
-                Class::NoRoom,
+                Meaning::NoRoom,
             ),
             (
                 429,
                 r#"{"error":{"message":"Resource Unavailable","type":"requests","param":null,"code":null}}"#,
-                Class::NoRoom,
+                Meaning::NoRoom,
             ),
             (
                 400,
                 r#"{"error":{"message":"This model's maximum context length is 128000 tokens. However, your messages resulted in 150000 tokens.","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#,
-                Class::Permanent,
+                Meaning::Permanent,
             ),
             (
                 400,
                 r#"{"error":{"message":"We could not parse the JSON body of your request.","type":"invalid_request_error","param":null,"code":null}}"#,
-                Class::Permanent,
+                Meaning::Permanent,
             ),
             (
                 400,
                 r#"{"error":{"message":"The response was filtered.","type":"invalid_request_error","param":"prompt","code":"content_filter"}}"#,
-                Class::Permanent,
+                Meaning::Permanent,
             ),
             (
                 401,
                 r#"{"error":{"message":"Incorrect API key provided.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}"#,
-                Class::Permanent,
+                Meaning::Permanent,
             ),
             (
                 404,
                 r#"{"error":{"message":"The model `gpt-9` does not exist or you do not have access to it.","type":"invalid_request_error","param":null,"code":"model_not_found"}}"#,
-                Class::Permanent,
+                Meaning::Permanent,
             ),
             (
                 500,
@@ -191,27 +260,27 @@ mod tests {
             (
                 429,
                 r#"{"type":"error","error":{"type":"rate_limit_error","message":"Spend limit reached.","details":{"error_code":"enforced_spend_limit_reached"}}}"#,
-                Class::Exhausted,
+                Meaning::Exhausted,
             ),
             (
                 402,
                 r#"{"type":"error","error":{"type":"billing_error","message":"Your credit balance is too low."}}"#,
-                Class::Exhausted,
+                Meaning::Exhausted,
             ),
             (
                 400,
                 r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 215000 tokens > 200000 maximum"}}"#,
-                Class::Permanent,
+                Meaning::Permanent,
             ),
             (
                 413,
                 r#"{"type":"error","error":{"type":"request_too_large","message":"Request exceeds the maximum size"}}"#,
-                Class::Permanent,
+                Meaning::Permanent,
             ),
             (
                 401,
                 r#"{"type":"error","error":{"type":"authentication_error","message":"invalid x-api-key"}}"#,
-                Class::Permanent,
+                Meaning::Permanent,
             ),
             (
                 500,
@@ -246,11 +315,11 @@ mod tests {
                 r#"{"error":{"message":"The server is overloaded: too many queued requests.","type":"ServiceUnavailableError","code":503}}"#,
                 TEMPORARY,
             ),
-            (400, r#"{"detail":"body is not valid JSON"}"#, Class::Permanent),
+            (400, r#"{"detail":"body is not valid JSON"}"#, Meaning::Permanent),
             (
                 404,
                 r#"{"error":{"message":"The model `x` does not exist.","type":"NotFoundError","code":404}}"#,
-                Class::Permanent,
+                Meaning::Permanent,
             ),
             (429, r#"{"error":"Model is overloaded"}"#, TEMPORARY),
         ] {
@@ -266,10 +335,10 @@ mod tests {
             (DidItRun::NotSent, "backend_unreachable", TEMPORARY),
             (DidItRun::Unknown, "backend_timeout", TEMPORARY),
             (DidItRun::Unknown, "result_missing", TEMPORARY),
-            (DidItRun::NotSent, "insufficient_quota", Class::Exhausted),
-            (DidItRun::Refused, "permanent:model_not_found", Class::Permanent),
-            (DidItRun::Refused, "cancelled", Class::Permanent),
-            (DidItRun::Ran, "garbage", Class::Permanent),
+            (DidItRun::NotSent, "insufficient_quota", Meaning::Exhausted),
+            (DidItRun::Refused, "permanent:model_not_found", Meaning::Permanent),
+            (DidItRun::Refused, "cancelled", Meaning::Permanent),
+            (DidItRun::Ran, "garbage", Meaning::Permanent),
         ] {
             assert_eq!(failure(ran, code), meaning, "{code}");
         }
@@ -278,6 +347,38 @@ mod tests {
     #[test]
     fn a_body_that_is_cut_off_is_still_read_for_words() {
         assert_eq!(answer(400, r#"{"error":{"message":"CUDA out of memory while"#), TEMPORARY);
-        assert_eq!(answer(400, "\u{fffd}\0"), Class::Permanent);
+        assert_eq!(answer(400, "\u{fffd}\0"), Meaning::Permanent);
+    }
+
+    #[test]
+    fn what_is_not_sold_for_a_model_is_told_from_what_the_caller_did_wrong() {
+        let flex = r#"{"error":{"message":"Invalid service_tier argument: flex is not available for this model.","type":"invalid_request_error","param":"service_tier","code":"unsupported_value"}}"#;
+        let window = r#"{"error":{"message":"This model does not support completion windows.","type":"invalid_request_error","param":"background_options.completion_window","code":"unsupported_value"}}"#;
+        let judge_at = |offer, body| judge(&attempt(offer, Ending::Answered(400), body), &Config::default());
+        assert_eq!(judge_at("flex", flex), Meaning::NotSold);
+        assert_eq!(judge_at("background-8h", window), Meaning::NotSold);
+        assert_eq!(judge_at("standard", flex), Meaning::Permanent, "the caller asked for that tier");
+        assert_eq!(
+            judge_at("flex", r#"{"error":{"message":"no","type":"invalid_request_error","param":"background_color","code":null}}"#),
+            Meaning::Permanent
+        );
+        assert_eq!(failure(DidItRun::Refused, "permanent:model_not_supported"), Meaning::NotSold);
+    }
+
+    #[test]
+    fn the_configuration_has_the_last_word() {
+        let config = Config {
+            temporary: vec!["odd".into()],
+            permanent: vec!["server_error".into()],
+            elsewhere: vec!["region_down".into()],
+            run_now: vec!["batch_expired".into()],
+        };
+        let answered = |status, body: &str| judge(&attempt("batch", Ending::Answered(status), body), &config);
+        assert_eq!(answered(400, r#"{"error":{"code":"odd","message":""}}"#), TEMPORARY);
+        assert_eq!(answered(500, r#"{"error":{"type":"server_error","message":""}}"#), Meaning::Permanent);
+        assert_eq!(answered(503, r#"{"error":{"code":"region_down"}}"#), Meaning::Elsewhere);
+        let expired =
+            Failure { ran: DidItRun::Refused, code: "batch_expired".into(), message: String::new() };
+        assert_eq!(judge(&attempt("batch", Ending::Failed(expired), ""), &config), Meaning::RunNow);
     }
 }
