@@ -256,7 +256,9 @@ impl Driver {
                 Effect::Read(_) => Step::Reading,
                 Effect::Wait(millis) => Step::Waiting(now.after(Millis(*millis))),
                 Effect::Finished(finish) => Step::Finished(finished(*finish)),
-                Effect::Failed(failure) => Step::Finished(failed(failure, now, self.gateway.retries.terms.cap)),
+                Effect::Failed(failure) => {
+                    Step::Finished(failed(failure, now, self.gateway.retries.terms.cap))
+                }
             },
             provider_id,
             tally: tally.or_else(|| before.and_then(|before| before.tally)),

@@ -34,8 +34,8 @@ pub use patterns::ModelPatterns;
 pub use secret::{Secret, SecretOrigin};
 pub use tree::{
     Access, Alerts, Backend, Config, Costs, Delivery, Lanes, Limits, Log, LogFormat, ModelLimits,
-    OnRouterFailure, PluginLimits, PluginSource, Plugins, Policy, ProviderPlugin, RouterPlugin, Server, Store,
-    Tenant, TlsFiles,
+    OnRouterFailure, PluginLimits, PluginSource, Plugins, Policy, ProviderPlugin, RouterPlugin, Server,
+    Store, Tenant, TlsFiles,
 };
 
 /// The variable that names the configuration file.

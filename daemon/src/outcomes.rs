@@ -8,9 +8,7 @@ use offpeak_core::money::Money;
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::retry::{self, Class, Judged};
 use offpeak_core::turnaround::Way;
-use offpeak_core::words::{
-    BackendId, BatchId, LaneId, LaneKey, Millis, Mode, Place, TenantId, Timestamp,
-};
+use offpeak_core::words::{BackendId, BatchId, LaneId, LaneKey, Millis, Mode, Place, TenantId, Timestamp};
 use offpeak_host::values::provider::Refusal;
 use offpeak_store::{BatchRecord, Kind, NewOutcome, Outcome, Recorded, Standing, Store, StoreError, Verdict};
 
@@ -287,9 +285,8 @@ pub fn next_backend(gateway: &Gateway, key: &LaneKey, now: Timestamp) -> Option<
         let understands =
             key.headers.iter().next().is_none() || seller.backend.provider.name() == own.provider.name();
         let deferred = seller.offers.iter().filter(|offer| offer.mode() != Mode::Realtime);
-        let takes_work = |offer: &&Offer| {
-            gateway.health.shut_until(&seller.backend.id, offer.mode(), now).is_none()
-        };
+        let takes_work =
+            |offer: &&Offer| gateway.health.shut_until(&seller.backend.id, offer.mode(), now).is_none();
         let offer = deferred.filter(takes_work).min_by_key(|offer| offer.terms.price_permille)?;
         let (backend, offer) = (seller.backend.id.clone(), offer.name.clone());
         understands.then(|| LaneKey { backend, offer, ..key.clone() })

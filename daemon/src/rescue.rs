@@ -236,7 +236,8 @@ impl Rescue<'_> {
             let class = meaning.class;
             let is_refused = matches!(ended.ending, Ending::Answered { status: 429 | 503 | 529 });
             let is_refused = is_refused || class == Class::Exhausted;
-            let rest = if class == Class::Exhausted { Some(gateway.retries.terms.cap) } else { ended.retry_after };
+            let rest =
+                if class == Class::Exhausted { Some(gateway.retries.terms.cap) } else { ended.retry_after };
             if is_refused && class != Class::NoRoom {
                 gateway.lanes.tell(Event::TooMany(backend.id.clone()));
             }

@@ -359,7 +359,10 @@ mod tests {
         assert_eq!(judge_at("background-8h", window), Meaning::NotSold);
         assert_eq!(judge_at("standard", flex), Meaning::Permanent, "the caller asked for that tier");
         assert_eq!(
-            judge_at("flex", r#"{"error":{"message":"no","type":"invalid_request_error","param":"background_color","code":null}}"#),
+            judge_at(
+                "flex",
+                r#"{"error":{"message":"no","type":"invalid_request_error","param":"background_color","code":null}}"#
+            ),
             Meaning::Permanent
         );
         assert_eq!(failure(DidItRun::Refused, "permanent:model_not_supported"), Meaning::NotSold);

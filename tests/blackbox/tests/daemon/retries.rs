@@ -90,7 +90,12 @@ async fn a_policy_may_send_it_to_the_next_backend() {
     let ticket = ticket(&rig.daemon, retry::ELSEWHERE, "fragile").await;
     rig.daemon.flush().await;
     eventually("it waits for the other backend", async || {
-        rig.daemon.lanes().await.iter().any(|lane| lane["backend"] == "zweite" && lane["waiting_requests"] == 1).then_some(())
+        rig.daemon
+            .lanes()
+            .await
+            .iter()
+            .any(|lane| lane["backend"] == "zweite" && lane["waiting_requests"] == 1)
+            .then_some(())
     })
     .await;
     rig.daemon.flush().await;
@@ -108,7 +113,12 @@ async fn an_account_without_means_is_not_hammered_and_the_next_backend_is_asked(
     let tickets = rig.daemon.tickets(5, |n| format!("question {n}")).await;
     rig.daemon.flush().await;
     eventually("they wait for the other backend", async || {
-        rig.daemon.lanes().await.iter().any(|lane| lane["backend"] == "zweite" && lane["waiting_requests"] == 5).then_some(())
+        rig.daemon
+            .lanes()
+            .await
+            .iter()
+            .any(|lane| lane["backend"] == "zweite" && lane["waiting_requests"] == 5)
+            .then_some(())
     })
     .await;
     rig.daemon.flush().await;
@@ -136,6 +146,9 @@ async fn rescues_go_through_a_storm_of_429_and_5xx() {
     }
     rig.all_answered(&tickets).await;
     assert_eq!((rig.billed(Mode::Realtime), rig.ran_twice()), (20, 0));
-    let why = rig.daemon.admin(&format!("/admin/v1/explain/{}", tickets[0].location.rsplit('/').next().unwrap())).await;
+    let why = rig
+        .daemon
+        .admin(&format!("/admin/v1/explain/{}", tickets[0].location.rsplit('/').next().unwrap()))
+        .await;
     assert_eq!(why.body["state"], "finished", "{why:?}");
 }
