@@ -173,11 +173,12 @@ async fn judge(
         && let Some(entry) = store.entry(attempt.place).await?
     {
         // What was hurried on the way is due when its caller said.
-        let due = match entry.origin == entry.place {
-            true => entry.deadline,
-            false => store.entry(entry.origin).await?.map_or(entry.deadline, |origin| origin.deadline),
-        };
-        let due = due.max(entry.deadline);
+        let mut due = entry.deadline;
+        if entry.origin != entry.place
+            && let Some(origin) = store.entry(entry.origin).await?
+        {
+            due = due.max(origin.deadline);
+        }
         let meaning = meaning(gateway, &source.sale, source.mode, &attempt, attempts, due, now);
         if !meaning.class.is_attempt() {
             attempts = made_before;

@@ -88,9 +88,10 @@ impl RetryPolicy {
     pub fn judge(&self, attempt: &Judged, now: Timestamp) -> Verdict {
         let own = self.backoff(attempt.attempts, attempt.jitter_permille);
         let after = |least: Millis| now.after(attempt.not_before.map_or(least, |asked| asked.max(least)));
-        let is_over = match attempt.class.is_attempt() {
-            true => attempt.attempts >= self.max_attempts,
-            false => now >= attempt.deadline,
+        let is_over = if attempt.class.is_attempt() {
+            attempt.attempts >= self.max_attempts
+        } else {
+            now >= attempt.deadline
         };
         match attempt.class {
             Class::Permanent => Verdict::Deliver,
