@@ -159,10 +159,9 @@ pub struct Metrics {
 impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("offpeak");
         // 10 us to about 0.3 s.
         let overhead = Histogram::new(exponential_buckets(0.000_01, 2.0, 16));
-        let metrics = Self {
+        let mut metrics = Self {
             requests: Family::default(),
             overhead,
             accepted: Counter::default(),
@@ -189,79 +188,94 @@ impl Metrics {
             waiting: Gauge::default(),
             waiting_bytes: Gauge::default(),
             oldest_seconds: Gauge::default(),
-            registry: Registry::default(),
+            registry: Registry::with_prefix("offpeak"),
         };
-        let r = &mut registry;
-        r.register("requests", "Requests answered on the data plane", metrics.requests.clone());
+        let mut registry = std::mem::take(&mut metrics.registry);
+        metrics.describe_work(&mut registry);
+        metrics.describe_batches(&mut registry);
+        metrics.describe_costs(&mut registry);
+        Self { registry, ..metrics }
+    }
+
+    /// Requests, from their arrival to their outcome.
+    fn describe_work(&self, r: &mut Registry) {
+        r.register("requests", "Requests answered on the data plane", self.requests.clone());
         r.register_with_unit(
             "decision_duration",
             "From a real-time request's body being read to its being sent on",
             Unit::Seconds,
-            metrics.overhead.clone(),
+            self.overhead.clone(),
         );
-        r.register("deferred_accepted", "Deferred requests kept durably", metrics.accepted.clone());
-        r.register("deferred_attached", "Calls attached to work already under way", metrics.attached.clone());
-        r.register("held_calls", "Calls held open for their answer", metrics.held.clone());
-        r.register("batches_sealed", "Batches that left, by why", metrics.sealed.clone());
-        r.register("batch_requests_sealed", "Requests in batches that left", metrics.sealed_requests.clone());
-        r.register("batches_ended", "Batches that ended, by how", metrics.ended.clone());
-        r.register("result_lines", "Lines of results, by what they were", metrics.lines.clone());
+        r.register("deferred_accepted", "Deferred requests kept durably", self.accepted.clone());
+        r.register("deferred_attached", "Calls attached to work already under way", self.attached.clone());
+        r.register("held_calls", "Calls held open for their answer", self.held.clone());
         r.register(
             "requests_retried",
             "Deferred requests put back for another attempt",
-            metrics.retried.clone(),
+            self.retried.clone(),
         );
-        r.register("deferred_finished", "Deferred requests with their outcome", metrics.delivered.clone());
-        r.register("open_jobs", "Jobs that have not ended", metrics.jobs.clone());
-        r.register("jobs_ended", "Jobs that ended, by how", metrics.jobs_ended.clone());
-        r.register("plugin_errors", "Calls of plugins that failed", metrics.plugin_errors.clone());
-        r.register(
-            "wasted_requests",
-            "Answers that were paid for and dropped, since the request had its answer by another way",
-            metrics.wasted.clone(),
-        );
-        r.register("breaker_open", "1 while a backend takes no work of this mode", metrics.breakers.clone());
-        r.register(
-            "escalated_requests",
-            "Requests of batches that threatened a deadline, by what was done",
-            metrics.escalated.clone(),
-        );
-        r.register(
-            "offer_without_room",
-            "Requests for which an offer had no room, so that the next one was bought",
-            metrics.stepped_up.clone(),
-        );
-        r.register(
-            "offers_lost",
-            "Models for which a provider refused to sell an offer, so that it is off the ladder",
-            metrics.offers_lost.clone(),
-        );
-        r.register("cost_dollars", "What providers charge, by the ledger", metrics.cost.clone());
-        r.register(
-            "realtime_cost_dollars",
-            "What the same would have cost in standard real time",
-            metrics.realtime_cost.clone(),
-        );
-        r.register("tokens", "Tokens that providers counted", metrics.tokens.clone());
-        r.register(
-            "ledger_unwritten",
-            "Real-time calls that are missing in the ledger, because the store did not take them in time",
-            metrics.unwritten.clone(),
-        );
-        r.register("waiting_requests", "Deferred requests waiting in lanes", metrics.waiting.clone());
+        r.register("deferred_finished", "Deferred requests with their outcome", self.delivered.clone());
+        r.register("open_jobs", "Jobs that have not ended", self.jobs.clone());
+        r.register("jobs_ended", "Jobs that ended, by how", self.jobs_ended.clone());
+        r.register("waiting_requests", "Deferred requests waiting in lanes", self.waiting.clone());
         r.register_with_unit(
             "waiting",
             "Bytes of requests waiting in lanes",
             Unit::Bytes,
-            metrics.waiting_bytes.clone(),
+            self.waiting_bytes.clone(),
         );
         r.register_with_unit(
             "oldest_waiting",
             "Age of the oldest request waiting in a lane",
             Unit::Seconds,
-            metrics.oldest_seconds.clone(),
+            self.oldest_seconds.clone(),
         );
-        Self { registry, ..metrics }
+    }
+
+    /// How the work was bought: batches, their ends, and the ways around them.
+    fn describe_batches(&self, r: &mut Registry) {
+        r.register("batches_sealed", "Batches that left, by why", self.sealed.clone());
+        r.register("batch_requests_sealed", "Requests in batches that left", self.sealed_requests.clone());
+        r.register("batches_ended", "Batches that ended, by how", self.ended.clone());
+        r.register("result_lines", "Lines of results, by what they were", self.lines.clone());
+        r.register("plugin_errors", "Calls of plugins that failed", self.plugin_errors.clone());
+        r.register(
+            "wasted_requests",
+            "Answers that were paid for and dropped, since the request had its answer by another way",
+            self.wasted.clone(),
+        );
+        r.register("breaker_open", "1 while a backend takes no work of this mode", self.breakers.clone());
+        r.register(
+            "escalated_requests",
+            "Requests of batches that threatened a deadline, by what was done",
+            self.escalated.clone(),
+        );
+        r.register(
+            "offer_without_room",
+            "Requests for which an offer had no room, so that the next one was bought",
+            self.stepped_up.clone(),
+        );
+        r.register(
+            "offers_lost",
+            "Models for which a provider refused to sell an offer, so that it is off the ladder",
+            self.offers_lost.clone(),
+        );
+    }
+
+    /// What it cost.
+    fn describe_costs(&self, r: &mut Registry) {
+        r.register("cost_dollars", "What providers charge, by the ledger", self.cost.clone());
+        r.register(
+            "realtime_cost_dollars",
+            "What the same would have cost in standard real time",
+            self.realtime_cost.clone(),
+        );
+        r.register("tokens", "Tokens that providers counted", self.tokens.clone());
+        r.register(
+            "ledger_unwritten",
+            "Real-time calls that are missing in the ledger, because the store did not take them in time",
+            self.unwritten.clone(),
+        );
     }
 
     /// The Prometheus text.

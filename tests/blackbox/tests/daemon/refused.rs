@@ -11,12 +11,12 @@ fn failing(code: &str) -> Vec<BatchFault> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn for_good_everybody_is_told_why_and_nothing_is_tried_again() {
     let rig = Rig::start(sim(), BY_HAND).await;
-    rig.provider.faults().next_batch(failing("billing_hard_limit_reached"));
+    rig.provider.faults().next_batch(failing("model_not_found"));
     let tickets = rig.daemon.tickets(10, |n| format!("question {n}")).await;
     rig.daemon.flush().await;
     for ticket in &tickets {
         let answer = rig.daemon.redeem(ticket).await;
-        assert_eq!(answer.error(), (502, "billing_hard_limit_reached"));
+        assert_eq!(answer.error(), (502, "model_not_found"));
         assert_eq!((answer.header("x-offpeak-attempts"), answer.header("x-should-retry")), ("1", "false"));
     }
     assert_eq!((rig.batches(), rig.provider.bill().lines.len()), (1, 0));

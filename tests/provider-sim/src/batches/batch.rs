@@ -268,9 +268,11 @@ impl Batch {
         let end = self.timeline.end();
         let unrun = self.items.split_off(self.done.min(self.items.len()));
         let unrun = unrun.into_iter().map(|item| item.what).chain(std::mem::take(&mut self.lost));
-        let code = match self.timeline.at(end).status {
+        let last = self.timeline.at(end);
+        let code = match last.status {
             Status::Expired => Some("batch_expired"),
-            Status::Cancelled if inner.lines_for_cancelled && end >= self.timeline.validated => {
+            // A batch cancelled while it is validated has counted no items yet.
+            Status::Cancelled if inner.lines_for_cancelled && last.in_progress.is_some() => {
                 Some("batch_cancelled")
             }
             _ => None,
