@@ -374,8 +374,8 @@ fn publish(gateway: &Gateway, scheduler: &Scheduler) {
     let mut oldest = now;
     let mut usual = HashMap::new();
     for view in scheduler.lanes() {
-        if let Some(plan) = view.plan {
-            let way = Way { backend: plan.backend, offer: plan.offer, model: view.key.model };
+        for plan in view.plans {
+            let way = Way { backend: plan.backend, offer: plan.offer, model: view.key.model.clone() };
             usual.insert(way, plan.usual);
         }
         let sums = by_tenant.entry(view.key.tenant).or_default();

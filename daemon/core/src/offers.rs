@@ -31,7 +31,8 @@ pub struct Rung {
     pub price_permille: u32,
     /// How long it usually takes, says the provider.
     pub usual: Millis,
-    /// What one batch may hold, and how many there may be; none where requests go one by one.
+    /// What one batch may hold, and how many there may be, where what is bought can wait; none where it is run at once. In the
+    /// background a batch holds one request.
     pub batch: Option<BatchRoom>,
 }
 
@@ -51,14 +52,14 @@ pub struct BatchRoom {
 /// What is known of turnarounds.
 pub type Turnarounds = BTreeMap<Way, Sketch>;
 
-/// What a ladder means for a lane, until something new is learnt.
+/// What one rung means for what can wait, until something new is learnt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outlook {
-    /// The rung of the ladder that a batch is bought from.
-    pub batch: usize,
-    /// With less time than this, a batch is the worse buy.
+    /// The rung of the ladder: one that is a batch, or runs in the background.
+    pub rung: usize,
+    /// With less time than this, it is the worse buy.
     pub needs: Millis,
-    /// With this much time, hardly any batch is late.
+    /// With this much time, hardly any is late.
     pub safe: Millis,
 }
 
@@ -112,34 +113,63 @@ pub fn best_now<'a>(
     })
 }
 
-/// What the ladder means for requests that can wait; none if no rung is a batch. Rungs that `is_open` does not let pass
-/// are taken only if there is no other.
-pub fn outlook(
+/// The ways to buy what can wait, the cheapest first; each further one is dearer and sooner there. With less time than the last
+/// one needs, it is run at once. Rungs that `is_open` does not let pass are taken only if there is no other.
+pub fn outlooks(
     ladder: &[Rung],
     model: &ModelId,
     seen: &Turnarounds,
     is_open: impl Fn(&Rung) -> bool,
-) -> Option<Outlook> {
-    let batches = ladder.iter().enumerate().filter(|(_, rung)| rung.batch.is_some());
-    let rank = |rung: &Rung| (!is_open(rung), rung.price_permille, rung.usual);
-    let (batch, rung) = batches.min_by_key(|(_, rung)| rank(rung))?;
-    let sketch = rung.seen(model, seen);
-    let Some(fastest) = fastest(ladder) else {
-        // There is nothing to fall back on: a batch is the best there is, however little time is left.
-        return Some(Outlook { batch, needs: Millis(0), safe: sketch.within(LATE_AT_DEPARTURE, rung.usual) });
+) -> Vec<Outlook> {
+    let can_wait = || ladder.iter().enumerate().filter(|(_, rung)| rung.batch.is_some());
+    let mut rungs: Vec<(usize, &Rung)> = can_wait().filter(|(_, rung)| is_open(rung)).collect();
+    if rungs.is_empty() {
+        rungs = can_wait().collect();
+    }
+    rungs.sort_by_key(|(_, rung)| (rung.price_permille, rung.usual));
+    let fastest = fastest(ladder);
+    let needs = |rung: &Rung, dearer: Option<u64>| {
+        // There is nothing to fall back on: it is the best there is, however little time is left.
+        let Some(dearer) = dearer else { return Millis(0) };
+        if fastest.is_some_and(|fastest| rung.price_permille > fastest.price_permille) {
+            return Millis(u64::MAX);
+        }
+        let gain = dearer.saturating_sub(rung.price_permille.into());
+        let late_at_most =
+            (gain * MILLION / (dearer + RISK_PERMILLE)).clamp(*LATE_AT_MOST.start(), *LATE_AT_MOST.end());
+        rung.seen(model, seen).within(late_at_most, rung.usual)
     };
-    let rescue = u64::from(fastest.price_permille);
-    let now = best_now(ladder, model, seen, rung.usual)
-        .map_or(rescue, |now| now.price(fastest, now.seen(model, seen)));
-    let gain = now.saturating_sub(rung.price_permille.into());
-    let late_at_most =
-        (gain * MILLION / (now + RISK_PERMILLE)).clamp(*LATE_AT_MOST.start(), *LATE_AT_MOST.end());
-    let needs = if rung.price_permille > fastest.price_permille {
-        Millis(u64::MAX)
-    } else {
-        sketch.within(late_at_most, rung.usual)
+    // What is run at once when there is as much time as the rung usually takes.
+    let at_once = |rung: &Rung| {
+        let fastest = fastest?;
+        let now = best_now(ladder, model, seen, rung.usual);
+        Some(now.map_or(fastest.price_permille.into(), |now| now.price(fastest, now.seen(model, seen))))
     };
-    Some(Outlook { batch, needs, safe: sketch.within(LATE_AT_DEPARTURE, rung.usual) })
+    // First as if there were no step between a rung and running it at once; what that leaves is compared with the next step.
+    let mut kept: Vec<(usize, &Rung, Millis)> = Vec::new();
+    for (at, rung) in rungs {
+        let now = at_once(rung);
+        let is_worth_it = now.is_none_or(|now| u64::from(rung.price_permille) < now);
+        let time = needs(rung, now.or(Some(u64::from(rung.price_permille))));
+        if kept.last().is_none_or(|(.., before)| is_worth_it && time < *before) {
+            kept.push((at, rung, time));
+        }
+    }
+    let mut outlooks: Vec<Outlook> = Vec::with_capacity(kept.len());
+    let mut next: Option<u64> = None;
+    for (at, rung, _) in kept.into_iter().rev() {
+        let sketch = rung.seen(model, seen);
+        let (needs, safe) =
+            (needs(rung, next.or_else(|| at_once(rung))), sketch.within(LATE_AT_DEPARTURE, rung.usual));
+        // Dearer ones that are not sooner there are no steps.
+        while outlooks.last().is_some_and(|dearer| dearer.needs >= needs) {
+            outlooks.pop();
+        }
+        outlooks.push(Outlook { rung: at, needs, safe });
+        next = Some(rung.price_permille.into());
+    }
+    outlooks.reverse();
+    outlooks
 }
 
 #[cfg(test)]
@@ -176,8 +206,39 @@ mod tests {
         rung("batch", Mode::Batch, 500, HOUR)
     }
 
+    fn background(hours: u64) -> Rung {
+        let gate = GateLimits { running: 10, an_hour: 100 };
+        let room = BatchRoom { max_requests: 1, max_bytes: 1000, overhead_bytes: 0, gate };
+        let (price, usual) = if hours == 2 { (700, Millis::from_mins(10)) } else { (600, Millis::from_mins(30)) };
+        Rung { batch: Some(room), ..rung(&format!("background-{hours}h"), Mode::Background, price, usual) }
+    }
+
     fn model() -> ModelId {
         "m".into()
+    }
+
+    fn first(ladder: &[Rung], seen: &Turnarounds) -> Outlook {
+        outlooks(ladder, &model(), seen, |_| true)[0]
+    }
+
+    #[test]
+    fn each_step_is_dearer_and_sooner_there() {
+        let ladder = [standard(), background(2), batch(), background(8)];
+        let steps = outlooks(&ladder, &model(), &Turnarounds::new(), |_| true);
+        let names: Vec<&str> = steps.iter().map(|step| ladder[step.rung].offer.as_str()).collect();
+        assert_eq!(names, ["batch", "background-8h", "background-2h"]);
+        assert!(steps.windows(2).all(|two| two[0].needs > two[1].needs), "{steps:?}");
+        // The little that a batch saves beside the next step is not worth much risk.
+        assert!(steps[0].needs > Millis::from_hours(1), "{steps:?}");
+        // A window that is never kept is no step.
+        let mut seen = Turnarounds::new();
+        let sketch = seen.entry(background(8).way(&model())).or_default();
+        for _ in 0..100 {
+            sketch.observe(Millis::from_hours(7), Timestamp(0));
+        }
+        let steps = outlooks(&ladder, &model(), &seen, |_| true);
+        let names: Vec<&str> = steps.iter().map(|step| ladder[step.rung].offer.as_str()).collect();
+        assert_eq!(names, ["batch", "background-2h"]);
     }
 
     fn now(ladder: &[Rung], left: Millis) -> &str {
@@ -198,13 +259,12 @@ mod tests {
         let ladder = [standard(), rung("calm", Mode::Realtime, 300, Millis::from_secs(90)), batch()];
         assert_eq!(now(&ladder, HOUR), "calm");
         let ladder = [standard(), batch(), rung("night", Mode::Batch, 350, Millis::from_hours(6))];
-        let outlook = outlook(&ladder, &model(), &Turnarounds::new(), |_| true).unwrap();
-        assert_eq!(ladder[outlook.batch].offer.as_str(), "night");
+        assert_eq!(ladder[first(&ladder, &Turnarounds::new()).rung].offer.as_str(), "night");
     }
 
     #[test]
     fn at_first_a_batch_needs_what_the_provider_says() {
-        let outlook = outlook(&[standard(), batch()], &model(), &Turnarounds::new(), |_| true).unwrap();
+        let outlook = first(&[standard(), batch()], &Turnarounds::new());
         assert!(outlook.needs <= HOUR, "{outlook:?}");
         assert_eq!(outlook.safe, Millis::from_hours(2));
     }
@@ -212,7 +272,7 @@ mod tests {
     #[test]
     fn an_offer_that_seldom_has_room_is_dear() {
         let ladder = [standard(), flex(), batch()];
-        let needs = |seen: &Turnarounds| outlook(&ladder, &model(), seen, |_| true).unwrap().needs;
+        let needs = |seen: &Turnarounds| first(&ladder, seen).needs;
         let mut seen = Turnarounds::new();
         assert!(needs(&seen) > Millis::from_hours(4), "flex costs the same and is sooner there");
         let sketch = seen.entry(flex().way(&model())).or_default();
@@ -229,15 +289,14 @@ mod tests {
         for _ in 0..40 {
             sketch.observe(Millis::from_hours(6), Timestamp(0));
         }
-        let outlook = outlook(&[standard(), batch()], &model(), &seen, |_| true).unwrap();
+        let outlook = first(&[standard(), batch()], &seen);
         assert!(outlook.needs > Millis::from_hours(6), "{outlook:?}");
     }
 
     #[test]
     fn without_a_way_out_a_batch_is_taken_however_late_it_is() {
-        let outlook = outlook(&[batch()], &model(), &Turnarounds::new(), |_| true).unwrap();
-        assert_eq!(outlook.needs, Millis(0));
-        assert_eq!(super::outlook(&[standard()], &model(), &Turnarounds::new(), |_| true), None);
+        assert_eq!(first(&[batch()], &Turnarounds::new()).needs, Millis(0));
+        assert_eq!(outlooks(&[standard()], &model(), &Turnarounds::new(), |_| true), []);
     }
 
     #[test]
@@ -245,8 +304,8 @@ mod tests {
         let other = Rung { backend: "b".into(), price_permille: 600, ..batch() };
         let ladder = [standard(), batch(), other];
         let open = |rung: &Rung| rung.backend.as_str() == "b";
-        assert_eq!(outlook(&ladder, &model(), &Turnarounds::new(), open).unwrap().batch, 2);
-        assert_eq!(outlook(&ladder, &model(), &Turnarounds::new(), |_| false).unwrap().batch, 1);
+        assert_eq!(outlooks(&ladder, &model(), &Turnarounds::new(), open)[0].rung, 2);
+        assert_eq!(outlooks(&ladder, &model(), &Turnarounds::new(), |_| false)[0].rung, 1);
     }
 
     proptest! {
@@ -269,9 +328,15 @@ mod tests {
             if let Some((bought, fastest)) = bought.zip(fastest(&ladder)) {
                 prop_assert!(bought.is_now() && bought.price_permille <= fastest.price_permille);
             }
-            if let Some(outlook) = outlook(&ladder, &model(), &Turnarounds::new(), |_| true) {
-                prop_assert!(ladder[outlook.batch].batch.is_some());
-                prop_assert!(fastest(&ladder).is_some() || outlook.needs == Millis(0));
+            let steps = outlooks(&ladder, &model(), &Turnarounds::new(), |_| true);
+            prop_assert_eq!(steps.is_empty(), ladder.iter().all(Rung::is_now));
+            prop_assert!(steps.iter().all(|step| ladder[step.rung].batch.is_some()));
+            if let Some(last) = steps.last() {
+                prop_assert!(fastest(&ladder).is_some() || last.needs == Millis(0));
+            }
+            for two in steps.windows(2) {
+                prop_assert!(two[0].needs > two[1].needs);
+                prop_assert!(ladder[two[0].rung].price_permille <= ladder[two[1].rung].price_permille);
             }
         }
     }

@@ -265,9 +265,9 @@ struct Berth {
     flush: bool,
 }
 
-/// What is bought for a group of lanes; none if it cannot wait.
-#[derive(Debug, Clone, Copy)]
-struct Prospect(Option<Outlook>);
+/// What is bought for a group of lanes, the cheapest first; nothing if it cannot wait.
+#[derive(Debug, Clone)]
+struct Prospect(Arc<[Outlook]>);
 
 /// Lanes that may travel together.
 #[derive(Debug)]
@@ -300,8 +300,8 @@ pub struct LaneView {
     pub earliest_deadline: Option<Timestamp>,
     /// What it waits for.
     pub next: Next,
-    /// What it would be bought as if it left now.
-    pub plan: Option<Plan>,
+    /// What it would be bought as if it left now: the cheapest way as long as there is time for it, then the next one.
+    pub plans: Vec<Plan>,
 }
 
 /// What is bought for a lane as long as there is time.
@@ -315,7 +315,7 @@ pub struct Plan {
     pub price_permille: u32,
     /// How long it takes, often enough for the price.
     pub usual: Millis,
-    /// With less time than this, real time is bought instead; a rescue's time is in it.
+    /// With less time than this, the next way is bought instead; a rescue's time is in it.
     pub needs: Millis,
     /// With this much time, hardly any is late; a rescue's time is in it.
     pub safe: Millis,
@@ -329,7 +329,7 @@ pub struct Scheduler {
     berths: BTreeMap<LaneId, Berth>,
     groups: BTreeMap<Freight, Group>,
     gates: BTreeMap<(BackendId, OfferName), Gate>,
-    ledgers: BTreeMap<(BackendId, ModelId), Ledger>,
+    ledgers: BTreeMap<Way, Ledger>,
     shares: BTreeMap<BackendId, Shares>,
     shut: BTreeMap<(BackendId, Mode), Shut>,
     turnarounds: Turnarounds,
@@ -401,8 +401,9 @@ impl Scheduler {
     pub fn lanes(&self) -> impl Iterator<Item = LaneView> {
         self.berths.iter().map(|(id, berth)| {
             let group = self.groups.get(&Freight::of(&berth.key));
-            let outlook = group.and_then(|group| group.prospect?.0);
-            let rung = outlook.and_then(|outlook| Some((outlook, berth.terms.ladder.get(outlook.batch)?)));
+            let prospect = group.and_then(|group| group.prospect.as_ref());
+            let outlooks = prospect.map(|prospect| &prospect.0[..]).unwrap_or_default();
+            let rungs = outlooks.iter().filter_map(|outlook| Some((outlook, berth.terms.ladder.get(outlook.rung)?)));
             let with_rescue = |time: Millis| Millis(time.0.saturating_add(berth.terms.rescue.least.0));
             LaneView {
                 lane: *id,
@@ -414,14 +415,16 @@ impl Scheduler {
                     Some(group) if !berth.lane.is_empty() => group.next,
                     _ => Next::Empty,
                 },
-                plan: rung.map(|(outlook, rung)| Plan {
-                    backend: rung.backend.clone(),
-                    offer: rung.offer.clone(),
-                    price_permille: rung.price_permille,
-                    usual: outlook.needs,
-                    needs: with_rescue(outlook.needs),
-                    safe: with_rescue(outlook.safe),
-                }),
+                plans: rungs
+                    .map(|(outlook, rung)| Plan {
+                        backend: rung.backend.clone(),
+                        offer: rung.offer.clone(),
+                        price_permille: rung.price_permille,
+                        usual: outlook.needs,
+                        needs: with_rescue(outlook.needs),
+                        safe: with_rescue(outlook.safe),
+                    })
+                    .collect(),
             }
         })
     }
@@ -444,9 +447,11 @@ impl Scheduler {
             let Some(room) = rung.batch else { continue };
             let way = (rung.backend.clone(), rung.offer.clone());
             self.gates.entry(way).or_insert_with(|| Gate::new(room.gate)).limit(room.gate);
+            if rung.backend == key.backend && rung.mode == Mode::Batch {
+                let ledger = self.ledgers.entry(rung.way(&key.model)).or_default();
+                ledger.configure(terms.enqueued_tokens);
+            }
         }
-        let ledger = self.ledgers.entry((key.backend.clone(), key.model.clone())).or_default();
-        ledger.configure(terms.enqueued_tokens);
         let group = self.groups.entry(freight).or_insert_with(|| Group {
             lanes: Vec::new(),
             prospect: None,

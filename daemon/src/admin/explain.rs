@@ -3,7 +3,7 @@
 use humantime::format_duration;
 use offpeak_core::batch::Journey;
 use offpeak_core::extent::Range;
-use offpeak_core::scheduler::{LaneView, Next, VoyageView};
+use offpeak_core::scheduler::{LaneView, Next, Plan, VoyageView};
 use offpeak_core::words::{LaneId, Millis, Mode, Place, Timestamp};
 use offpeak_store::{BatchRecord, Standing};
 use serde::{Deserialize, Serialize};
@@ -208,23 +208,17 @@ fn of_lane(gateway: &Gateway, lane: &LaneView) -> Explanation {
         "{} request(s) wait in lane {} of '{}' for '{}' at {}.",
         lane.sums.count, lane.lane.0, key.tenant, key.model, key.endpoint
     )];
-    if let Some(plan) = &lane.plan {
-        why.push(format!(
-            "With at least {} to its deadline a request is bought as '{}' of '{}' at {}% of the list price; with less, in \
-             real time.",
-            shown(plan.needs),
-            plan.offer,
-            plan.backend,
-            plan.price_permille / 10
-        ));
-    }
+    why.extend(ladder(&lane.plans));
     why.extend(shut(gateway, key.backend.as_str()));
     why.extend(lost(gateway, key.model.as_str()));
     let mut next = vec![coming(lane.next, now)];
-    if let (Some(deadline), Some(plan)) = (lane.earliest_deadline, &lane.plan) {
-        let in_ms = Some(deadline.before(plan.needs).since(now).0);
-        let what = "what still waits with this deadline is run in real time".to_owned();
-        next.push(Coming { in_ms, what });
+    if let Some(deadline) = lane.earliest_deadline {
+        let buys = lane.plans.iter().skip(1).map(|plan| format!("bought as '{}'", plan.offer));
+        let buys = buys.chain(std::iter::once("run in real time".to_owned()));
+        next.extend(lane.plans.iter().zip(buys).map(|(plan, buy)| {
+            let in_ms = Some(deadline.before(plan.needs).since(now).0);
+            Coming { in_ms, what: format!("what still waits with this deadline is {buy}") }
+        }));
     }
     let is_empty = lane.next == Next::Empty;
     if is_empty {
@@ -237,6 +231,17 @@ fn of_lane(gateway: &Gateway, lane: &LaneView) -> Explanation {
         why,
         next,
     }
+}
+
+/// How a lane is bought, the cheapest way first.
+fn ladder(plans: &[Plan]) -> Option<String> {
+    let steps = plans.iter().map(|plan| {
+        let (needs, percent) = (shown(plan.needs), plan.price_permille / 10);
+        format!("with at least {needs} to its deadline as '{}' of '{}' at {percent}%", plan.offer, plan.backend)
+    });
+    let steps: Vec<String> = steps.collect();
+    let all = steps.join(", ");
+    (!steps.is_empty()).then(|| format!("A request is bought {all} of the list price; with less time, in real time."))
 }
 
 fn coming(next: Next, now: Timestamp) -> Coming {

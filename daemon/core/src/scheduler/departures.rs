@@ -7,9 +7,9 @@ use crate::depart::{self, Departure, Reason, Terms, Waiting};
 use crate::escalate::RescueTerms;
 use crate::extent::Cargo;
 use crate::gate::Pass;
-use crate::lane::Room;
+use crate::lane::{Lane, Room};
 use crate::offers::{self, BatchRoom, Outlook, Rung};
-use crate::words::{BackendId, LaneId, Millis, Mode, OfferName, TenantId, Timestamp};
+use crate::words::{BackendId, LaneId, Millis, OfferName, TenantId, Timestamp};
 
 use super::voyages::time_left;
 use super::{Effect, Effects, Freight, Next, Prospect, Scheduler};
@@ -19,28 +19,36 @@ struct Deal {
     ladder: Arc<[Rung]>,
     linger: Millis,
     rescue: RescueTerms,
-    /// What a batch is bought as; none if no rung is one.
-    batch: Option<(Rung, BatchRoom)>,
-    needs: Millis,
-    safe: Millis,
+    /// The ways to buy it as something that can wait, the cheapest first. Each further one is for what the one before would
+    /// answer too late.
+    steps: Vec<Step>,
+}
+
+/// One way to buy what can wait.
+struct Step {
+    rung: Rung,
+    room: BatchRoom,
+    terms: Terms,
 }
 
 impl Deal {
-    fn terms(&self) -> Terms {
-        let room = self.batch.as_ref().map(|(_, room)| room);
-        Terms {
-            max_requests: room.map_or(u64::MAX, |room| room.max_requests),
-            max_bytes: room.map_or(u64::MAX, |room| room.max_bytes),
-            linger: self.linger,
-            needs: self.needs,
-            safe: self.safe,
-            rescue: self.rescue.least,
-        }
+    fn overhead(&self) -> u64 {
+        self.steps.first().map_or(0, |step| step.room.overhead_bytes)
     }
 
-    fn overhead(&self) -> u64 {
-        self.batch.as_ref().map_or(0, |(_, room)| room.overhead_bytes)
+    /// Before this deadline, nothing that can wait keeps it.
+    fn soonest_kept(&self, now: Timestamp) -> Timestamp {
+        self.steps.last().map_or(Timestamp::NEVER, |step| step.terms.soonest_kept(now))
     }
+}
+
+/// What has to wait may become urgent while it does.
+fn held_up(next: Next, step: &Step, earliest_deadline: Timestamp, done: &mut Effects) -> Next {
+    done.wake(step.terms.urgent_at(earliest_deadline));
+    if let Next::Held(until) | Next::Shut(until) = next {
+        done.wake(until);
+    }
+    next
 }
 
 impl Scheduler {
@@ -68,7 +76,7 @@ impl Scheduler {
                 let deal = self.deal(&freight)?;
                 let lanes = &self.groups.get(&freight)?.lanes;
                 let deadline = self.waiting(lanes, deal.overhead())?.earliest_deadline;
-                let is_due = now >= deal.terms().latest_safe(deadline);
+                let is_due = deal.steps.first().is_none_or(|step| now >= step.terms.latest_safe(deadline));
                 let shares = self.shares.get(&freight.backend);
                 let clock = lanes
                     .iter()
@@ -110,29 +118,39 @@ impl Scheduler {
         let group = self.groups.get(freight)?;
         let berths = || group.lanes.iter().filter_map(|lane| self.berths.get(lane));
         let terms = &berths().next()?.terms;
-        let outlook = match group.prospect {
-            Some(Prospect(outlook)) => outlook,
-            None => self.outlook(freight, &terms.ladder, terms.may_go_elsewhere),
+        let outlooks = match &group.prospect {
+            Some(Prospect(outlooks)) => outlooks.clone(),
+            None => self.outlooks(freight, &terms.ladder, terms.may_go_elsewhere).into(),
         };
-        let rung = outlook.and_then(|outlook| terms.ladder.get(outlook.batch));
-        let deal = Deal {
-            linger: berths().map(|berth| berth.terms.linger).min()?,
-            rescue: terms.rescue,
-            batch: rung.and_then(|rung| Some((rung.clone(), rung.batch?))),
-            needs: outlook.map_or(Millis(u64::MAX), |outlook| outlook.needs),
-            safe: outlook.map_or(Millis(u64::MAX), |outlook| outlook.safe),
-            ladder: terms.ladder.clone(),
+        let (linger, rescue) = (berths().map(|berth| berth.terms.linger).min()?, terms.rescue);
+        let step = |outlook: &Outlook| {
+            let rung = terms.ladder.get(outlook.rung)?.clone();
+            let room = rung.batch?;
+            let terms = Terms {
+                max_requests: room.max_requests,
+                max_bytes: room.max_bytes,
+                linger,
+                needs: outlook.needs,
+                safe: outlook.safe,
+                rescue: rescue.least,
+            };
+            Some(Step { rung, room, terms })
         };
-        self.groups.get_mut(freight)?.prospect = Some(Prospect(outlook));
+        let steps = outlooks.iter().filter_map(step).collect();
+        let deal = Deal { linger, rescue, steps, ladder: terms.ladder.clone() };
+        self.groups.get_mut(freight)?.prospect = Some(Prospect(outlooks));
         Some(deal)
     }
 
     /// A lane stays with its own backend as long as that takes work.
-    fn outlook(&self, freight: &Freight, ladder: &[Rung], may_go_elsewhere: bool) -> Option<Outlook> {
+    fn outlooks(&self, freight: &Freight, ladder: &[Rung], may_go_elsewhere: bool) -> Vec<Outlook> {
         let is_own = |rung: &Rung| rung.backend == freight.backend;
         let is_shut = |rung: &Rung| self.shut.contains_key(&(rung.backend.clone(), rung.mode));
-        let own_takes_work = ladder.iter().any(|rung| is_own(rung) && rung.batch.is_some() && !is_shut(rung));
-        offers::outlook(ladder, &freight.model, &self.turnarounds, |rung| {
+        // The cheapest tells: what is dearer is for what is urgent.
+        let own = ladder.iter().filter(|rung| is_own(rung) && rung.batch.is_some());
+        let own_takes_work =
+            own.min_by_key(|rung| (rung.price_permille, rung.usual)).is_some_and(|rung| !is_shut(rung));
+        offers::outlooks(ladder, &freight.model, &self.turnarounds, |rung| {
             if own_takes_work || !may_go_elsewhere { is_own(rung) } else { !is_shut(rung) }
         })
     }
@@ -142,12 +160,65 @@ impl Scheduler {
         let Some(deal) = self.deal(freight) else { return Next::NotSold };
         let lanes = self.groups.get(freight).map(|group| group.lanes.clone()).unwrap_or_default();
         self.rescue(freight, &lanes, &deal, now, done);
-        let terms = deal.terms();
+        let mut urgent = None;
+        for (cheaper, step) in deal.steps.iter().zip(deal.steps.iter().skip(1)).rev() {
+            let due_before = cheaper.terms.soonest_kept(now);
+            urgent = self.depart_urgent(freight, &lanes, step, due_before, now, done).or(urgent);
+        }
+        let next = self.depart_rest(freight, &lanes, &deal, now, done);
+        urgent.unwrap_or(next)
+    }
+
+    /// Lets go what the cheaper way would answer too late. Says what they wait for if they have to.
+    fn depart_urgent(
+        &mut self,
+        freight: &Freight,
+        lanes: &[LaneId],
+        step: &Step,
+        due_before: Timestamp,
+        now: Timestamp,
+        done: &mut Effects,
+    ) -> Option<Next> {
+        let is_urgent = |lane: &Lane| lane.last_before(due_before).is_some();
+        loop {
+            let urgent: Vec<LaneId> = lanes
+                .iter()
+                .copied()
+                .filter(|lane| self.berths.get(lane).is_some_and(|berth| is_urgent(&berth.lane)))
+                .collect();
+            let waiting = self.waiting(&urgent, step.room.overhead_bytes)?;
+            // One that travels alone has nobody to wait for.
+            let lingers = step.room.max_requests > 1;
+            let reason = match depart::decide(&waiting, &step.terms, now) {
+                Departure::Batch(reason) => reason,
+                Departure::Stay(until) if lingers => {
+                    done.wake(until);
+                    return Some(Next::Lingers(until));
+                }
+                Departure::Stay(_) | Departure::Realtime => Reason::Deadline,
+            };
+            match self.let_go(freight, &urgent, step, &is_urgent, reason, now) {
+                Ok(effect) => done.effects.push(effect),
+                Err(next) => return Some(held_up(next, step, waiting.earliest_deadline, done)),
+            }
+        }
+    }
+
+    /// Lets go all else, in the cheapest way.
+    fn depart_rest(
+        &mut self,
+        freight: &Freight,
+        lanes: &[LaneId],
+        deal: &Deal,
+        now: Timestamp,
+        done: &mut Effects,
+    ) -> Next {
+        let lanes = self.patient(lanes, deal, now);
         // Each round lets one batch go or stops; a batch holds at least one request, so this ends.
         while let Some(waiting) = self.waiting(&lanes, deal.overhead()) {
-            let Some((rung, room)) = &deal.batch else { return Next::NotSold };
+            let Some(step) = deal.steps.first() else { return Next::NotSold };
             let flush = lanes.iter().any(|lane| self.berths.get(lane).is_some_and(|berth| berth.flush));
-            let reason = match depart::decide(&waiting, &terms, now) {
+            let reason = match depart::decide(&waiting, &step.terms, now) {
                 _ if flush => Reason::Flush,
                 Departure::Batch(reason) => reason,
                 Departure::Stay(until) => {
@@ -157,23 +228,10 @@ impl Scheduler {
                 // Nothing on the ladder is faster: late is better than never.
                 Departure::Realtime => Reason::Deadline,
             };
-            let loaded = match self.pass(rung, now) {
-                Ok(only_newcomers) => self.load(freight, &lanes, rung, room, only_newcomers),
-                Err(next) => Err(next),
-            };
-            let cargo = match loaded {
-                Ok(cargo) => cargo,
-                Err(next) => {
-                    // What has to wait may become urgent while it does.
-                    done.wake(terms.urgent_at(waiting.earliest_deadline));
-                    if let Next::Held(until) | Next::Shut(until) = next {
-                        done.wake(until);
-                    }
-                    return next;
-                }
-            };
-            self.enter(freight, rung, &cargo, now);
-            done.effects.push(Effect::Batch { freight: freight.bought(rung), cargo, reason });
+            match self.let_go(freight, &lanes, step, &|_| true, reason, now) {
+                Ok(effect) => done.effects.push(effect),
+                Err(next) => return held_up(next, step, waiting.earliest_deadline, done),
+            }
         }
         for lane in lanes {
             if let Some(berth) = self.berths.get_mut(&lane) {
@@ -183,9 +241,38 @@ impl Scheduler {
         Next::Empty
     }
 
+    /// Lanes in which nothing waits that the cheapest way would answer too late while another step would not: what stands at
+    /// a lane's head leaves first.
+    fn patient(&self, lanes: &[LaneId], deal: &Deal, now: Timestamp) -> Vec<LaneId> {
+        let Some(first) = deal.steps.first().filter(|_| deal.steps.len() > 1) else { return lanes.to_vec() };
+        let kept = first.terms.soonest_kept(now);
+        let is_patient = |lane: &Lane| lane.last_before(kept).is_none();
+        lanes
+            .iter()
+            .copied()
+            .filter(|lane| self.berths.get(lane).is_some_and(|berth| is_patient(&berth.lane)))
+            .collect()
+    }
+
+    /// One batch of some lanes, if the backend takes it now.
+    fn let_go(
+        &mut self,
+        freight: &Freight,
+        lanes: &[LaneId],
+        step: &Step,
+        may_leave: &impl Fn(&Lane) -> bool,
+        reason: Reason,
+        now: Timestamp,
+    ) -> Result<Effect, Next> {
+        let only_newcomers = self.pass(&step.rung, now)?;
+        let cargo = self.load(freight, lanes, step, may_leave, only_newcomers)?;
+        self.enter(freight, &step.rung, &cargo, now);
+        Ok(Effect::Batch { freight: freight.bought(&step.rung), cargo, reason })
+    }
+
     /// Whether another batch may leave; true if only with requests of tenants that have nothing under way.
     fn pass(&mut self, rung: &Rung, now: Timestamp) -> Result<bool, Next> {
-        if let Some(shut) = self.shut.get(&(rung.backend.clone(), Mode::Batch))
+        if let Some(shut) = self.shut.get(&(rung.backend.clone(), rung.mode))
             && (now < shut.until || shut.is_probed)
         {
             return Err(Next::Shut(shut.until.max(now.after(Millis(1)))));
@@ -203,9 +290,9 @@ impl Scheduler {
             gate.enter(now);
         }
         let tokens = cargo.iter().map(|cargo| cargo.tokens).sum();
-        self.ledgers.entry((rung.backend.clone(), freight.model.clone())).or_default().enter(tokens);
+        self.ledgers.entry(rung.way(&freight.model)).or_default().enter(tokens);
         self.board(&freight.bought(rung), &self.tenants_of(cargo));
-        if let Some(shut) = self.shut.get_mut(&(rung.backend.clone(), Mode::Batch)) {
+        if let Some(shut) = self.shut.get_mut(&(rung.backend.clone(), rung.mode)) {
             shut.is_probed = true;
         }
     }
@@ -219,7 +306,7 @@ impl Scheduler {
         now: Timestamp,
         done: &mut Effects,
     ) {
-        let kept_from = deal.terms().soonest_kept(now);
+        let kept_from = deal.soonest_kept(now);
         for lane in lanes {
             let Some(berth) = self.berths.get_mut(lane) else { continue };
             // Deadlines in a lane lie close together, so what stands before the last urgent request is nearly as urgent.
@@ -243,17 +330,18 @@ impl Scheduler {
         &mut self,
         freight: &Freight,
         lanes: &[LaneId],
-        rung: &Rung,
-        room: &BatchRoom,
+        step: &Step,
+        may_leave: &impl Fn(&Lane) -> bool,
         only_newcomers: bool,
     ) -> Result<Vec<Cargo>, Next> {
+        let Step { rung, room, .. } = step;
         let sailing = self.tenants_under_way(rung);
         let has_newcomers =
             lanes.iter().filter(|lane| self.waits(**lane)).any(|lane| !self.is_of(*lane, &sailing));
         if only_newcomers && !has_newcomers {
             return Err(Next::ForAPlace);
         }
-        let ledger = self.ledgers.entry((rung.backend.clone(), freight.model.clone())).or_default();
+        let ledger = self.ledgers.entry(rung.way(&freight.model)).or_default();
         let mut tokens = ledger.room();
         if !has_newcomers && ledger.limit() < u64::MAX && ledger.enqueued() > 0 {
             // The last quarter is for those that have nothing under way.
@@ -275,13 +363,13 @@ impl Scheduler {
             .filter(|lane| self.waits(*lane) && !(only_newcomers && self.is_of(*lane, &sailing)))
             .collect();
         let mut cargo = Vec::new();
-        let was_bound_by_tokens = self.fill(freight, &mut open, &mut room, &mut cargo);
+        let was_bound_by_tokens = self.fill(freight, &mut open, &mut room, may_leave, &mut cargo);
         if cargo.is_empty() && was_bound_by_tokens && must_take_one {
             // Nothing is enqueued and not even one fits: the estimate or the limit is wrong, which only trying can tell.
             room.tokens = u64::MAX;
             room.requests = 1;
             open = lanes.iter().copied().filter(|lane| self.waits(*lane)).collect();
-            self.fill(freight, &mut open, &mut room, &mut cargo);
+            self.fill(freight, &mut open, &mut room, may_leave, &mut cargo);
         }
         match cargo.is_empty() {
             false => Ok(cargo),
@@ -296,6 +384,7 @@ impl Scheduler {
         freight: &Freight,
         open: &mut Vec<LaneId>,
         room: &mut Room,
+        may_leave: &impl Fn(&Lane) -> bool,
         cargo: &mut Vec<Cargo>,
     ) -> bool {
         let mut by_tokens = false;
@@ -309,7 +398,7 @@ impl Scheduler {
             } else {
                 by_tokens |= berth.lane.fits(&Room { tokens: u64::MAX, ..*room });
             }
-            if taken.is_none() || berth.lane.is_empty() {
+            if taken.is_none() || berth.lane.is_empty() || !may_leave(&berth.lane) {
                 open.retain(|other| *other != lane);
             }
         }

@@ -288,7 +288,7 @@ fn what_batches_take_lately_decides_what_is_still_a_batch() {
     }
     let effects = world.step(appended(2, 0, 100, now, Millis::from_hours(4)), now);
     assert!(matches!(effects.effects[..], [Effect::Realtime { .. }]), "{effects:?}");
-    let plan = world.scheduler.lanes().next().unwrap().plan.unwrap();
+    let plan = world.scheduler.lanes().next().unwrap().plans.swap_remove(0);
     assert!(plan.needs > Millis::from_hours(5), "{plan:?}");
 }
 
@@ -373,6 +373,74 @@ fn in_one_batch_each_tenant_has_its_share() {
     });
     let few = batch.unwrap().iter().filter(|cargo| cargo.range.lane == LaneId(2));
     assert_eq!(few.map(|cargo| cargo.range.len()).sum::<u64>(), 30);
+}
+
+/// A batch, two requests at a time in the background, and real time.
+fn with_background(lane: u32) -> Event {
+    let one = BatchRoom {
+        max_requests: 1,
+        max_bytes: 1_000_000,
+        overhead_bytes: 100,
+        gate: GateLimits { running: 2, an_hour: 100 },
+    };
+    let background = Rung {
+        offer: "background-8h".into(),
+        mode: Mode::Background,
+        price_permille: 600,
+        usual: Millis::from_mins(10),
+        batch: Some(one),
+        ..rung("openai", "batch", Mode::Batch, GATE)
+    };
+    let ladder = [
+        rung("openai", "standard", Mode::Realtime, GATE),
+        rung("openai", "batch", Mode::Batch, GATE),
+        background,
+    ];
+    let terms = LaneTerms { ladder: Arc::new(ladder), ..terms(GATE) };
+    Event::Opened { lane: LaneId(lane), key: key("m", "t"), terms }
+}
+
+fn bought(effects: &Effects) -> Vec<(String, u64)> {
+    let bought = effects.effects.iter().filter_map(|effect| match effect {
+        Effect::Batch { freight, cargo, .. } | Effect::Realtime { freight, cargo } => {
+            Some((freight.offer.to_string(), requests(cargo)))
+        }
+        Effect::Hedge { .. } | Effect::Cancel { .. } | Effect::Keep(..) => None,
+    });
+    bought.collect()
+}
+
+#[test]
+fn what_a_batch_would_answer_too_late_goes_one_by_one_in_the_background() {
+    let mut world = World::new([with_background(1), with_background(2)]);
+    let hour = Millis::from_hours(1);
+    let left = world.step(appended(1, 0, 5, START, hour), START);
+    let two = vec![("background-8h".to_owned(), 1); 2];
+    assert_eq!(bought(&left), two, "as many as may be under way, at once");
+    let view: Vec<LaneView> = world.scheduler.lanes().collect();
+    assert_eq!(view[0].next, Next::ForAPlace);
+    assert_eq!(view[0].plans.len(), 2);
+    assert!(view[0].plans[0].needs > hour && view[0].plans[1].needs < hour, "{:?}", view[0].plans);
+    // The other lane has time for a batch, and leaves as one.
+    world.step(appended(2, 0, 5, START, DAY), START);
+    let left = world.step(Event::Tick, START.after(LINGER));
+    assert_eq!(bought(&left), [("batch".to_owned(), 5)]);
+    let left = world.end(Fate::Completed, None, START.after(Millis::from_mins(5)));
+    assert_eq!(bought(&left), [("background-8h".to_owned(), 1)]);
+    // What finds no place in time is run at once.
+    let left = world.step(Event::Tick, START.after(Millis::from_mins(45)));
+    assert_eq!(bought(&left).last(), Some(&("standard".to_owned(), 2)), "{left:?}");
+}
+
+#[test]
+fn without_a_background_that_takes_work_real_time_is_next() {
+    let mut world = World::new([with_background(1)]);
+    let until = Some(START.after(DAY));
+    world.step(Event::Shut { backend: "openai".into(), mode: Mode::Background, until }, START);
+    let left = world.step(appended(1, 0, 5, START, Millis::from_hours(1)), START);
+    assert_eq!(bought(&left), []);
+    let left = world.step(Event::Tick, START.after(Millis::from_mins(45)));
+    assert_eq!(bought(&left), [("standard".to_owned(), 5)]);
 }
 
 proptest! {

@@ -78,7 +78,7 @@ impl Scheduler {
             if let Some(gate) = self.gates.get_mut(&(freight.backend.clone(), freight.offer.clone())) {
                 gate.readmit();
             }
-            self.ledgers.entry((freight.backend.clone(), freight.model.clone())).or_default().enter(tokens);
+            self.ledgers.entry(freight.way()).or_default().enter(tokens);
         }
         let voyage = Voyage { cargo, since, pulse: Pulse::default(), is_cancelled: false };
         let look_at = Timestamp(0);
@@ -131,7 +131,7 @@ impl Scheduler {
                 gate.hold(until);
             }
         }
-        let ledger = self.ledgers.entry((freight.backend.clone(), freight.model.clone())).or_default();
+        let ledger = self.ledgers.entry(freight.way()).or_default();
         match fate {
             Fate::NoRoom => ledger.refused(tokens),
             Fate::Completed | Fate::GivenUp | Fate::Refused => ledger.leave(tokens),
