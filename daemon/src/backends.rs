@@ -324,12 +324,12 @@ impl Backend {
             let offer = Offer::new(terms);
             let batch = match offer.mode() {
                 Mode::Realtime => None,
-                Mode::Batch => match self.batch_room(endpoint, model, &offer, now)? {
+                Mode::Batch | Mode::Background => match self.batch_room(endpoint, model, &offer, now)? {
                     Some(room) => Some(room),
                     None => continue,
                 },
                 // Nothing drives these yet, so they are not bought.
-                Mode::Background | Mode::Engine => continue,
+                Mode::Engine => continue,
             };
             rungs.push(Rung {
                 backend: self.id.clone(),
@@ -353,11 +353,19 @@ impl Backend {
         let limits = self.provider.limits(endpoint.as_str(), model.as_str(), offer.name.as_str(), now.0)?;
         let lanes = &self.lanes;
         Ok(limits.map(|limits| BatchRoom {
-            max_requests: lanes.max_requests.unwrap_or(u64::MAX).min(u64::from(limits.max_requests)).max(1),
+            max_requests: match offer.mode() {
+                Mode::Background => 1,
+                Mode::Batch | Mode::Realtime | Mode::Engine => {
+                    lanes.max_requests.unwrap_or(u64::MAX).min(u64::from(limits.max_requests)).max(1)
+                }
+            },
             max_bytes: lanes.max_bytes.unwrap_or(u64::MAX).min(limits.max_bytes),
             overhead_bytes: u64::from(limits.item_overhead_bytes),
             gate: GateLimits {
-                running: lanes.max_running,
+                running: match offer.mode() {
+                    Mode::Background => lanes.max_background,
+                    Mode::Batch | Mode::Realtime | Mode::Engine => lanes.max_running,
+                },
                 an_hour: usize::try_from(limits.max_batches_an_hour).unwrap_or(usize::MAX).max(1),
             },
         }))

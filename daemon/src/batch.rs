@@ -17,7 +17,7 @@ use offpeak_core::breaker::Report;
 use offpeak_core::extent::Cargo;
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::scheduler::{Event as LaneEvent, Fate};
-use offpeak_core::words::{BatchId, Millis, Mode, Timestamp};
+use offpeak_core::words::{BatchId, Millis, Place, Timestamp};
 use offpeak_host::PluginError;
 use offpeak_host::values::provider::{self, Effect, Event, HeaderRef};
 use offpeak_store::{BatchRecord, StoreError};
@@ -136,7 +136,8 @@ pub async fn drive(
         Fate::Refused => Report::Failed,
         Fate::Completed | Fate::GivenUp | Fate::NoRoom => driver.came_back.report(),
     };
-    driver.gateway.report(&driver.record.backend, Mode::Batch, report);
+    let mode = driver.gateway.backends.sale(&driver.record, driver.gateway.clock.now()).mode;
+    driver.gateway.report(&driver.record.backend, mode, report);
 }
 
 /// offpeak's name for a batch at the provider: unique over all installations.
@@ -196,6 +197,7 @@ impl Driver {
                 (Effect::Call(request), _) => self.call(request).await?,
                 (Effect::Upload(upload), _) => self.upload(upload).await?,
                 (Effect::Read(reading), _) => self.read(reading).await?,
+                (Effect::Results(results), _) => self.take(results).await?,
                 // These have the steps above.
                 (Effect::Wait(_) | Effect::Finished(_) | Effect::Failed(_), _) => Told::Waited,
             };
@@ -206,7 +208,8 @@ impl Driver {
         let state = progress.map(|progress| progress.plugin_state.as_slice()).unwrap_or_default();
         let now = self.gateway.clock.now().0;
         let kept = kept_headers(&self.record);
-        let batch = view(&self.record, &self.mark, self.waiting.load(Ordering::Relaxed), &kept);
+        let only = only(&self.record);
+        let batch = self.view(&kept, only.as_deref());
         let step =
             |event: &Event<'_>| blocking(|| self.backend.provider.batch_step(&batch, state, event, now));
         match told {
@@ -253,7 +256,7 @@ impl Driver {
             step: match &step.effect {
                 Effect::Call(_) => Step::Calling,
                 Effect::Upload(_) => Step::Uploading,
-                Effect::Read(_) => Step::Reading,
+                Effect::Read(_) | Effect::Results(_) => Step::Reading,
                 Effect::Wait(millis) => Step::Waiting(now.after(Millis(*millis))),
                 Effect::Finished(finish) => Step::Finished(finished(*finish)),
                 Effect::Failed(failure) => {
@@ -313,19 +316,36 @@ impl Driver {
         match self.backend.upstream.send(method, url, headers, Body::default()).await {
             Ok(response) => {
                 let kept = kept_headers(&self.record);
-                let batch = view(&self.record, &self.mark, self.waiting.load(Ordering::Relaxed), &kept);
-                let reader = results::Reader {
-                    gateway: &self.gateway,
-                    backend: &self.backend,
-                    batch: &batch,
-                    record: &self.record,
-                    source: &reading.source,
-                    came_back: &self.came_back,
-                };
-                Ok(Told::Read(reader.read(response).await?))
+                let only = only(&self.record);
+                let batch = self.view(&kept, only.as_deref());
+                let reader = self.reader(&batch, &reading.source);
+                Ok(Told::Read(reader.read(response, reading.form).await?))
             }
             Err(error) => Ok(not_answered(error)),
         }
+    }
+
+    /// Takes in results that an answer to a small call held.
+    async fn take(&self, results: Vec<provider::ItemResult>) -> Result<Told, StepError> {
+        let kept = kept_headers(&self.record);
+        let only = only(&self.record);
+        let batch = self.view(&kept, only.as_deref());
+        Ok(Told::Read(self.reader(&batch, "").accept(results).await?))
+    }
+
+    fn reader<'a>(&'a self, batch: &'a provider::Batch<'a>, source: &'a str) -> results::Reader<'a> {
+        results::Reader {
+            gateway: &self.gateway,
+            backend: &self.backend,
+            batch,
+            record: &self.record,
+            source,
+            came_back: &self.came_back,
+        }
+    }
+
+    fn view<'a>(&'a self, kept: &'a [HeaderRef<'a>], only: Option<&'a str>) -> provider::Batch<'a> {
+        view(&self.record, &self.mark, self.waiting.load(Ordering::Relaxed), only, kept)
     }
 
     fn head(
@@ -378,6 +398,7 @@ fn view<'a>(
     record: &'a BatchRecord,
     mark: &'a str,
     waiting: u32,
+    only: Option<&'a str>,
     headers: &'a [HeaderRef<'a>],
 ) -> provider::Batch<'a> {
     let items: u64 = record.ranges.iter().map(offpeak_core::extent::Range::len).sum();
@@ -388,9 +409,16 @@ fn view<'a>(
         offer: record.offer.as_str(),
         items: u32::try_from(items).unwrap_or(u32::MAX),
         waiting,
+        only,
         headers,
         created_at_ms: record.created_at.0,
     }
+}
+
+/// The id of a batch's request, if it has no more than one.
+fn only(record: &BatchRecord) -> Option<String> {
+    let [range] = &record.ranges[..] else { return None };
+    (range.len() == 1).then(|| Place { lane: range.lane, seq: range.from }.to_string())
 }
 
 fn nothing_left() -> Finish {

@@ -63,7 +63,9 @@ impl Source {
     /// Attempts that a batch made.
     pub fn batch(gateway: &Gateway, record: &BatchRecord) -> Self {
         let sale = gateway.backends.sale(record, gateway.clock.now());
-        Self { batch: record.id, backend: record.backend.clone(), mode: Mode::Batch, sale }
+        // What was sold otherwise since, or is not sold any more, was a batch.
+        let mode = if sale.mode == Mode::Background { Mode::Background } else { Mode::Batch };
+        Self { batch: record.id, backend: record.backend.clone(), mode, sale }
     }
 
     const fn is_rescue(&self) -> bool {

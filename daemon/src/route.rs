@@ -199,7 +199,7 @@ impl Question<'_> {
     /// An offer as the provider makes it; how long a batch takes is what was seen of late, where anything was.
     fn shown_offer<'b>(&self, gateway: &Gateway, seller: &Seller, offer: &'b Offer) -> router::Offer<'b> {
         let mut shown = router::Offer::from(&offer.terms);
-        if offer.mode() == Mode::Batch && self.envelope.sla != Sla::Realtime {
+        if offer.mode() != Mode::Realtime && self.envelope.sla != Sla::Realtime {
             let way = Way {
                 backend: seller.backend.id.clone(),
                 offer: offer.name.clone(),

@@ -209,7 +209,8 @@ mod tests {
     fn background(hours: u64) -> Rung {
         let gate = GateLimits { running: 10, an_hour: 100 };
         let room = BatchRoom { max_requests: 1, max_bytes: 1000, overhead_bytes: 0, gate };
-        let (price, usual) = if hours == 2 { (700, Millis::from_mins(10)) } else { (600, Millis::from_mins(30)) };
+        let (price, usual) =
+            if hours == 2 { (700, Millis::from_mins(10)) } else { (600, Millis::from_mins(30)) };
         Rung { batch: Some(room), ..rung(&format!("background-{hours}h"), Mode::Background, price, usual) }
     }
 

@@ -403,7 +403,8 @@ impl Scheduler {
             let group = self.groups.get(&Freight::of(&berth.key));
             let prospect = group.and_then(|group| group.prospect.as_ref());
             let outlooks = prospect.map(|prospect| &prospect.0[..]).unwrap_or_default();
-            let rungs = outlooks.iter().filter_map(|outlook| Some((outlook, berth.terms.ladder.get(outlook.rung)?)));
+            let rungs =
+                outlooks.iter().filter_map(|outlook| Some((outlook, berth.terms.ladder.get(outlook.rung)?)));
             let with_rescue = |time: Millis| Millis(time.0.saturating_add(berth.terms.rescue.least.0));
             LaneView {
                 lane: *id,

@@ -256,7 +256,7 @@ fn check_step(step: &Step) -> Result<(), String> {
         Effect::Call(request) => check_path(&request.path),
         Effect::Upload(upload) => check_path(&upload.path),
         Effect::Read(reading) => check_path(&reading.path),
-        Effect::Wait(_) | Effect::Finished(_) | Effect::Failed(_) => Ok(()),
+        Effect::Wait(_) | Effect::Results(_) | Effect::Finished(_) | Effect::Failed(_) => Ok(()),
     }
 }
 

@@ -17,7 +17,8 @@ pub mod provider {
         CredentialPlace, Decoded, Description, DidItRun, Effect, Encoded, Ending, Event, Failure, Finish,
         Framing, HeaderParam as HeaderRef, HeaderResult as Header, Item, ItemFailure, ItemOutcome,
         ItemResponse, ItemResult, Member, Multipart, Offer, Prepared, Progress, ReadSummary, Reading,
-        Refusal, RefusedItem, Request, Response, Rewritten, RewrittenChunk, Step, Surround, Upload,
+        ReadingForm, Refusal, RefusedItem, Request, Response, Rewritten, RewrittenChunk, Step, Surround,
+        Upload,
     };
     pub use crate::bindings::provider::offpeak::plugin::types::Mode;
 }

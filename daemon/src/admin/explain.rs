@@ -237,11 +237,15 @@ fn of_lane(gateway: &Gateway, lane: &LaneView) -> Explanation {
 fn ladder(plans: &[Plan]) -> Option<String> {
     let steps = plans.iter().map(|plan| {
         let (needs, percent) = (shown(plan.needs), plan.price_permille / 10);
-        format!("with at least {needs} to its deadline as '{}' of '{}' at {percent}%", plan.offer, plan.backend)
+        format!(
+            "with at least {needs} to its deadline as '{}' of '{}' at {percent}%",
+            plan.offer, plan.backend
+        )
     });
     let steps: Vec<String> = steps.collect();
     let all = steps.join(", ");
-    (!steps.is_empty()).then(|| format!("A request is bought {all} of the list price; with less time, in real time."))
+    (!steps.is_empty())
+        .then(|| format!("A request is bought {all} of the list price; with less time, in real time."))
 }
 
 fn coming(next: Next, now: Timestamp) -> Coming {

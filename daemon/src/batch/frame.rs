@@ -173,7 +173,8 @@ impl Items {
 
     fn written(&self, items: &[provider::Item<'_>]) -> Result<provider::Encoded, PluginError> {
         let kept = super::kept_headers(&self.record);
-        let batch = super::view(&self.record, &self.mark, self.waiting, &kept);
+        let only = super::only(&self.record);
+        let batch = super::view(&self.record, &self.mark, self.waiting, only.as_deref(), &kept);
         let now = self.gateway.clock.now().0;
         blocking(|| self.backend.provider.encode_items(&batch, items, now))
     }

@@ -10,7 +10,7 @@ use offpeak_core::breaker::Report;
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::words::Place;
 use offpeak_host::PluginError;
-use offpeak_host::values::provider::{self, Decoded, ItemOutcome, ItemResult};
+use offpeak_host::values::provider::{self, Decoded, ItemOutcome, ItemResult, ReadingForm};
 use offpeak_store::{BatchRecord, StoreError};
 
 use crate::backends::Backend;
@@ -115,7 +115,11 @@ pub struct Reader<'a> {
 
 impl Reader<'_> {
     /// Takes in an answer. What was understood is recorded even if the answer breaks off.
-    pub async fn read(&self, response: Response<reqwest::Body>) -> Result<Summary, ReadError> {
+    pub async fn read(
+        &self,
+        response: Response<reqwest::Body>,
+        form: ReadingForm,
+    ) -> Result<Summary, ReadError> {
         let (head, mut body) = response.into_parts();
         let status = head.status.as_u16();
         let mut summary =
@@ -123,7 +127,7 @@ impl Reader<'_> {
         if !head.status.is_success() {
             return Ok(summary);
         }
-        let mut lines = Lines::default();
+        let mut lines = Lines { is_one: form == ReadingForm::One, ..Lines::default() };
         while let Some(frame) = body.frame().await {
             match frame {
                 Ok(frame) => {
@@ -161,10 +165,7 @@ impl Reader<'_> {
         let (mut garbage, mut unknown) = (0, 0);
         for line in decoded {
             match self.understood(line) {
-                Understood::Attempt(attempt) => {
-                    self.came_back.count(&attempt.ending);
-                    attempts.push(attempt);
-                }
+                Understood::Attempt(attempt) => attempts.push(attempt),
                 Understood::Unknown => unknown += 1,
                 Understood::Garbage => garbage += 1,
             }
@@ -172,13 +173,38 @@ impl Reader<'_> {
         let backend = self.record.backend.as_str();
         self.gateway.metrics.lines(backend, Line::Garbage, garbage);
         self.gateway.metrics.lines(backend, Line::Unknown, unknown);
-        let source = Source::batch(self.gateway, self.record);
-        let count = |lines: usize| u32::try_from(lines).unwrap_or(u32::MAX);
-        let results = count(attempts.len());
-        outcomes::record(self.gateway, &source, attempts).await?;
+        let results = self.record(attempts).await?;
         summary.lines = summary.lines.saturating_add(count(lines.len()));
         summary.results = summary.results.saturating_add(results);
         Ok(())
+    }
+
+    /// Takes in results that the plugin has understood already.
+    pub async fn accept(&self, results: Vec<ItemResult>) -> Result<Summary, ReadError> {
+        let lines = count(results.len());
+        let understood = results.into_iter().map(|result| self.understood(Decoded::Result(result)));
+        let attempts = understood.filter_map(|one| match one {
+            Understood::Attempt(attempt) => Some(attempt),
+            Understood::Unknown | Understood::Garbage => None,
+        });
+        let attempts: Vec<Attempt> = attempts.collect();
+        self.gateway.metrics.lines(
+            self.record.backend.as_str(),
+            Line::Unknown,
+            u64::from(lines) - attempts.len() as u64,
+        );
+        let results = self.record(attempts).await?;
+        Ok(Summary { source: self.source.to_owned(), status: 200, lines, results, whole: true })
+    }
+
+    async fn record(&self, attempts: Vec<Attempt>) -> Result<u32, ReadError> {
+        for attempt in &attempts {
+            self.came_back.count(&attempt.ending);
+        }
+        let source = Source::batch(self.gateway, self.record);
+        let results = count(attempts.len());
+        outcomes::record(self.gateway, &source, attempts).await?;
+        Ok(results)
     }
 
     /// What a line means for this batch.
@@ -226,9 +252,15 @@ fn attempt(place: Place, result: ItemResult) -> Attempt {
     Attempt { place, ending, tries: u16::from(!never_ran), retry_after: None, request_id, body }
 }
 
+fn count(lines: usize) -> u32 {
+    u32::try_from(lines).unwrap_or(u32::MAX)
+}
+
 /// Cuts a stream of bytes into lines.
 #[derive(Default)]
 struct Lines {
+    /// There is only one, whatever is in it.
+    is_one: bool,
     partial: BytesMut,
     is_skipping: bool,
     whole: Vec<Bytes>,
@@ -237,7 +269,7 @@ struct Lines {
 
 impl Lines {
     fn push(&mut self, mut data: Bytes) {
-        while let Some(end) = data.iter().position(|byte| *byte == b'\n') {
+        while let Some(end) = data.iter().position(|byte| *byte == b'\n').filter(|_| !self.is_one) {
             let head = data.split_to(end);
             data.advance(1);
             self.end_line(head);
@@ -303,6 +335,19 @@ mod tests {
             lines.finish();
             let expected: Vec<&[u8]> =
                 text.as_bytes().split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).collect();
+            prop_assert_eq!(lines.drain(), expected);
+        }
+
+        #[test]
+        fn what_is_one_result_stays_one(pieces in prop::collection::vec("[a-z\n]{1,9}", 1..9)) {
+            let mut lines = Lines { is_one: true, ..Lines::default() };
+            for piece in &pieces {
+                lines.push(Bytes::copy_from_slice(piece.as_bytes()));
+            }
+            lines.finish();
+            let whole = pieces.concat();
+            let expected: Vec<&[u8]> =
+                Some(whole.as_bytes()).into_iter().filter(|whole| !whole.trim_ascii().is_empty()).collect();
             prop_assert_eq!(lines.drain(), expected);
         }
     }

@@ -73,6 +73,7 @@ pub(super) fn lanes(section: Section<'_>, defaults: Option<&Lanes>) -> Lanes {
         max_requests: None,
         max_bytes: None,
         max_running: 20,
+        max_background: 100,
         rescue: Millis::from_mins(10),
         rescue_concurrency: 16,
         cancel: Millis::from_mins(10),
@@ -90,6 +91,10 @@ pub(super) fn lanes(section: Section<'_>, defaults: Option<&Lanes>) -> Lanes {
             .get("max_running")
             .and_then(|f| f.number(1..=10_000))
             .unwrap_or(defaults.max_running),
+        max_background: section
+            .get("max_background")
+            .and_then(|f| f.number(1..=10_000))
+            .unwrap_or(defaults.max_background),
         rescue: section.get("rescue").and_then(|f| f.millis(Least::Zero)).unwrap_or(defaults.rescue),
         rescue_concurrency: section
             .get("rescue_concurrency")

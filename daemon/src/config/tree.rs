@@ -234,6 +234,8 @@ pub struct Lanes {
     pub max_bytes: Option<u64>,
     /// Batches under way at once; at least 1.
     pub max_running: usize,
+    /// Requests under way in the background at once; at least 1.
+    pub max_background: usize,
     /// Time that a rescue in real time is given before the deadline.
     #[serde(serialize_with = "shown_millis")]
     pub rescue: Millis,

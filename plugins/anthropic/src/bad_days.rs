@@ -41,6 +41,7 @@ fn batch() -> Batch {
         offer: "batch".into(),
         items: 2,
         waiting: 2,
+        only: None,
         headers: Vec::new(),
         created_at_ms: 1_800_000_000_000,
     }

@@ -45,6 +45,10 @@ pub struct Config {
     /// For which models the offer `flex` is made. None by default: not every model has it, and asking for it where it is
     /// not sold is an error.
     pub flex: Flex,
+    /// For which models the completion windows of responses in the background are offers. None by default, as for `flex`.
+    pub background: Flex,
+    /// How long a response in the background usually takes; without it, a quarter of its window.
+    pub background_usual: Option<Duration>,
     /// How long an answer in real time usually takes.
     pub standard_usual: Duration,
     /// How long an answer in the flex tier usually takes.
@@ -86,6 +90,8 @@ impl Default for Config {
             batch_price_permille: None,
             tiers: BTreeMap::new(),
             flex: Flex::All(false),
+            background: Flex::All(false),
+            background_usual: None,
             standard_usual: Duration { ms: 5_000 },
             flex_usual: Duration { ms: 60_000 },
             batch_usual: Duration { ms: 3_600_000 },
@@ -177,6 +183,9 @@ impl Config {
                 "`flex`: what it costs at {name} is not known here; make it an offer by `tiers.flex` with its price, if \
                  {name} sells it"
             ));
+        }
+        if self.background != Flex::All(false) && !dialect.has_windows {
+            return Err(format!("`background`: the dialect {name} has no completion windows"));
         }
         self.check_window()
     }
@@ -401,6 +410,7 @@ mod tests {
             (r#"{"dialect": "azure", "tiers": {"flex": {"price_permille": 500}}}"#, "no classes of service"),
             (r#"{"dialect": "groq", "tiers": {"fast": {"price_permille": 500}}}"#, "flex, performance"),
             (r#"{"tiers": {"fast": {}}}"#, "price_permille"),
+            (r#"{"dialect": "groq", "background": true}"#, "no completion windows"),
             (r#"{"root": "v1"}"#, "`root`"),
             (r#"{"root": "/v1/"}"#, "`root`"),
         ] {

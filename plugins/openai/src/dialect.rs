@@ -85,6 +85,8 @@ pub struct Dialect {
     pub tiered_endpoints: &'static [&'static str],
     /// The price of the tier `flex` in thousandths of the list price, where it is known.
     pub flex_price_permille: Option<u32>,
+    /// It sells responses in the background with completion windows.
+    pub has_windows: bool,
     /// Its batch API, if there is one that can be driven.
     pub batch_api: Option<BatchApi>,
 }
@@ -286,6 +288,7 @@ pub const OPENAI: Dialect = Dialect {
     tiers: &["flex", "priority", "fast"],
     tiered_endpoints: &[CHAT, RESPONSES],
     flex_price_permille: Some(500),
+    has_windows: true,
     batch_api: Some(BatchApi {
         window: Window { text: "24h", ms: DAY_MS, choice: WindowChoice::Any },
         ..OPENAI_BATCHES
@@ -301,6 +304,7 @@ const AZURE: Dialect = Dialect {
     tiers: &[],
     tiered_endpoints: &[],
     flex_price_permille: None,
+    has_windows: false,
     batch_api: Some(BatchApi { needs_own_names: true, max_requests: 100_000, ..OPENAI_BATCHES }),
     ..OPENAI
 };
@@ -313,6 +317,7 @@ const DEEPINFRA: Dialect = Dialect {
     tiers: &[],
     tiered_endpoints: &[],
     flex_price_permille: None,
+    has_windows: false,
     batch_api: Some(BatchApi {
         endpoints: &[CHAT, COMPLETIONS, EMBEDDINGS],
         price_permille: Some(800),
@@ -329,6 +334,7 @@ const GEMINI: Dialect = Dialect {
     tiers: &[],
     tiered_endpoints: &[],
     flex_price_permille: None,
+    has_windows: false,
     batch_api: None,
     ..OPENAI
 };
@@ -341,6 +347,7 @@ const GROQ: Dialect = Dialect {
     tiers: &["flex", "performance"],
     tiered_endpoints: &[CHAT],
     flex_price_permille: None,
+    has_windows: false,
     batch_api: Some(BatchApi {
         endpoints: &[CHAT],
         window: Window { text: "24h", ms: DAY_MS, choice: WindowChoice::Between(DAY_MS, 7 * DAY_MS) },
@@ -358,6 +365,7 @@ const MISTRAL: Dialect = Dialect {
     tiers: &[],
     tiered_endpoints: &[],
     flex_price_permille: None,
+    has_windows: false,
     batch_api: Some(BatchApi {
         endpoints: &[CHAT, EMBEDDINGS, MODERATIONS],
         batches: "/batch/jobs",
@@ -385,6 +393,7 @@ const NOVITA: Dialect = Dialect {
     tiers: &[],
     tiered_endpoints: &[],
     flex_price_permille: None,
+    has_windows: false,
     batch_api: Some(BatchApi {
         endpoints: &[CHAT, COMPLETIONS],
         window: Window { text: "48h", ms: 2 * DAY_MS, choice: WindowChoice::Fixed },
@@ -401,6 +410,7 @@ const OPENROUTER: Dialect = Dialect {
     tiers: &[],
     tiered_endpoints: &[],
     flex_price_permille: None,
+    has_windows: false,
     batch_api: None,
     ..OPENAI
 };
@@ -414,6 +424,7 @@ const PERPLEXITY: Dialect = Dialect {
     tiers: &[],
     tiered_endpoints: &[],
     flex_price_permille: None,
+    has_windows: false,
     batch_api: Some(BatchApi {
         endpoints: &[RESPONSES],
         idempotency_header: Some("idempotency-key"),
@@ -430,6 +441,7 @@ const TOGETHER: Dialect = Dialect {
     tiers: &[],
     tiered_endpoints: &[],
     flex_price_permille: None,
+    has_windows: false,
     batch_api: Some(BatchApi {
         endpoints: &[CHAT],
         upload: "/files/upload",

@@ -29,7 +29,7 @@ use offpeak_plugin::{
 };
 
 use config::{Checked, Config};
-use protocol::Context;
+use protocol::{Context, background};
 
 static CONFIG: Configured<Checked> = Configured::new();
 
@@ -83,12 +83,19 @@ impl Provider for OpenAi {
 
     fn encode_items(batch: Batch, items: Vec<Item>) -> Result<Encoded, String> {
         let context = Context::new(&batch, config())?;
+        if let Some(window) = background::window(&batch.offer) {
+            return Ok(Encoded { bytes: background::encode(window, &items, context)?, refused: Vec::new() });
+        }
         let bytes = lines::encode(&lines::Style::of(&context), &items)?;
         Ok(Encoded { bytes, refused: Vec::new() })
     }
 
     fn decode_results(batch: Batch, _source: String, lines: Vec<Vec<u8>>) -> Result<Vec<Decoded>, String> {
-        let Context { api, .. } = Context::new(&batch, config())?;
+        let context = Context::new(&batch, config())?;
+        if background::window(&batch.offer).is_some() {
+            return lines.iter().map(|line| background::decode(line, context)).collect();
+        }
+        let api = context.api;
         Ok(lines.iter().map(|line| lines::decode(line, api)).collect())
     }
 }

@@ -124,7 +124,7 @@ fn push_body(body: &[u8], model: Model<'_>, out: &mut Vec<u8>) -> Result<(), Str
 }
 
 /// An object's members in their order, each as it stands.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+pub(crate) struct Members<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -150,7 +150,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-fn json_text(text: &str) -> Result<String, String> {
+pub(crate) fn json_text(text: &str) -> Result<String, String> {
     serde_json::to_string(text).map_err(|error| error.to_string())
 }
 
@@ -244,6 +244,7 @@ mod tests {
             offer: "batch".into(),
             items: 1,
             waiting: 1,
+            only: None,
             headers: vec![],
             created_at_ms: 0,
         };

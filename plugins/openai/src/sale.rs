@@ -5,7 +5,7 @@ use offpeak_plugin::{
     provider::{AnswerPlan, BatchLimits, BodyPlan, Call, Member, Prepared, Refusal},
 };
 
-use crate::{config::Config, dialect::Line, lines};
+use crate::{config::Config, dialect::Line, lines, protocol::background};
 
 /// The offer for answers at once, at the list price.
 const STANDARD: &str = "standard";
@@ -38,6 +38,13 @@ pub(crate) fn offers(endpoint: &str, model: &str, config: &Config) -> Vec<Offer>
         let tiers = config.tiers.iter().filter(|(_, tier)| tier.models.covers(model));
         offers.extend(tiers.map(|(name, tier)| now(name, tier.price_permille, tier.usual.ms())));
     }
+    offers.extend(windows(endpoint, model, config).map(|window| Offer {
+        name: window.offer.to_owned(),
+        mode: Mode::Background,
+        price_permille: window.price_permille,
+        window_ms: window.ms,
+        usual_ms: config.background_usual.map_or(window.ms / 4, |usual| usual.ms()),
+    }));
     if let Some((api, price_permille)) =
         config.batches(model).filter(|(api, _)| api.endpoints.contains(&endpoint))
     {
@@ -52,8 +59,18 @@ pub(crate) fn offers(endpoint: &str, model: &str, config: &Config) -> Vec<Offer>
     offers
 }
 
-/// The limits of a batch; none for other offers.
+/// The windows that responses in the background are sold with.
+fn windows(endpoint: &str, model: &str, config: &Config) -> impl Iterator<Item = background::Window> {
+    let is_sold =
+        config.dialect().has_windows && endpoint == background::ENDPOINT && config.background.covers(model);
+    background::WINDOWS.into_iter().filter(move |_| is_sold)
+}
+
+/// The limits of a batch, or of what is run in the background; none for other offers.
 pub(crate) fn limits(endpoint: &str, model: &str, offer: &str, config: &Config) -> Option<BatchLimits> {
+    if windows(endpoint, model, config).any(|window| window.offer == offer) {
+        return Some(background::limits());
+    }
     let (api, _) = config.batches(model)?;
     if offer != BATCH || !api.endpoints.contains(&endpoint) {
         return None;
@@ -140,6 +157,21 @@ mod tests {
         let config = Config { batch: false, flex: Flex::Models(vec!["n".into()]), ..config };
         assert_eq!(names(&offers(CHAT, "m", &config)), ["standard"]);
         assert_eq!(names(&offers(CHAT, "n", &config)), ["standard", "flex"]);
+    }
+
+    #[test]
+    fn responses_in_the_background_are_sold_with_their_windows_where_it_says_so() {
+        let config = Config { background: Flex::Models(vec!["m".into()]), ..Config::default() };
+        let sold = |endpoint, model| {
+            let offers = offers(endpoint, model, &config).into_iter();
+            let background = offers.filter(|offer| offer.mode == Mode::Background);
+            background.map(|offer| (offer.name, offer.price_permille)).collect::<Vec<_>>()
+        };
+        let both = [("background-2h".to_owned(), 700), ("background-8h".to_owned(), 600)];
+        assert_eq!(sold("/v1/responses", "m"), both);
+        assert_eq!((sold("/v1/responses", "n"), sold(CHAT, "m")), (vec![], vec![]));
+        let limits = limits("/v1/responses", "m", "background-8h", &config).unwrap();
+        assert_eq!(limits.max_requests, 1);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 pub use crate::bindings::provider::exports::offpeak::plugin::providing::{
     Answer, AnswerPlan, Batch, BatchLimits, BodyPlan, Call, CredentialPlace, Decoded, Description, Effect,
     Encoded, Ending, Event, Failure, Finish, Framing, Guest as Provider, Item, ItemFailure, ItemOutcome,
-    ItemResponse, ItemResult, Member, Multipart, Prepared, Progress, ReadSummary, Reading, Refusal,
-    RefusedItem, Request, Response, Rewritten, RewrittenChunk, Step, Surround, Upload,
+    ItemResponse, ItemResult, Member, Multipart, Prepared, Progress, ReadSummary, Reading, ReadingForm,
+    Refusal, RefusedItem, Request, Response, Rewritten, RewrittenChunk, Step, Surround, Upload,
 };
 
 /// Makes a component of a type that implements [`Provider`]. Call it once, at the top level of the crate.

@@ -63,6 +63,7 @@ const BATCH: Batch<'static> = Batch {
     offer: "batch",
     items: 50_000,
     waiting: 50_000,
+    only: None,
     headers: &[],
     created_at_ms: NOW_MS,
 };

@@ -17,7 +17,6 @@ use super::{Effect, Effects, Freight, Next, Prospect, Scheduler};
 /// How a group of lanes is bought.
 struct Deal {
     ladder: Arc<[Rung]>,
-    linger: Millis,
     rescue: RescueTerms,
     /// The ways to buy it as something that can wait, the cheapest first. Each further one is for what the one before would
     /// answer too late.
@@ -137,7 +136,7 @@ impl Scheduler {
             Some(Step { rung, room, terms })
         };
         let steps = outlooks.iter().filter_map(step).collect();
-        let deal = Deal { linger, rescue, steps, ladder: terms.ladder.clone() };
+        let deal = Deal { rescue, steps, ladder: terms.ladder.clone() };
         self.groups.get_mut(freight)?.prospect = Some(Prospect(outlooks));
         Some(deal)
     }

@@ -114,6 +114,7 @@ fn batch(model: &str) -> Batch<'_> {
         offer: "batch",
         items: 2,
         waiting: 2,
+        only: None,
         headers: &[],
         created_at_ms: NOW_MS,
     }

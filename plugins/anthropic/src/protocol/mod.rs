@@ -31,8 +31,8 @@ mod tests;
 use offpeak_plugin::{
     DidItRun, Header,
     provider::{
-        Batch, Effect, Ending, Event, Failure, Finish, Framing, Progress, Reading, Request, Step, Surround,
-        Upload,
+        Batch, Effect, Ending, Event, Failure, Finish, Framing, Progress, Reading, ReadingForm, Request,
+        Step, Surround, Upload,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -389,7 +389,8 @@ fn call(method: &str, path: String, context: Context<'_>) -> Effect {
 }
 
 fn read(path: String, source: &str, context: Context<'_>) -> Effect {
-    Effect::Read(Reading { path, headers: headers(context), source: source.to_owned() })
+    let (headers, source) = (headers(context), source.to_owned());
+    Effect::Read(Reading { path, headers, source, form: ReadingForm::Lines })
 }
 
 /// What the requests of the batch were sent with, and a version where they named none. What was translated was translated

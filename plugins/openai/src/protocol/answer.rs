@@ -175,6 +175,7 @@ mod tests {
             offer: String::new(),
             items: 1,
             waiting: 1,
+            only: None,
             headers: vec![],
             created_at_ms: 0,
         };

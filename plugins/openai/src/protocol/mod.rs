@@ -8,6 +8,7 @@
 //! - An event that does not belong to the outstanding effect counts as that effect's fate being unknown.
 
 mod answer;
+pub(crate) mod background;
 mod collect;
 mod create;
 #[cfg(test)]
@@ -20,8 +21,8 @@ mod tests;
 use offpeak_plugin::{
     DidItRun, Header,
     provider::{
-        Batch, Effect, Ending, Event, Failure, Finish, Framing, Multipart, Progress, Reading, Request, Step,
-        Upload,
+        Batch, Effect, Ending, Event, Failure, Finish, Framing, Multipart, Progress, Reading, ReadingForm,
+        Request, Step, Upload,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -214,6 +215,9 @@ impl State {
 
 /// One step, with the state as it is stored.
 pub fn batch_step(stored: &[u8], event: Event, context: Context<'_>) -> Result<Step, String> {
+    if background::window(&context.batch.offer).is_some() {
+        return background::batch_step(stored, event, context);
+    }
     let (state, effect) = step(State::read(stored)?, event, context);
     let progress =
         |state: &State| Some(Progress { completed: state.notes.completed?, failed: state.notes.failed? });
@@ -315,6 +319,7 @@ impl Phase {
                     path: format!("{files}/{}/content", escape(&file.id)),
                     headers: vec![header("accept", "application/octet-stream, application/binary, */*")],
                     source: file.source.name().to_owned(),
+                    form: ReadingForm::Lines,
                 }),
                 None => end.effect(),
             },

@@ -15,6 +15,7 @@ pub(super) fn batch() -> Batch {
         offer: "batch".into(),
         items: 2,
         waiting: 2,
+        only: None,
         headers: vec![],
         created_at_ms: CREATED_AT_MS,
     }
