@@ -20,7 +20,7 @@ use crate::reply::Refusal;
 pub struct Explanation {
     /// What was asked about.
     pub about: String,
-    /// `waiting`, `in_batch`, `in_realtime`, `finished`, or `empty`.
+    /// `waiting`, `in_batch`, `in_background`, `in_realtime`, `finished`, or `empty`.
     pub state: String,
     /// Milliseconds until the earliest deadline; none if nothing is due.
     pub deadline_in_ms: Option<u64>,
@@ -147,12 +147,15 @@ fn of_batch(gateway: &Gateway, view: &View, record: &BatchRecord) -> Explanation
         ),
         Ok(Journey::Batch { .. }) | Err(_) => {
             let requests: u64 = record.ranges.iter().map(Range::len).sum();
+            let is_background = gateway.backends.sale(record, now).mode == Mode::Background;
+            let (state, what) =
+                if is_background { ("in_background", "was handed in") } else { ("in_batch", "left") };
             let why = vec![format!(
-                "It left {ago} ago in batch {} with {requests} request(s), as '{offer}' of '{backend}'.",
+                "It {what} {ago} ago in batch {} with {requests} request(s), as '{offer}' of '{backend}'.",
                 record.id
             )];
             let about = format!("batch {}", record.id);
-            let state = "in_batch".to_owned();
+            let state = state.to_owned();
             let told = Explanation { about, state, deadline_in_ms: None, why, next: Vec::new() };
             match view.voyages.iter().find(|voyage| voyage.batch == record.id) {
                 Some(voyage) => with_voyage(told, voyage, now),
@@ -273,7 +276,11 @@ fn shut(gateway: &Gateway, backend: &str) -> Vec<String> {
     let now = gateway.clock.now();
     let open = gateway.health.open(now).into_iter().filter(|((id, _), _)| id.as_str() == backend);
     open.map(|((_, mode), until)| {
-        let what = if mode == Mode::Batch { "batches" } else { "real-time calls" };
+        let what = match mode {
+            Mode::Batch => "batches",
+            Mode::Background => "requests in the background",
+            Mode::Realtime | Mode::Engine => "real-time calls",
+        };
         format!(
             "The backend '{backend}' is out of order for {what}; it is tried again in {}.",
             shown(until.since(now))

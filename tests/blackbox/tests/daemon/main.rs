@@ -6,6 +6,7 @@
 
 mod admin;
 mod anthropic;
+mod background;
 mod breaker;
 mod chaos;
 mod costs;
