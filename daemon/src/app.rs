@@ -32,6 +32,7 @@ use crate::costs::ledger::{self, Pages};
 use crate::costs::report::{self, Dimension, Query};
 use crate::costs::{Costs, Ledger};
 use crate::gateway::{Gateway, Router};
+use crate::fallback::Fallbacks;
 use crate::health::Health;
 use crate::held::Held;
 use crate::history;
@@ -596,7 +597,7 @@ fn open_backends(
         .backends
         .iter()
         .map(|backend| open_backend(config, backend, engine, clock, network).map(Arc::new));
-    Ok(Backends::new(backends.collect::<Result<_, _>>()?))
+    Ok(Backends::new(backends.collect::<Result<_, _>>()?, Fallbacks::new(&config.routes)))
 }
 
 fn open_backend(

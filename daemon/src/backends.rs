@@ -24,6 +24,7 @@ use reqwest::Url;
 use crate::blocking::blocking;
 use crate::config::{Lanes, ModelPatterns};
 use crate::costs::{Sale, SharedSale};
+use crate::fallback::Fallbacks;
 use crate::lost_offers::LostOffers;
 use crate::members::{self, Edit};
 use crate::reply::Refusal;
@@ -63,6 +64,8 @@ pub struct Backend {
 /// All backends, in the order of preference.
 pub struct Backends {
     all: Vec<Arc<Backend>>,
+    /// What is done while one of them is out of order.
+    pub fallbacks: Fallbacks,
     /// What providers refused to sell.
     pub lost: LostOffers,
     menus: RwLock<HashMap<(String, String), Arc<Menu>>>,
@@ -159,8 +162,8 @@ pub enum PrepareError {
 
 impl Backends {
     /// In the order of preference.
-    pub fn new(all: Vec<Arc<Backend>>) -> Self {
-        Self { all, lost: LostOffers::default(), menus: RwLock::default() }
+    pub fn new(all: Vec<Arc<Backend>>, fallbacks: Fallbacks) -> Self {
+        Self { all, fallbacks, lost: LostOffers::default(), menus: RwLock::default() }
     }
 
     /// The backend of this name.
@@ -263,6 +266,12 @@ impl Backends {
         })
     }
 
+    /// While its own backend takes no work, what waits in a lane may go to another one.
+    pub fn may_go_elsewhere(&self, own: &Backend, key: &LaneKey) -> bool {
+        let (tenant, endpoint, model) = (key.tenant.as_str(), key.endpoint.as_str(), key.model.as_str());
+        own.lanes.elsewhere && self.fallbacks.may_go_elsewhere(tenant, endpoint, model)
+    }
+
     /// How what waits in a lane can be bought, and when it leaves. None if the backend or the offer is gone.
     pub fn terms(
         &self,
@@ -280,7 +289,8 @@ impl Backends {
         ladder.retain(is_sold);
         let fastest = offers::fastest(&ladder).map_or(Millis(0), |rung| rung.usual);
         let lanes = &backend.lanes;
-        if lanes.elsewhere {
+        let may_go_elsewhere = self.may_go_elsewhere(backend, key);
+        if may_go_elsewhere {
             let others = self.all.iter().filter(|other| other.id != backend.id);
             for other in others.filter(|other| other.models.matches(key.model.as_str())) {
                 match other.rungs(&key.endpoint, &key.model, now) {
@@ -302,7 +312,7 @@ impl Backends {
                 cancel: lanes.cancel,
             },
             weight,
-            may_go_elsewhere: lanes.elsewhere,
+            may_go_elsewhere,
             enqueued_tokens: lanes.enqueued_tokens,
         }))
     }

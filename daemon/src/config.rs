@@ -21,6 +21,7 @@ mod field;
 mod node;
 mod overrides;
 mod patterns;
+mod routes;
 mod secret;
 mod section;
 #[cfg(test)]
@@ -34,8 +35,8 @@ pub use patterns::ModelPatterns;
 pub use secret::{Secret, SecretOrigin};
 pub use tree::{
     Access, Alerts, Backend, Config, Costs, Delivery, Lanes, Limits, Log, LogFormat, ModelLimits,
-    OnRouterFailure, PluginLimits, PluginSource, Plugins, Policy, ProviderPlugin, RouterPlugin, Server,
-    Store, Tenant, TlsFiles,
+    OnRouterFailure, PluginLimits, PluginSource, Plugins, Policy, ProviderPlugin, Route, RouteAnswer,
+    RouterPlugin, Server, Store, Tenant, TlsFiles,
 };
 
 /// The variable that names the configuration file.

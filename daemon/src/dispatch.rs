@@ -15,7 +15,7 @@ use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::retry::Class;
 use offpeak_core::scheduler::Event;
 use offpeak_core::turnaround::Way;
-use offpeak_core::words::{Millis, Mode, TenantId};
+use offpeak_core::words::{Millis, Mode, TenantId, Timestamp};
 use tokio::time::Instant;
 
 use crate::admission::Admission;
@@ -23,6 +23,7 @@ use crate::backends::{Backend, DressError, Dressed, PreparedCall};
 use crate::body::{ReplyBody, WatchedBody};
 use crate::costs::SharedSale;
 use crate::costs::meter::{self, Meter};
+use crate::fallback::Fallback;
 use crate::gateway::Gateway;
 use crate::reply::Refusal;
 use crate::reply::stamp;
@@ -55,6 +56,9 @@ const FOR_OFFPEAK: [HeaderName; 7] = [
     HeaderName::from_static("x-offpeak-sla"),
 ];
 
+/// While a backend is out of order, those that wait for it look again after this time.
+const LOOK_AGAIN: Millis = Millis(100);
+
 /// The largest answer that is written anew as a whole.
 const REWRITTEN_MAX: usize = 64 << 20;
 
@@ -72,6 +76,10 @@ pub struct NowCall {
     pub tenant: TenantId,
     /// Its input, as it was reckoned.
     pub input_tokens: u64,
+    /// What its route says about a backend that is out of order.
+    pub fallback: Option<Arc<Fallback>>,
+    /// It asks for its answer in pieces.
+    pub is_stream: bool,
 }
 
 /// What follows on a reduced price without room.
@@ -97,8 +105,8 @@ pub async fn run(
         headers.remove(name);
     }
     let id = &call.backend.id;
-    if let Err(until) = gateway.health.admit(id, Mode::Realtime, gateway.clock.now()) {
-        return Err(out_of_order(id.as_str(), until.since(gateway.clock.now())));
+    if let Err(until) = admitted(gateway, call).await {
+        return instead(gateway, call, until);
     }
     let request = gateway.ids.next();
     let mut metered = meter::Call {
@@ -160,6 +168,33 @@ pub async fn run(
             Err(no_answer(&error, id.as_str()))
         }
     }
+}
+
+/// Waits for the backend while its breaker is open, as long as the call's route says. After that, says until when it rests.
+async fn admitted(gateway: &Gateway, call: &NowCall) -> Result<(), Timestamp> {
+    let patience = call.fallback.as_ref().map_or(Millis(0), |fallback| fallback.wait);
+    let last = gateway.clock.now().after(patience);
+    loop {
+        let now = gateway.clock.now();
+        let Err(until) = gateway.health.admit(&call.backend.id, Mode::Realtime, now) else { return Ok(()) };
+        if now >= last {
+            return Err(until);
+        }
+        // One is let through at a time, and whether it succeeds shows before its rest is over.
+        let pause = until.min(last).since(now).clamp(Millis(1), LOOK_AGAIN);
+        tokio::time::sleep(pause.into()).await;
+    }
+}
+
+/// What a call gets whose backend is out of order.
+fn instead(gateway: &Gateway, call: &NowCall, until: Timestamp) -> Result<Response<ReplyBody>, Refusal> {
+    let own = call.fallback.as_ref().and_then(|fallback| fallback.answer(call.is_stream));
+    let Some(mut response) = own else {
+        return Err(out_of_order(call.backend.id.as_str(), until.since(gateway.clock.now())));
+    };
+    gateway.metrics.answered("fallback", response.status().as_u16());
+    stamp(&mut response, &gateway.ids.next(), "fallback");
+    Ok(response)
 }
 
 /// Refusals that may be about how a request was bought, and not about what it says.

@@ -35,6 +35,7 @@ pub mod envelope;
 pub mod rewrite;
 pub mod backends;
 pub mod lost_offers;
+pub mod fallback;
 pub mod turns;
 pub mod retries;
 pub mod costs;

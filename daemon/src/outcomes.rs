@@ -277,7 +277,7 @@ async fn elsewhere(gateway: &Gateway, lane: LaneId, now: Timestamp) -> Result<Op
 /// ones only: so a request that nobody takes does not go round in circles.
 pub fn next_backend(gateway: &Gateway, key: &LaneKey, now: Timestamp) -> Option<LaneKey> {
     let own = gateway.backends.get(&key.backend)?;
-    if !own.lanes.elsewhere {
+    if !gateway.backends.may_go_elsewhere(own, key) {
         return None;
     }
     let menu = gateway.backends.menu(key.endpoint.as_str(), key.model.as_str(), now).ok()?;

@@ -1,5 +1,7 @@
 //! Asks the router plugin, and holds it to what it may say.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, StatusCode};
 use offpeak_core::sla::{Sla, Tag};
 use offpeak_core::turnaround::Way;
@@ -12,6 +14,7 @@ use crate::config::OnRouterFailure;
 use crate::defer::Deferral;
 use crate::dispatch::{NowCall, OrElse};
 use crate::envelope::Envelope;
+use crate::fallback::Fallback;
 use crate::gateway::Gateway;
 use crate::reply::Refusal;
 use crate::tenant::{Account, Identified};
@@ -80,7 +83,8 @@ fn decide(gateway: &Gateway, account: &Account, asked: Asked<'_>, now: Timestamp
         return Err(Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model"));
     }
     let menu = gateway.backends.menu(endpoint, &envelope.model, now)?;
-    let question = Question { account, key, endpoint, headers, envelope, menu: &menu, is_later, now };
+    let fallback = gateway.backends.fallbacks.of(account.id.as_str(), endpoint, &envelope.model).cloned();
+    let question = Question { account, key, endpoint, headers, envelope, menu: &menu, is_later, fallback, now };
     if is_later && !question.has_offers() {
         return Err(not_deferrable(&envelope.model, endpoint));
     }
@@ -104,6 +108,7 @@ struct Question<'a> {
     envelope: &'a Envelope,
     menu: &'a Menu,
     is_later: bool,
+    fallback: Option<Arc<Fallback>>,
     now: Timestamp,
 }
 
@@ -170,6 +175,8 @@ impl Question<'_> {
             .collect();
         let is_now = (self.envelope.stream || self.envelope.sla == Sla::Realtime) && !self.is_later;
         let mode = if is_now { Mode::Realtime } else { Mode::Batch };
+        // What stays with its backend is routed as if all were well.
+        let stays = self.fallback.as_ref().is_some_and(|fallback| !fallback.elsewhere);
         let candidates: Vec<router::Candidate<'_>> = self
             .menu
             .sellers
@@ -178,7 +185,7 @@ impl Question<'_> {
             .filter(|(seller, offers)| !offers.is_empty() && self.may_use_backend(seller.backend.id.as_str()))
             .map(|(seller, offers)| router::Candidate {
                 backend: seller.backend.id.as_str(),
-                healthy: gateway.health.shut_until(&seller.backend.id, mode, self.now).is_none(),
+                healthy: stays || gateway.health.shut_until(&seller.backend.id, mode, self.now).is_none(),
                 offers,
             })
             .collect();
@@ -282,6 +289,8 @@ impl Question<'_> {
                 sale: offer.sale(self.menu, &seller.backend),
                 tenant: self.account.id.clone(),
                 input_tokens: self.envelope.input_tokens,
+                fallback: self.fallback.clone(),
+                is_stream: self.envelope.stream,
             }));
         }
         if self.envelope.stream {

@@ -16,6 +16,7 @@ use super::backend::{backends, lanes, url};
 use super::error::Problem;
 use super::field::Field;
 use super::overrides::{variable_for, with_one_underscore};
+use super::routes::routes;
 use super::section::{Context, Section, nearest};
 use super::tree::{
     Alerts, Config, Costs, Log, LogFormat, OnRouterFailure, PluginLimits, PluginSource, Plugins, Policy,
@@ -45,6 +46,7 @@ pub(super) fn config(root: Section<'_>) -> Result<Config, Vec<Problem>> {
     let backends = backends(&root.section("backends"), &lanes, &plugins);
     let retry = retry(root.section("retry"));
     let breaker = breaker(root.section("breaker"));
+    let routes = routes(&root.section("routes"));
     let costs = costs(root.section("costs"));
     let alerts = alerts(root.section("alerts"));
     let log = log(root.section("log"));
@@ -61,6 +63,7 @@ pub(super) fn config(root: Section<'_>) -> Result<Config, Vec<Problem>> {
             plugins,
             retry,
             breaker,
+            routes,
             costs,
             alerts,
             log,

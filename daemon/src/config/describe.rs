@@ -7,7 +7,7 @@ use offpeak_core::sla::Sla;
 use super::amounts::{Shown, ShownSize, from_std, sla_text};
 use super::tree::{
     Access, Backend, Config, Delivery, Lanes, Limits, LogFormat, OnRouterFailure, PluginLimits, PluginSource,
-    Plugins, Tenant,
+    Plugins, Route, RouteAnswer, Tenant,
 };
 
 /// Tells what the daemon would do with this configuration, in lines that each end with a line feed. Secrets are named by
@@ -28,6 +28,7 @@ impl Display for Description<'_> {
             plugins,
             retry,
             breaker,
+            routes,
             costs,
             alerts,
             log,
@@ -73,6 +74,7 @@ impl Display for Description<'_> {
             Shown(breaker.rest),
             Shown(breaker.rest_max)
         )?;
+        write_routes(f, routes)?;
         writeln!(f, "\nCosts")?;
         match &costs.prices {
             Some(path) => writeln!(f, "  prices    those of {}, over the built-in ones", path.display())?,
@@ -198,6 +200,27 @@ fn write_lanes(f: &mut Formatter<'_>, lanes: &Lanes) -> fmt::Result {
     }
     let elsewhere = if lanes.elsewhere { "may go to the next backend" } else { "waits" };
     writeln!(f, "    outage    while it takes no batches, what waits {elsewhere}")
+}
+
+fn write_routes(f: &mut Formatter<'_>, routes: &[Route]) -> fmt::Result {
+    if !routes.is_empty() {
+        writeln!(f, "\nRoutes: what is done meanwhile; the first that fits counts")?;
+    }
+    for route in routes {
+        writeln!(f, "  {}", route.name)?;
+        write!(f, "    for       the models {} of the tenants {}", route.models, route.tenants)?;
+        writeln!(f, " at the endpoints {}", route.endpoints)?;
+        let elsewhere = if route.elsewhere { "go to the next backend" } else { "stay with their backend" };
+        write!(f, "    outage    requests {elsewhere}; calls in real time wait up to {}", Shown(route.wait))?;
+        match &route.answer {
+            None => writeln!(f, ", then get an error")?,
+            Some(RouteAnswer { status, body, stream }) => {
+                let streams = if stream.is_some() { "streams too" } else { "streams get an error" };
+                writeln!(f, ", then get {status} and {} bytes of their own; {streams}", body.len())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn write_plugins(f: &mut Formatter<'_>, plugins: &Plugins) -> fmt::Result {

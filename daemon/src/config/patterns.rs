@@ -1,10 +1,10 @@
-//! Which models a backend serves and a tenant may use.
+//! Which models a backend serves and a tenant may use; and whose requests a route is for.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// Names of models, with `*` for any number of any characters. Nothing else is special.
+/// Names, mostly of models, with `*` for any number of any characters. Nothing else is special.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct ModelPatterns(Vec<String>);

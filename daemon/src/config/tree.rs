@@ -36,6 +36,8 @@ pub struct Config {
     /// When a backend is left alone.
     #[serde(serialize_with = "shown_breaker")]
     pub breaker: BreakerTerms,
+    /// What is done while a backend is left alone; the first that fits counts.
+    pub routes: Vec<Route>,
     /// What things cost.
     pub costs: Costs,
     /// Who is told what should not go unseen.
@@ -329,6 +331,37 @@ pub enum OnRouterFailure {
     Bundled,
     /// It is rejected.
     Reject,
+}
+
+/// `[routes.<name>]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Route {
+    /// What the operator calls it.
+    pub name: String,
+    /// Whose requests.
+    pub tenants: ModelPatterns,
+    /// Of which endpoints.
+    pub endpoints: ModelPatterns,
+    /// For which models.
+    pub models: ModelPatterns,
+    /// They may go to another backend.
+    pub elsewhere: bool,
+    /// How long a call in real time waits for the backend; may be zero.
+    #[serde(serialize_with = "shown_millis")]
+    pub wait: Millis,
+    /// What a call in real time gets after that, in place of an error.
+    pub answer: Option<RouteAnswer>,
+}
+
+/// `[routes.<name>.answer]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RouteAnswer {
+    /// Its HTTP status.
+    pub status: u16,
+    /// Its body: JSON.
+    pub body: String,
+    /// The body for callers that asked for a stream: events as the API has them.
+    pub stream: Option<String>,
 }
 
 /// `[costs]`

@@ -160,8 +160,9 @@ fn no_key_is_left_out_of_these_tests() {
     let tested: BTreeSet<String> = keys().iter().map(|key| key.0.to_owned()).collect();
     let mut asked = asked(&format!("plugins.providers.openai = {{}}\n{LEAST}"));
     asked.remove("tenants");
-    // Its tables are named by the user, like tenants.
+    // Tables that the user names, like tenants.
     asked.remove("access.model_limits");
+    asked.remove("routes");
     // These go together; they have tests of their own.
     for key in [
         "server.tls.certificate",
@@ -243,6 +244,34 @@ fn tenants_have_keys_and_settings_of_their_own() {
     let Access::Open(default) = open else { panic!("{open:?}") };
     assert_eq!(*a, Tenant { id: "a".into(), keys: a.keys.clone(), ..*default });
     assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn routes_say_what_is_done_meanwhile() {
+    let text = "[routes.a]\ntenants = ['t*']\nendpoints = ['/v1/x']\nmodels = ['m']\nelsewhere = false\nwait = '5s'\n\
+                answer = { status = 503, body = '{\"a\": 1}', stream = \"data: [DONE]\" }\n[routes.b]\n";
+    let config = read(&format!("{LEAST}{text}"), &[("OFFPEAK_ROUTES__B__WAIT", "2s")]);
+    assert_eq!(
+        json(&config)["routes"],
+        json!([
+            { "name": "a", "tenants": ["t*"], "endpoints": ["/v1/x"], "models": ["m"], "elsewhere": false, "wait": "5s",
+                "answer": { "status": 503, "body": "{\"a\": 1}", "stream": "data: [DONE]\n\n" } },
+            { "name": "b", "tenants": ["*"], "endpoints": ["*"], "models": ["*"], "elsewhere": true, "wait": "2s",
+                "answer": null },
+        ])
+    );
+    let told = describe(&config);
+    assert!(told.contains("requests stay with their backend; calls in real time wait up to 5s, then get 503"), "{told}");
+    for (answer, expected) in [
+        ("{ status = 503 }", "routes.a.answer.body: this is missing"),
+        ("{ body = 'sorry' }", "routes.a.answer.body: must be JSON"),
+        ("{ body = '{}', status = 100 }", "routes.a.answer.status: must be from 200 to 599"),
+        ("{ body = '{}', stream = '{}' }", "routes.a.answer.stream: must be a stream of events"),
+        ("{ body = '{}', text = '{}' }", "routes.a.answer.text: unknown key"),
+    ] {
+        let said = refused(&format!("{LEAST}routes.a.answer = {answer}\n"), &[]);
+        assert!(said.contains(expected), "{said}");
+    }
 }
 
 #[test]

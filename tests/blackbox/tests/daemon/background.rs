@@ -1,14 +1,18 @@
 //! Responses in the background with a completion window: what a batch would answer too late, below the list price.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use http::StatusCode;
-use provider_sim::{Endpoint, Fault, Mode, NotSold, Scenario};
+use provider_sim::{Endpoint, Fault, Mode, NotSold, Scenario, Timing};
 use serde_json::json;
 
-use crate::rig::{Daemon, MODEL, Rig, eventually, send, sim};
+use crate::rig::{Answer, Daemon, MODEL, Rig, eventually, send, sim};
 
 const RESPONSES: &str = "/v1/responses";
+
+/// Long enough to be under way through a restart.
+const HOURS_7: Duration = Duration::from_hours(7);
 
 /// A window is expected to be kept within seconds, a batch within a day.
 const SETTINGS: &str = "[backends.simulated]\n\
@@ -25,7 +29,7 @@ async fn hand_in(daemon: &Daemon, prompt: &str) -> String {
     answer.header("location").to_owned()
 }
 
-async fn answered(daemon: &Daemon, location: &str) -> crate::rig::Answer {
+async fn answered(daemon: &Daemon, location: &str) -> Answer {
     eventually(&format!("the answer at {location}"), async || {
         let answer = send(daemon.call("search", http::Method::GET, location)).await;
         (answer.status != StatusCode::ACCEPTED).then_some(answer)
@@ -53,7 +57,7 @@ async fn each_is_handed_in_alone_and_fetched_as_if_it_had_been_asked_in_real_tim
         );
         assert_eq!(answer.body["metadata"], json!({ "mine": "kept" }), "offpeak's mark is taken out");
         assert_eq!(answer.body["background"], false);
-        assert!(!answer.header("x-offpeak-cost").is_empty(), "{answer:?}");
+        assert!(!answer.header("x-offpeak-cost-usd").is_empty(), "{answer:?}");
     }
     let (two_hours, eight_hours) = background(&rig);
     assert_eq!(two_hours + eight_hours, 8);
@@ -63,7 +67,9 @@ async fn each_is_handed_in_alone_and_fetched_as_if_it_had_been_asked_in_real_tim
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_under_way_when_the_daemon_stops_is_fetched_and_not_paid_twice() {
-    let rig = Rig::start(sim(), SETTINGS).await;
+    let slow = HOURS_7..=HOURS_7;
+    let timing = Timing { background_2h: slow.clone(), background_8h: slow, ..Timing::default() };
+    let rig = Rig::start(sim().timing(timing), SETTINGS).await;
     let place = hand_in(&rig.daemon, "before the stop").await;
     eventually("it is handed in", async || {
         let batches = rig.daemon.admin("/admin/v1/batches").await.body;
@@ -74,6 +80,7 @@ async fn what_is_under_way_when_the_daemon_stops_is_fetched_and_not_paid_twice()
         rig.daemon.admin(&format!("/admin/v1/explain/{}", place.rsplit('/').next().unwrap())).await.body;
     assert_eq!(why["state"], "in_background", "{why}");
     let daemon = rig.daemon.restart(&rig.upstream, SETTINGS).await;
+    rig.provider.clock().advance(HOURS_7);
     assert_eq!(answered(&daemon, &place).await.body["status"], "completed");
     let bill = rig.provider.bill();
     assert_eq!(bill.requests(Mode::Background2h) + bill.requests(Mode::Background8h), 1);
