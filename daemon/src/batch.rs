@@ -130,14 +130,15 @@ pub async fn drive(
     );
     driver.gateway.metrics.ended(driver.record.backend.as_str(), &finish.code);
     let (batch, hold_until, fate) = (driver.record.id, finish.hold_until, finish.fate());
-    driver.gateway.lanes.tell(LaneEvent::Ended { batch, hold_until, fate });
     let report = match fate {
         Fate::Refused if finish.permanent => Report::Fine,
         Fate::Refused => Report::Failed,
         Fate::Completed | Fate::GivenUp | Fate::NoRoom => driver.came_back.report(),
     };
     let mode = driver.gateway.backends.sale(&driver.record, driver.gateway.clock.now()).mode;
+    // What it says about the backend is known before its place is free.
     driver.gateway.report(&driver.record.backend, mode, report);
+    driver.gateway.lanes.tell(LaneEvent::Ended { batch, hold_until, fate });
 }
 
 /// offpeak's name for a batch at the provider: unique over all installations.

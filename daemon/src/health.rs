@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use offpeak_core::breaker::{Breaker, BreakerTerms, Report};
+use offpeak_core::breaker::{Breaker, BreakerTerms, Report, State};
 use offpeak_core::words::{BackendId, Mode, Timestamp};
 use offpeak_store::{Document, Kind};
 use parking_lot::Mutex;
@@ -30,17 +30,20 @@ impl Health {
         Self { terms, breakers: Mutex::default() }
     }
 
-    /// Takes in a document of an earlier run, and tells what it says; none if it cannot be read, or is closed.
+    /// Takes in a document of an earlier run, and tells since when it may be tried, or when; none if it cannot be read, or is
+    /// closed.
     pub fn restore(
         &self,
         key: &[u8],
         value: &[u8],
-        now: Timestamp,
     ) -> Option<((BackendId, Mode), Timestamp)> {
         let key: (BackendId, Mode) = postcard::from_bytes(key).ok()?;
         let breaker: Breaker = postcard::from_bytes(value).ok()?;
         self.breakers.lock().insert(key.clone(), breaker);
-        Some((key, breaker.shut_until(now)?))
+        match breaker.state() {
+            State::Closed => None,
+            State::Open { until, .. } | State::Probing { until, .. } => Some((key, until)),
+        }
     }
 
     /// Until when nothing should be sent, if it is so.

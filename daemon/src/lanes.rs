@@ -77,7 +77,6 @@ async fn open_later(gateway: Arc<Gateway>, mut lanes: Vec<(LaneId, LaneKey)>) {
 
 /// What was learnt of backends by earlier runs.
 pub async fn remember(gateway: &Gateway) -> Result<(), StoreError> {
-    let now = gateway.clock.now();
     for (key, value) in all(&gateway.store, Kind::Turnaround).await? {
         let read = (postcard::from_bytes::<Way>(&key), postcard::from_bytes::<Sketch>(&value));
         if let (Ok(way), Ok(sketch)) = read {
@@ -96,7 +95,7 @@ pub async fn remember(gateway: &Gateway) -> Result<(), StoreError> {
         gateway.metrics.offers_lost(way.backend.as_str(), way.offer.as_str(), lost);
     }
     for (key, value) in all(&gateway.store, Kind::Breaker).await? {
-        if let Some(((backend, mode), until)) = gateway.health.restore(&key, &value, now) {
+        if let Some(((backend, mode), until)) = gateway.health.restore(&key, &value) {
             gateway.metrics.breaker(backend.as_str(), mode, true);
             gateway.lanes.tell(Event::Shut { backend, mode, until: Some(until) });
         }

@@ -123,6 +123,11 @@ impl Breaker {
             Report::Batch { tried, failed } if failed == tried => self.failed(terms, now),
             Report::Batch { tried, failed } => {
                 let is_bad = failed.saturating_mul(1000) > tried.saturating_mul(terms.error_permille.into());
+                // One of many is not held against it, but it does not show that it is well again either.
+                if is_bad && self.state != State::Closed {
+                    self.failed(terms, now);
+                    return before != self.state;
+                }
                 self.bad_batches = if is_bad { self.bad_batches.saturating_add(1) } else { 0 };
                 if self.bad_batches >= terms.batches.max(1) {
                     self.open(terms, now);
@@ -143,16 +148,19 @@ impl Breaker {
         self.failures = self.failures.saturating_add(1);
         match self.state {
             // What was sent before it opened says nothing new.
-            State::Open { .. } => {}
+            State::Open { until, .. } if now < until => {}
             State::Closed if self.failures < terms.failures.max(1) => {}
-            State::Closed | State::Probing { .. } => self.open(terms, now),
+            // Once its rest is over, whatever fails is as good as a probe that failed.
+            State::Closed | State::Open { .. } | State::Probing { .. } => self.open(terms, now),
         }
     }
 
     fn open(&mut self, terms: &BreakerTerms, now: Timestamp) {
         let rest = match self.state {
-            State::Probing { rest, .. } => Millis(rest.0.saturating_mul(2)).min(terms.rest_max),
-            State::Open { .. } => return,
+            State::Open { until, .. } if now < until => return,
+            State::Open { rest, .. } | State::Probing { rest, .. } => {
+                Millis(rest.0.saturating_mul(2)).min(terms.rest_max)
+            }
             State::Closed => terms.rest,
         };
         self.bad_batches = 0;
@@ -226,6 +234,21 @@ mod tests {
             breaker.tell(bad, &TERMS, START);
         }
         assert!(matches!(breaker.state(), State::Open { .. }));
+    }
+
+    #[test]
+    fn while_it_is_not_closed_a_bad_batch_is_a_failure() {
+        let bad = Report::Batch { tried: 1000, failed: 51 };
+        let mut breaker = opened();
+        assert!(!breaker.tell(bad, &TERMS, START), "it left before");
+        let rested = START.after(TERMS.rest);
+        assert!(breaker.tell(bad, &TERMS, rested), "nobody asked, and it failed all the same");
+        assert_eq!(breaker.shut_until(rested), Some(rested.after(Millis::from_secs(20))));
+        let rested = rested.after(Millis::from_secs(20));
+        assert!(breaker.admit(rested) && breaker.tell(bad, &TERMS, rested));
+        assert!(matches!(breaker.state(), State::Open { rest: Millis(40_000), .. }));
+        assert!(breaker.tell(Report::Batch { tried: 1000, failed: 50 }, &TERMS, rested));
+        assert_eq!(breaker.state(), State::Closed);
     }
 
     #[test]

@@ -251,6 +251,8 @@ pub enum Next {
     ForTokens,
     /// The backend is out of order; it is tried again then.
     Shut(Timestamp),
+    /// The backend was out of order, and is tried with another batch.
+    Tried,
     /// Its first request fits into no batch; it is run in real time when that is due.
     TooLarge,
     /// Its offers are gone.
@@ -279,10 +281,14 @@ struct Group {
 }
 
 /// A backend that takes no work of one mode.
-#[derive(Debug, Clone, Copy)]
-struct Shut {
-    until: Timestamp,
-    is_probed: bool,
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Shut {
+    /// Nothing leaves before this time.
+    Rests(Timestamp),
+    /// One batch may leave, to try it.
+    MayBeTried,
+    /// One of this offer has left for that; which one is known as soon as it is under way.
+    Tried(OfferName, Option<BatchId>),
 }
 
 /// A lane as the admin plane shows it.
@@ -392,6 +398,7 @@ impl Scheduler {
             }
             Event::Tick => {}
         }
+        self.rested(now);
         self.escalate(now, &mut done);
         self.depart(now, &mut done);
         done
@@ -469,10 +476,20 @@ impl Scheduler {
 
     fn shut(&mut self, backend: BackendId, mode: Mode, until: Option<Timestamp>) {
         match until {
-            Some(until) => self.shut.insert((backend, mode), Shut { until, is_probed: false }),
+            Some(until) => self.shut.insert((backend, mode), Shut::Rests(until)),
             None => self.shut.remove(&(backend, mode)),
         };
         self.forget_outlooks();
+    }
+
+    /// Backends whose rest is over may be tried.
+    fn rested(&mut self, now: Timestamp) {
+        let is_over = |shut: &&mut Shut| matches!(shut, Shut::Rests(until) if *until <= now);
+        let mut rested = self.shut.values_mut().filter(is_over).peekable();
+        if rested.peek().is_some() {
+            rested.for_each(|shut| *shut = Shut::MayBeTried);
+            self.forget_outlooks();
+        }
     }
 
     fn seen(&mut self, way: Way, done: &mut Effects, see: impl FnOnce(&mut Sketch)) {

@@ -263,6 +263,9 @@ fn coming(next: Next, now: Timestamp) -> Coming {
             (None, "it leaves when a batch is back: as many tokens are enqueued as the provider takes")
         }
         Next::Shut(at) => (Some(at), "the backend is tried again; it was out of order"),
+        Next::Tried => {
+            (None, "it leaves if another batch that tries the backend comes back well; it was out of order")
+        }
         Next::TooLarge => {
             (None, "its first request fits into no batch; it is run in real time when that is due")
         }

@@ -9,10 +9,10 @@ use crate::extent::Cargo;
 use crate::gate::Pass;
 use crate::lane::{Lane, Room};
 use crate::offers::{self, BatchRoom, Outlook, Rung};
-use crate::words::{BackendId, LaneId, Millis, OfferName, TenantId, Timestamp};
+use crate::words::{BackendId, LaneId, OfferName, TenantId, Timestamp};
 
 use super::voyages::time_left;
-use super::{Effect, Effects, Freight, Next, Prospect, Scheduler};
+use super::{Effect, Effects, Freight, Next, Prospect, Scheduler, Shut};
 
 /// How a group of lanes is bought.
 struct Deal {
@@ -144,7 +144,10 @@ impl Scheduler {
     /// A lane stays with its own backend as long as that takes work.
     fn outlooks(&self, freight: &Freight, ladder: &[Rung], may_go_elsewhere: bool) -> Vec<Outlook> {
         let is_own = |rung: &Rung| rung.backend == freight.backend;
-        let is_shut = |rung: &Rung| self.shut.contains_key(&(rung.backend.clone(), rung.mode));
+        let is_shut = |rung: &Rung| match self.shut.get(&(rung.backend.clone(), rung.mode)) {
+            None | Some(Shut::MayBeTried) => false,
+            Some(Shut::Rests(_) | Shut::Tried(..)) => true,
+        };
         // The cheapest tells: what is dearer is for what is urgent.
         let own = ladder.iter().filter(|rung| is_own(rung) && rung.batch.is_some());
         let own_takes_work =
@@ -271,10 +274,10 @@ impl Scheduler {
 
     /// Whether another batch may leave; true if only with requests of tenants that have nothing under way.
     fn pass(&mut self, rung: &Rung, now: Timestamp) -> Result<bool, Next> {
-        if let Some(shut) = self.shut.get(&(rung.backend.clone(), rung.mode))
-            && (now < shut.until || shut.is_probed)
-        {
-            return Err(Next::Shut(shut.until.max(now.after(Millis(1)))));
+        match self.shut.get(&(rung.backend.clone(), rung.mode)) {
+            None | Some(Shut::MayBeTried) => {}
+            Some(Shut::Rests(until)) => return Err(Next::Shut(*until)),
+            Some(Shut::Tried(..)) => return Err(Next::Tried),
         }
         match self.gates.get_mut(&(rung.backend.clone(), rung.offer.clone())).map(|gate| gate.ask(now)) {
             None | Some(Pass::Open) => Ok(false),
@@ -292,7 +295,9 @@ impl Scheduler {
         self.ledgers.entry(rung.way(&freight.model)).or_default().enter(tokens);
         self.board(&freight.bought(rung), &self.tenants_of(cargo));
         if let Some(shut) = self.shut.get_mut(&(rung.backend.clone(), rung.mode)) {
-            shut.is_probed = true;
+            *shut = Shut::Tried(rung.offer.clone(), None);
+            // The others may go elsewhere meanwhile.
+            self.forget_outlooks();
         }
     }
 

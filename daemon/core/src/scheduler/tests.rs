@@ -343,9 +343,39 @@ fn a_backend_without_another_is_probed_with_one_batch() {
     let effects = world.step(appended(1, 0, 300, START, DAY), START);
     assert_eq!((batch_sizes(&effects), effects.wake_at), (vec![], Some(until)));
     assert_eq!(batch_sizes(&world.step(Event::Tick, until)), [100], "the probe");
-    assert_eq!(batch_sizes(&world.step(Event::Tick, until.after(Millis(5)))), [0; 0]);
+    let tried = world.step(Event::Tick, until.after(Millis(5)));
+    assert_eq!(batch_sizes(&tried), [0; 0]);
+    assert!(tried.wake_at.is_none_or(|at| at > until.after(Millis::from_mins(1))), "nothing waits for time: {tried:?}");
+    assert_eq!(world.scheduler.lanes().next().map(|lane| lane.next), Some(Next::Tried));
     let again = world.step(Event::Shut { backend: "openai".into(), mode: Mode::Batch, until: None }, until);
     assert_eq!(batch_sizes(&again), [100, 100]);
+}
+
+#[test]
+fn a_backend_is_tried_with_one_batch_while_all_else_goes_elsewhere() {
+    let mut world = World::new([opened(1, "m", "t", GATE)]);
+    let until = START.after(Millis::from_mins(1));
+    let shut = |until| Event::Shut { backend: "openai".into(), mode: Mode::Batch, until };
+    let backends = |effects: &Effects| -> Vec<String> {
+        let batches = effects.effects.iter().filter_map(|effect| match effect {
+            Effect::Batch { freight, .. } => Some(freight.backend.to_string()),
+            _ => None,
+        });
+        batches.collect()
+    };
+    world.step(shut(Some(until)), START);
+    assert_eq!(backends(&world.step(appended(1, 0, 200, START, DAY), START)), ["other", "other"]);
+    // The rest is over: one tries, and the next ones do not wait for it.
+    assert_eq!(backends(&world.step(appended(1, 200, 100, until, DAY), until)), ["openai"]);
+    assert_eq!(backends(&world.step(appended(1, 300, 100, until, DAY), until)), ["other"]);
+    // It ended without a word about the backend, which is tried again; then it failed, and it rests.
+    world.running.swap(0, 2);
+    world.end(Fate::Refused, None, until);
+    assert_eq!(backends(&world.step(appended(1, 400, 100, until, DAY), until)), ["openai"]);
+    world.step(shut(Some(until.after(Millis::from_mins(2)))), until);
+    assert_eq!(backends(&world.step(appended(1, 500, 100, until, DAY), until)), ["other"]);
+    world.step(shut(None), until);
+    assert_eq!(backends(&world.step(appended(1, 600, 200, until, DAY), until)), ["openai", "openai"]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::extent::Cargo;
 use crate::offers;
 use crate::words::{BatchId, Millis, TenantId, Timestamp};
 
-use super::{Effect, Effects, Fate, Freight, Scheduler};
+use super::{Effect, Effects, Fate, Freight, Scheduler, Shut};
 
 /// A batch under way.
 #[derive(Debug)]
@@ -79,6 +79,15 @@ impl Scheduler {
                 gate.readmit();
             }
             self.ledgers.entry(freight.way()).or_default().enter(tokens);
+        } else {
+            let tries = self.shut.iter_mut().filter(|((backend, _), _)| *backend == freight.backend);
+            for (_, shut) in tries {
+                if let Shut::Tried(offer, of @ None) = shut
+                    && *offer == freight.offer
+                {
+                    *of = Some(batch);
+                }
+            }
         }
         let voyage = Voyage { cargo, since, pulse: Pulse::default(), is_cancelled: false };
         let look_at = Timestamp(0);
@@ -92,6 +101,12 @@ impl Scheduler {
 
     /// These tenants have one batch more under way.
     pub(super) fn board(&mut self, freight: &Freight, tenants: &BTreeSet<TenantId>) {
+        // It said nothing about the backend, or that would be known by now.
+        let is_this = |shut: &&mut Shut| matches!(shut, Shut::Tried(_, Some(tried)) if *tried == batch);
+        if let Some(shut) = self.shut.values_mut().find(is_this) {
+            *shut = Shut::MayBeTried;
+            self.forget_outlooks();
+        }
         for tenant in tenants {
             let berth = (freight.backend.clone(), freight.offer.clone(), tenant.clone());
             *self.afloat.entry(berth).or_default() += 1;
