@@ -50,9 +50,7 @@ impl Fallbacks {
     /// What the first route says that fits; none if nothing is said.
     pub fn of(&self, tenant: &str, endpoint: &str, model: &str) -> Option<&Arc<Fallback>> {
         let fits = |route: &Route| {
-            route.tenants.matches(tenant)
-                && route.endpoints.matches(endpoint)
-                && route.models.matches(model)
+            route.tenants.matches(tenant) && route.endpoints.matches(endpoint) && route.models.matches(model)
         };
         self.0.iter().find(|(route, _)| fits(route)).map(|(_, fallback)| fallback)
     }
@@ -99,11 +97,15 @@ mod tests {
     fn the_first_route_that_fits_counts() {
         let answer = RouteAnswer { status: 203, body: "{}".to_owned(), stream: None };
         let other = Route { tenants: ModelPatterns::new(["mail"]), ..route("other", "*", None) };
-        let fallbacks = Fallbacks::new(&[other, route("mini", "*-mini", Some(answer)), route("all", "gpt-*", None)]);
+        let fallbacks =
+            Fallbacks::new(&[other, route("mini", "*-mini", Some(answer)), route("all", "gpt-*", None)]);
         let of = |tenant, model| fallbacks.of(tenant, "/v1/chat/completions", model);
         let mini = of("search", "gpt-mini").unwrap();
         let response = mini.answer(false).unwrap();
-        assert_eq!((response.status().as_u16(), &response.headers()[CONTENT_TYPE]), (203, "application/json"));
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()[CONTENT_TYPE]),
+            (203, "application/json")
+        );
         assert!(mini.answer(true).is_none(), "nobody who reads a stream gets anything else");
         assert!(of("mail", "gpt-mini").unwrap().answer(false).is_none());
         assert!(of("search", "gpt-4").unwrap().answer(false).is_none());

@@ -32,11 +32,7 @@ impl Health {
 
     /// Takes in a document of an earlier run, and tells since when it may be tried, or when; none if it cannot be read, or is
     /// closed.
-    pub fn restore(
-        &self,
-        key: &[u8],
-        value: &[u8],
-    ) -> Option<((BackendId, Mode), Timestamp)> {
+    pub fn restore(&self, key: &[u8], value: &[u8]) -> Option<((BackendId, Mode), Timestamp)> {
         let key: (BackendId, Mode) = postcard::from_bytes(key).ok()?;
         let breaker: Breaker = postcard::from_bytes(value).ok()?;
         self.breakers.lock().insert(key.clone(), breaker);

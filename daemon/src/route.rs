@@ -84,7 +84,8 @@ fn decide(gateway: &Gateway, account: &Account, asked: Asked<'_>, now: Timestamp
     }
     let menu = gateway.backends.menu(endpoint, &envelope.model, now)?;
     let fallback = gateway.backends.fallbacks.of(account.id.as_str(), endpoint, &envelope.model).cloned();
-    let question = Question { account, key, endpoint, headers, envelope, menu: &menu, is_later, fallback, now };
+    let question =
+        Question { account, key, endpoint, headers, envelope, menu: &menu, is_later, fallback, now };
     if is_later && !question.has_offers() {
         return Err(not_deferrable(&envelope.model, endpoint));
     }

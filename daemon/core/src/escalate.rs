@@ -173,7 +173,8 @@ impl Voyage {
     }
 
     /// Stopping all of it for the sake of a few would be dear.
-    fn is_worth_cancelling(&self, terms: &RescueTerms, deadline: Timestamp) -> bool {
+    #[must_use]
+    pub fn is_worth_cancelling(&self, terms: &RescueTerms, deadline: Timestamp) -> bool {
         let near = deadline.after(terms.least).after(terms.cancel);
         let urgent: u64 =
             self.cargo.iter().filter(|cargo| cargo.deadline <= near).map(|cargo| cargo.range.len()).sum();

@@ -182,7 +182,11 @@ fn in_realtime(gateway: &Gateway, record: &BatchRecord, why: String) -> Explanat
 }
 
 fn with_voyage(mut told: Explanation, voyage: &VoyageView, now: Timestamp) -> Explanation {
-    told.why.push(format!("The provider says that {} of them are done.", voyage.done));
+    let stands = match (voyage.moved_at, voyage.ends_at) {
+        (Some(moved_at), None) => format!(", which has not changed for {}", shown(now.since(moved_at))),
+        _ => String::new(),
+    };
+    told.why.push(format!("The provider says that {} of them are done{stands}.", voyage.done));
     let (half, nearly_all) = voyage.usually;
     told.why.push(format!(
         "By what was seen of such batches, half of them are back after {} and nearly all after {}.",
@@ -195,6 +199,8 @@ fn with_voyage(mut told: Explanation, voyage: &VoyageView, now: Timestamp) -> Ex
         told.next.push(Coming { in_ms: None, what });
     }
     let at = |at: Timestamp, what: &str| Coming { in_ms: Some(at.since(now).0), what: what.to_owned() };
+    let what = "it is over, if it goes on as it did";
+    told.next.extend(voyage.ends_at.map(|time| at(time, what)));
     let what = "unless it is about to end, it is cancelled, and what did not run is run in real time";
     told.next.extend(voyage.cancel_at.map(|time| at(time, what)));
     let what = "what has no answer then is run in real time, whatever comes of the batch";

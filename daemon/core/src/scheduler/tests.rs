@@ -345,7 +345,10 @@ fn a_backend_without_another_is_probed_with_one_batch() {
     assert_eq!(batch_sizes(&world.step(Event::Tick, until)), [100], "the probe");
     let tried = world.step(Event::Tick, until.after(Millis(5)));
     assert_eq!(batch_sizes(&tried), [0; 0]);
-    assert!(tried.wake_at.is_none_or(|at| at > until.after(Millis::from_mins(1))), "nothing waits for time: {tried:?}");
+    assert!(
+        tried.wake_at.is_none_or(|at| at > until.after(Millis::from_mins(1))),
+        "nothing waits for time: {tried:?}"
+    );
     assert_eq!(world.scheduler.lanes().next().map(|lane| lane.next), Some(Next::Tried));
     let again = world.step(Event::Shut { backend: "openai".into(), mode: Mode::Batch, until: None }, until);
     assert_eq!(batch_sizes(&again), [100, 100]);

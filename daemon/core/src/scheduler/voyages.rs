@@ -45,6 +45,10 @@ pub struct VoyageView {
     pub requests: u64,
     /// Those that the provider says are done.
     pub done: u64,
+    /// When that was seen to change last.
+    pub moved_at: Option<Timestamp>,
+    /// When it is over if it goes on as it did; none if it stands still or nothing is known.
+    pub ends_at: Option<Timestamp>,
     /// The earliest of its deadlines that is not kept otherwise.
     pub deadline: Option<Timestamp>,
     /// It is cancelled then if it is not about to end; none if that was done, or is not worth it.
@@ -233,10 +237,11 @@ impl Scheduler {
     fn view(&self, batch: BatchId, sailing: &Sailing, now: Timestamp) -> VoyageView {
         let voyage = &sailing.voyage;
         let deadline = voyage.deadline();
-        let moments = self
-            .rescue_terms(sailing, now)
-            .zip(deadline)
-            .map(|(terms, deadline)| voyage.moments(&terms, deadline));
+        let rescue = self.rescue_terms(sailing, now).zip(deadline);
+        let moments = rescue.map(|(terms, deadline)| voyage.moments(&terms, deadline));
+        let may_be_cancelled = rescue.is_some_and(|(terms, deadline)| {
+            !voyage.is_cancelled && voyage.is_worth_cancelling(&terms, deadline)
+        });
         let nothing = crate::turnaround::Sketch::NOTHING;
         let way = sailing.freight.way();
         let sketch = self.turnarounds.get(&way).unwrap_or(&nothing);
@@ -252,8 +257,10 @@ impl Scheduler {
             since: voyage.since,
             requests: sailing.requests,
             done: voyage.pulse.done(),
+            moved_at: voyage.pulse.last_at(),
+            ends_at: voyage.pulse.ends_at(sailing.requests, now),
             deadline,
-            cancel_at: moments.filter(|_| !voyage.is_cancelled).map(|(cancel_at, _)| cancel_at),
+            cancel_at: moments.filter(|_| may_be_cancelled).map(|(cancel_at, _)| cancel_at),
             hedge_at: moments.map(|(_, hedge_at)| hedge_at),
             is_cancelled: voyage.is_cancelled,
             usually: (by(500_000), by(50_000)),

@@ -261,7 +261,10 @@ fn routes_say_what_is_done_meanwhile() {
         ])
     );
     let told = describe(&config);
-    assert!(told.contains("requests stay with their backend; calls in real time wait up to 5s, then get 503"), "{told}");
+    assert!(
+        told.contains("requests stay with their backend; calls in real time wait up to 5s, then get 503"),
+        "{told}"
+    );
     for (answer, expected) in [
         ("{ status = 503 }", "routes.a.answer.body: this is missing"),
         ("{ body = 'sorry' }", "routes.a.answer.body: must be JSON"),

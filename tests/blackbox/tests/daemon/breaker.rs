@@ -1,15 +1,26 @@
 //! A backend that fails again and again is left alone, tried now and then, and used again when it is well.
 
-use http::StatusCode;
-use provider_sim::{Endpoint, Fault, Faults, HttpRule, Mode, Server, Target, TargetGroup};
+use std::time::{Duration, Instant};
 
-use crate::rig::{Daemon, MODEL, Rig, eventually, sim};
+use http::StatusCode;
+use provider_sim::{
+    BatchFault, Endpoint, Fault, Faults, HttpRule, ItemFault, ItemRule, Mode, Server, Target, TargetGroup,
+};
+use serde_json::json;
+
+use crate::rig::{CHAT, Daemon, MODEL, Rig, Ticket, chat, eventually, send, sim};
+
+const OTHER_MODEL: &str = "gpt-5-mini";
 
 /// Every real-time call is answered with this status.
 fn answering(status: u16) -> Faults {
+    refusing(Fault::Status { status, retry_after_ms: None })
+}
+
+fn refusing(fault: Fault) -> Faults {
     let rule = HttpRule {
         on: Target::Group(TargetGroup::Realtime),
-        fault: Fault::Status { status, retry_after_ms: None },
+        fault,
         probability: 1.0,
         from_ms: None,
         until_ms: None,
@@ -66,4 +77,150 @@ async fn a_tier_without_room_is_followed_by_the_next_offer() {
     let answer = rig.daemon.defer("search", MODEL, "with room", "10m").await;
     assert!(answer.answers(MODEL, "with room"), "{answer:?}");
     assert_eq!((rig.billed(Mode::Flex), rig.billed(Mode::Realtime)), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_rest_too_and_one_at_a_time_tries_whether_the_backend_is_well() {
+    let settings =
+        "[lanes]\nlinger = \"50ms\"\n[breaker]\nfailures = 2\nrest = \"1s\"\n[retry]\nmax_attempts = 50";
+    let fault = ItemFault::Status { status: 500 };
+    let rule =
+        ItemRule { fault, probability: 1.0, custom_id: None, body: Some("fragile".to_owned()), times: None };
+    let rig = Rig::start(sim().faults(Faults { items: vec![rule], ..Faults::default() }), settings).await;
+    let provider = rig.provider.clone();
+    let batches = || provider.calls(Endpoint::CreateBatch);
+    let mut tickets = vec![rig.daemon.ticket("fragile").await];
+    eventually("the breaker opens", async || {
+        (rig.daemon.metric("offpeak_breaker_open", "mode=\"batch\"").await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(batches(), 2);
+    // A restart changes nothing about that, nor does work of other kinds, of which each would be a batch of its own.
+    let daemon = rig.daemon.restart(&rig.upstream, settings).await;
+    assert_eq!(daemon.metric("offpeak_breaker_open", "mode=\"batch\"").await, 1);
+    for model in [OTHER_MODEL, "gpt-4o"] {
+        let answer = daemon.defer("search", model, "fragile", "24h").await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
+        let location = answer.header("location").to_owned();
+        tickets.push(Ticket { prompt: "fragile".to_owned(), tenant: "search", location });
+    }
+    eventually("one tries it", async || (batches() >= 3).then_some(())).await;
+    let tried = Instant::now();
+    assert_eq!(batches(), 3, "and no more than one");
+    eventually("another one tries it", async || (batches() >= 4).then_some(())).await;
+    assert!(
+        tried.elapsed() > Duration::from_millis(700),
+        "that failed, so it rests longer: {:?}",
+        tried.elapsed()
+    );
+    provider.faults().set(Faults::default());
+    for ticket in &tickets {
+        assert_eq!(daemon.redeem(ticket).await.status, StatusCode::OK);
+    }
+    assert_eq!(daemon.metric("offpeak_breaker_open", "").await, 0);
+    assert_eq!((provider.bill().requests(Mode::Batch), provider.bill().executions.repeated().len()), (3, 0));
+}
+
+/// While every real-time call is refused, many urgent requests make few calls; after that, each is answered and paid once.
+/// `calls` says how many there may be after so many milliseconds.
+async fn storm(fault: Fault, calls: impl Fn(u64) -> u64) {
+    const URGENT: u64 = 40;
+    let settings = "[backends.simulated]\nlanes = { max_running = 1, rescue_concurrency = 4 }\n\
+                    config.batch_usual = \"2s\"\n\
+                    [breaker]\nfailures = 4\nrest = \"500ms\"\nrest_max = \"500ms\"\n[retry]\nmax_attempts = 50";
+    let rig = Rig::start(sim(), settings).await;
+    rig.provider.faults().next_batch(vec![BatchFault::Turnaround { ms: 20 * 3_600_000 }]);
+    rig.daemon.ticket("takes the only place").await;
+    eventually("the first batch is made", async || (rig.batches() == 1).then_some(())).await;
+    rig.provider.faults().set(refusing(fault));
+    let started = Instant::now();
+    let mut tickets = Vec::new();
+    for n in 0..URGENT {
+        tickets.push(rig.daemon.ticket_of("search", &format!("urgent {n}"), "5m").await);
+    }
+    let made = || rig.provider.calls(Endpoint::ChatCompletions);
+    eventually("it has been tried now and then", async || (made() >= 12).then_some(())).await;
+    let (made, elapsed) = (made(), u64::try_from(started.elapsed().as_millis()).unwrap());
+    assert!(made <= calls(elapsed), "{made} calls after {elapsed} ms");
+    rig.provider.faults().set(Faults::default());
+    rig.all_answered(&tickets).await;
+    assert_eq!((rig.billed(Mode::Realtime), rig.ran_twice()), (URGENT, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_5xx_is_not_multiplied() {
+    // Until it opens, and those that were under way then; one a rest after that.
+    storm(Fault::Status { status: 502, retry_after_ms: None }, |elapsed| 4 + 4 + elapsed / 500 + 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_429_is_not_multiplied() {
+    // As many as may be under way at once; after that, nobody calls before the provider wants to be called again.
+    storm(Fault::Status { status: 429, retry_after_ms: Some(1000) }, |elapsed| 4 + 4 * (elapsed / 1000))
+        .await;
+}
+
+const ROUTES: &str = "[breaker]\nfailures = 2\nrest = \"1h\"\nrest_max = \"1h\"\n\
+                      [routes.minis]\nmodels = [\"*-mini\"]\n[routes.minis.answer]\nstatus = 203\n\
+                      body = '{ \"choices\": [] }'\nstream = \"data: [DONE]\"\n";
+
+/// A model that the route does not name.
+const PLAIN: &str = "gpt-4o";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_it_rests_calls_get_the_answer_of_their_route() {
+    let rig = Rig::start(sim().faults(answering(500)), ROUTES).await;
+    for _ in 0..2 {
+        let answer = rig.daemon.ask(MODEL, "it fails").await;
+        assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR, "what failed is told as it was");
+    }
+    let answer = rig.daemon.ask(MODEL, "and is left alone").await;
+    assert_eq!((answer.status.as_u16(), &answer.body), (203, &json!({ "choices": [] })));
+    assert_eq!(answer.header("x-offpeak-mode"), "fallback");
+    assert!(!answer.header("x-offpeak-request-id").is_empty());
+    let mut body = chat(MODEL, "in pieces");
+    body["stream"] = true.into();
+    let streamed = rig.daemon.post(CHAT, &body).send().await.unwrap();
+    assert_eq!(streamed.headers()["content-type"], "text/event-stream");
+    assert_eq!(streamed.text().await.unwrap(), "data: [DONE]\n\n");
+    assert_eq!(rig.daemon.ask(PLAIN, "of no route").await.error(), (503, "backend_out_of_order"));
+    assert_eq!(rig.provider.calls(Endpoint::ChatCompletions), 2);
+    assert_eq!(rig.daemon.metric("offpeak_requests_total", "mode=\"fallback\"").await, 2);
+    // What can wait waits, and batches are in order.
+    let ticket = rig.daemon.ticket("later").await;
+    rig.all_answered(&[ticket]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_may_have_calls_wait_for_the_backend() {
+    let settings =
+        "[breaker]\nfailures = 1\nrest = \"1s\"\n[routes.minis]\nmodels = [\"*-mini\"]\nwait = \"50s\"";
+    let rig = Rig::start(sim().faults(answering(500)), settings).await;
+    rig.daemon.ask(MODEL, "it fails").await;
+    rig.provider.faults().set(Faults::default());
+    let (patient, other) =
+        tokio::join!(rig.daemon.ask(MODEL, "patient"), rig.daemon.ask(PLAIN, "of no route"));
+    assert!(patient.answers(MODEL, "patient"), "{patient:?}");
+    assert_eq!(other.error(), (503, "backend_out_of_order"));
+    assert_eq!(rig.provider.calls(Endpoint::ChatCompletions), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_may_keep_requests_at_their_backend() {
+    let other = sim().build();
+    let server = Server::on_free_port(other.clone()).await.unwrap();
+    let settings = format!(
+        "[backends.zweite]\nbase_url = \"{}\"\napi_key = {{ env = \"PROVIDER_KEY\" }}\nmodels = [\"*\"]\n\
+         [breaker]\nfailures = 1\nrest = \"1h\"\nrest_max = \"1h\"\n[routes.own]\ntenants = [\"mail\"]\nelsewhere = false",
+        server.url()
+    );
+    let rig = Rig::start(sim().faults(answering(500)), &settings).await;
+    rig.daemon.ask(MODEL, "it fails").await;
+    assert!(rig.daemon.ask(MODEL, "elsewhere").await.answers(MODEL, "elsewhere"));
+    let kept = send(rig.daemon.post_as("mail", CHAT, &chat(MODEL, "here"))).await;
+    assert_eq!(kept.error(), (503, "backend_out_of_order"));
+    assert_eq!(
+        (other.bill().requests(Mode::Realtime), rig.provider.calls(Endpoint::ChatCompletions)),
+        (1, 1)
+    );
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use offpeak::asking;
 use provider_sim::{BatchFault, Mode};
 
 use crate::rig::{BY_HAND, Rig, eventually, sim};
@@ -39,6 +40,39 @@ async fn a_stalled_batch_is_salvaged_and_its_deadline_kept() {
     assert_eq!(rig.daemon.metric("offpeak_escalated_requests_total", "cancel").await, COUNT as u64);
     let why = rig.daemon.admin(&format!("/admin/v1/explain/{}", id(&tickets[0].location))).await;
     assert_eq!(why.body["state"], "finished", "{why:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_is_told_what_becomes_of_a_batch_that_stands_still() {
+    let rig = Rig::start(sim(), BY_HAND).await;
+    rig.provider.faults().next_batch(vec![BatchFault::Stall]);
+    let tickets = tickets(&rig, "24h").await;
+    let (admin, request) = (rig.daemon.admin_url(""), id(&tickets[0].location));
+    let told = eventually("half of it is done, and then nothing happens", async || {
+        let told = asking::explain(&admin, request).await.unwrap();
+        told.why
+            .iter()
+            .any(|why| why.contains("10 of them are done, which has not changed for"))
+            .then_some(told)
+    })
+    .await;
+    let text = told.text();
+    assert!(text.starts_with(&format!("{request}: in batch\n  due in 23h 59m ")), "{text}");
+    assert!(text.contains("in batch 1 with 20 request(s), as 'batch' of 'simulated'."), "{text}");
+    // Ten minutes are a rescue's, and ten before that for the provider to give back what ran.
+    let [cancel, hedge] = &told.next[..] else { panic!("{text}") };
+    assert_eq!(
+        (cancel.in_ms.map(minutes), hedge.in_ms.map(minutes)),
+        (Some(23 * 60 + 39), Some(23 * 60 + 49))
+    );
+    assert!(cancel.what.contains("it is cancelled, and what did not run is run in real time"), "{text}");
+    assert!(hedge.what.contains("run in real time, whatever comes of the batch"), "{text}");
+    let error = asking::explain(&admin, "dfr-77-1").await.unwrap_err().to_string();
+    assert!(error.contains("There is no such lane or request"), "{error}");
+}
+
+fn minutes(millis: u64) -> u64 {
+    millis / 60_000
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
