@@ -58,7 +58,7 @@ async fn an_operator_is_told_what_becomes_of_a_batch_that_stands_still() {
     .await;
     let text = told.text();
     assert!(text.starts_with(&format!("{request}: in batch\n  due in 23h 59m ")), "{text}");
-    assert!(text.contains("in batch 1 with 20 request(s), as 'batch' of 'simulated'."), "{text}");
+    assert!(text.contains("with 20 request(s), as 'batch' of 'simulated'."), "{text}");
     // Ten minutes are a rescue's, and ten before that for the provider to give back what ran.
     let [cancel, hedge] = &told.next[..] else { panic!("{text}") };
     assert_eq!(
