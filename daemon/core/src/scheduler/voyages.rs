@@ -105,12 +105,6 @@ impl Scheduler {
 
     /// These tenants have one batch more under way.
     pub(super) fn board(&mut self, freight: &Freight, tenants: &BTreeSet<TenantId>) {
-        // It said nothing about the backend, or that would be known by now.
-        let is_this = |shut: &&mut Shut| matches!(shut, Shut::Tried(_, Some(tried)) if *tried == batch);
-        if let Some(shut) = self.shut.values_mut().find(is_this) {
-            *shut = Shut::MayBeTried;
-            self.forget_outlooks();
-        }
         for tenant in tenants {
             let berth = (freight.backend.clone(), freight.offer.clone(), tenant.clone());
             *self.afloat.entry(berth).or_default() += 1;
@@ -136,6 +130,12 @@ impl Scheduler {
         else {
             return;
         };
+        // It said nothing about the backend, or that would be known by now.
+        let is_this = |shut: &&mut Shut| matches!(shut, Shut::Tried(_, Some(tried)) if *tried == batch);
+        if let Some(shut) = self.shut.values_mut().find(is_this) {
+            *shut = Shut::MayBeTried;
+            self.forget_outlooks();
+        }
         for tenant in tenants {
             let berth = (freight.backend.clone(), freight.offer.clone(), tenant);
             if let Some(batches) = self.afloat.get_mut(&berth) {
