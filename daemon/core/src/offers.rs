@@ -143,14 +143,15 @@ pub fn outlooks(
     let at_once = |rung: &Rung| {
         let fastest = fastest?;
         let now = best_now(ladder, model, seen, rung.usual);
-        Some(now.map_or(fastest.price_permille.into(), |now| now.price(fastest, now.seen(model, seen))))
+        let price = |now: &Rung| now.price(fastest, now.seen(model, seen));
+        Some(now.map_or_else(|| fastest.price_permille.into(), price))
     };
     // First as if there were no step between a rung and running it at once; what that leaves is compared with the next step.
     let mut kept: Vec<(usize, &Rung, Millis)> = Vec::new();
     for (at, rung) in rungs {
         let now = at_once(rung);
         let is_worth_it = now.is_none_or(|now| u64::from(rung.price_permille) < now);
-        let time = needs(rung, now.or(Some(u64::from(rung.price_permille))));
+        let time = needs(rung, now.or_else(|| Some(u64::from(rung.price_permille))));
         if kept.last().is_none_or(|(.., before)| is_worth_it && time < *before) {
             kept.push((at, rung, time));
         }
