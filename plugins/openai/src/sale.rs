@@ -43,7 +43,7 @@ pub(crate) fn offers(endpoint: &str, model: &str, config: &Config) -> Vec<Offer>
         mode: Mode::Background,
         price_permille: window.price_permille,
         window_ms: window.ms,
-        usual_ms: config.background_usual.map_or(window.ms / 4, |usual| usual.ms()),
+        usual_ms: config.background_usual.map_or(window.ms / 4, crate::config::Duration::ms),
     }));
     if let Some((api, price_permille)) =
         config.batches(model).filter(|(api, _)| api.endpoints.contains(&endpoint))

@@ -189,11 +189,12 @@ impl State {
                 self.phase = Phase::Look;
             }
             Phase::Read => self.read(&event, context),
-            Phase::Refused { .. } => match event {
-                Event::Read(_) => self.over(self.finished(Ran::Unknown)),
-                // It is told again: outcomes that were taken are not taken twice.
-                _ => {}
-            },
+            // Otherwise it is told again: outcomes that were taken are not taken twice.
+            Phase::Refused { .. } => {
+                if matches!(event, Event::Read(_)) {
+                    self.over(self.finished(Ran::Unknown));
+                }
+            }
             Phase::Over { .. } => {}
         }
     }
@@ -311,12 +312,9 @@ impl State {
 
     fn read(&mut self, event: &Event, context: Context<'_>) {
         match event {
-            Event::Read(summary) if summary.results > 0 && summary.whole => {
-                self.over(self.finished(Ran::Unknown))
-            }
-            // There is something, and it is not a result.
-            Event::Read(summary) if summary.lines > 0 && summary.whole => {
-                self.over(self.finished(Ran::Unknown))
+            // Where nothing in it is a result, another look will not find one either.
+            Event::Read(summary) if summary.whole && (summary.results > 0 || summary.lines > 0) => {
+                self.over(self.finished(Ran::Unknown));
             }
             _ if self.tries >= READ_TRIES_MAX => {
                 self.over(unknown("result_unreadable", "the result could not be read"));
@@ -375,7 +373,7 @@ fn effect(state: &State, context: Context<'_>) -> Result<Effect, String> {
 }
 
 /// The id of the one request.
-fn only<'a>(context: Context<'a>) -> Result<&'a str, String> {
+fn only(context: Context<'_>) -> Result<&str, String> {
     context.batch.only.as_deref().ok_or_else(|| "the batch holds more than one request".to_owned())
 }
 
