@@ -52,6 +52,22 @@ pub enum StoreError {
         /// The latest version that this build knows.
         known: u32,
     },
+    /// An earlier version of offpeak wrote the folder, and it is not to be changed now.
+    #[error(
+        "the data folder has schema {found}; offpeak brings it to {known} when it starts: start it once, then ask again"
+    )]
+    SchemaOld {
+        /// The folder's schema version.
+        found: u32,
+        /// The version of this build.
+        known: u32,
+    },
+    /// There is nothing to look at.
+    #[error("there is no store in {}: name the folder of store.folder", folder.display())]
+    NoIndex {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The answer was kept for as long as configured and has been removed.
     #[error(
         "the answer was kept for the configured time and is gone: raise the retention to keep answers longer"
@@ -126,7 +142,15 @@ macro_rules! from_redb {
     };
 }
 
-from_redb!(CommitError, DatabaseError, SetDurabilityError, StorageError, TableError, TransactionError);
+from_redb!(
+    CommitError,
+    CompactionError,
+    DatabaseError,
+    SetDurabilityError,
+    StorageError,
+    TableError,
+    TransactionError
+);
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,6 @@
 //! The index: what the log says, arranged for looking things up. Everything in it can be derived from the log.
 
 pub(crate) mod apply;
-#[cfg(test)]
 pub(crate) mod check;
 pub(crate) mod database;
 pub(crate) mod extents;

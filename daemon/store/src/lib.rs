@@ -12,8 +12,9 @@
 //!
 //! Operation by operation: [`Store`]. One file each: `engine` (plan, write, sync), `planner` (places, duplicates),
 //! `log/` (records, segments, recovery), `keeper` (apply, checkpoint, sweep, heal), `index/` (tables and queries),
-//! `threads` (who runs when), [`disk`] (what is asked of a disk, so that a simulation can put faults there).
+//! `threads` (who runs when), `audit` (is all of it whole), [`disk`] (what is asked of a disk, so that a simulation can put faults there).
 
+mod audit;
 mod codec;
 pub mod disk;
 mod engine;
@@ -37,9 +38,9 @@ pub use error::StoreError;
 pub use options::{OnAppended, Options};
 pub use store::Store;
 pub use values::{
-    Appended, BatchEnd, BatchRecord, BodyAt, Chunk, Counts, Document, Entry, Finished, FinishedChunk,
-    Idempotency, Kind, LaneState, NewBatch, NewOutcome, NewRequest, Order, Outcome, Quarantined, Recorded,
-    Recovered, Selection, Standing, Stats, Swept, Tally, Unfinished, Verdict,
+    Appended, Audit, BatchEnd, BatchRecord, BodyAt, Chunk, Compacted, Counts, Document, Entry, Finished,
+    FinishedChunk, Idempotency, Kind, LaneState, NewBatch, NewOutcome, NewRequest, Order, Outcome,
+    Quarantined, Recorded, Recovered, Selection, Standing, Stats, Swept, Tally, Unfinished, Verdict,
 };
 
 use sha2::{Digest, Sha256};

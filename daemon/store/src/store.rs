@@ -10,6 +10,7 @@ use offpeak_core::words::{BatchId, LaneId, LaneKey, Place, Timestamp};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
+use crate::audit;
 use crate::disk::{Disk, Folder};
 use crate::engine::Engine;
 use crate::error::StoreError;
@@ -23,8 +24,9 @@ use crate::options::Options;
 use crate::shared::Shared;
 use crate::threads::{Command, Threads};
 use crate::values::{
-    Appended, BatchRecord, BodyAt, Chunk, Counts, Document, Entry, FinishedChunk, Kind, NewBatch, NewOutcome,
-    NewRequest, Order, Recorded, Recovered, Selection, Standing, Stats, Swept, Tally, Unfinished, Verdict,
+    Appended, Audit, BatchRecord, BodyAt, Chunk, Compacted, Counts, Document, Entry, FinishedChunk, Kind,
+    NewBatch, NewOutcome, NewRequest, Order, Recorded, Recovered, Selection, Standing, Stats, Swept, Tally,
+    Unfinished, Verdict,
 };
 
 /// Largest texts of a lane's key together, in bytes.
@@ -93,6 +95,27 @@ impl Store {
             lanes.keys.insert(lane.id, lane.key.clone());
         }
         Ok((Self(Arc::new(Inner { shared, lanes: RwLock::new(lanes), install, drive })), recovered))
+    }
+
+    /// Reads everything in a store that nobody has open, and says what is wrong with it. Nothing is changed but what the
+    /// index file needs after a crash.
+    pub fn check(options: &Options) -> Result<Audit, StoreError> {
+        Self::check_on(Folder::existing(&options.folder)?.as_ref(), options)
+    }
+
+    /// As [`Store::check`], on a disk of the caller's.
+    pub fn check_on(disk: &dyn Disk, options: &Options) -> Result<Audit, StoreError> {
+        audit::audit(disk, options)
+    }
+
+    /// Gives back the room in the index file of a store that nobody has open.
+    pub fn compact(options: &Options) -> Result<Compacted, StoreError> {
+        Self::compact_on(Folder::existing(&options.folder)?.as_ref(), options)
+    }
+
+    /// As [`Store::compact`], on a disk of the caller's.
+    pub fn compact_on(disk: &dyn Disk, options: &Options) -> Result<Compacted, StoreError> {
+        audit::compact(disk, options)
     }
 
     /// The random number that names this store, for good.

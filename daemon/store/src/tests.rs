@@ -1,5 +1,6 @@
 //! The store as a whole, on a disk in memory and without threads unless a file says otherwise.
 
+mod audit;
 mod crash;
 mod damage;
 mod full;
@@ -121,8 +122,14 @@ fn range(lane: LaneId, from: u64, to: u64) -> Range {
 
 /// Nothing in the index points to what is not there.
 fn check_index(store: &Store, disk: &MemoryDisk) {
-    let segments = crate::disk::Disk::segments(disk).unwrap().into_iter().collect();
-    crate::index::check::check(&store.index_view(), &segments);
+    let segments: std::collections::BTreeSet<u32> =
+        crate::disk::Disk::segments(disk).unwrap().into_iter().collect();
+    let view = store.index_view();
+    let known: Vec<u32> = view.segment_rows().unwrap().into_iter().map(|(segment, _)| segment).collect();
+    assert!(known.iter().eq(&segments), "segments of the index {known:?} and of the disk {segments:?}");
+    let mut found = crate::values::Findings::default();
+    crate::index::check::check(&view, &segments, view.applied().unwrap(), &mut found).unwrap();
+    assert_eq!(found.texts, [""; 0]);
 }
 
 /// Everything that a caller can see, in one comparable piece.

@@ -458,6 +458,78 @@ pub struct Quarantined {
     pub bytes: u64,
 }
 
+/// What was looked at, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Audit {
+    /// The schema's version.
+    pub schema: u32,
+    /// Lanes.
+    pub lanes: u64,
+    /// Requests that the index has.
+    pub requests: u64,
+    /// Of these and of those that go again: without an outcome.
+    pub unfinished: u64,
+    /// Answers that the index has.
+    pub answers: u64,
+    /// Batches that have not ended.
+    pub open_batches: u64,
+    /// Segment files.
+    pub segments: u64,
+    /// Records of the log that have their checksums.
+    pub records: u64,
+    /// Of these: what the index gets at the next start, as after a crash.
+    pub behind_index: u64,
+    /// Bytes of a write that a crash interrupted; the next start cuts them off, nothing acknowledged is in them.
+    pub torn_bytes: u64,
+    /// Segment files that the next start removes.
+    pub leftovers: u64,
+    /// Bytes of the log.
+    pub log_bytes: u64,
+    /// Bytes of the index.
+    pub index_bytes: u64,
+    /// What is wrong, in words; empty for a healthy store.
+    pub findings: Vec<String>,
+    /// Further findings that were only counted.
+    pub more_findings: u64,
+}
+
+impl Audit {
+    /// Nothing is wrong.
+    #[must_use]
+    pub const fn is_healthy(&self) -> bool {
+        self.findings.is_empty()
+    }
+}
+
+/// What is wrong with a store: the first findings in words, the others counted.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) texts: Vec<String>,
+    pub(crate) more: u64,
+}
+
+impl Findings {
+    /// So many are told in words.
+    const MOST: usize = 100;
+
+    pub(crate) fn add(&mut self, text: String) {
+        if self.texts.len() < Self::MOST {
+            self.texts.push(text);
+        } else {
+            self.more += 1;
+        }
+    }
+}
+
+/// The size of an index file before and after room was given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compacted {
+    /// Bytes before.
+    pub before: u64,
+    /// Bytes after.
+    pub after: u64,
+}
+
 /// What a sweep removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Swept {

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Disk, Guard, SegmentFile};
+use crate::error::StoreError;
 
 /// A folder of the file system.
 #[derive(Debug)]
@@ -27,6 +28,15 @@ impl Folder {
         make_folder(path)?;
         make_folder(&path.join("log"))?;
         Ok(Self { path: path.to_owned() })
+    }
+
+    /// Uses a folder in which there is a store already; makes nothing.
+    pub fn existing(path: &Path) -> Result<Arc<Self>, StoreError> {
+        if path.join("index.redb").is_file() {
+            Ok(Arc::new(Self { path: path.to_owned() }))
+        } else {
+            Err(StoreError::NoIndex { folder: path.to_owned() })
+        }
     }
 
     fn segment_path(&self, segment: u32) -> PathBuf {

@@ -97,13 +97,18 @@ impl Index {
     }
 }
 
-fn open_database(disk: &dyn Disk, cache_bytes: usize) -> Result<(Database, bool), StoreError> {
+/// Opens the file, whatever its version.
+pub(crate) fn open_as_it_is(disk: &dyn Disk, cache_bytes: usize) -> Result<Database, StoreError> {
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);
     builder.set_repair_callback(|repair| {
         tracing::debug!(progress = repair.progress(), "the index is being repaired");
     });
-    let database = disk.open_index(&builder)?;
+    Ok(disk.open_index(&builder)?)
+}
+
+fn open_database(disk: &dyn Disk, cache_bytes: usize) -> Result<(Database, bool), StoreError> {
+    let database = open_as_it_is(disk, cache_bytes)?;
     let version = migrate::version(&database)?;
     if let Some(found) = version {
         migrate::check(found)?;

@@ -243,7 +243,6 @@ impl View {
     }
 
     /// Any table.
-    #[cfg(test)]
     pub(crate) fn open<K: redb::Key + 'static, V: redb::Value + 'static>(
         &self,
         table: redb::TableDefinition<'_, K, V>,

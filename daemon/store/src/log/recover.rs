@@ -53,19 +53,8 @@ pub(crate) fn replay(
             replayed.quarantined.push(Quarantined { segment: lost, offset: 0, bytes: 0 });
         }
         expected = segment + 1;
-        let file = disk.open(segment)?;
-        let length = file.len()?;
-        let mut scan = Scan {
-            disk,
-            segment,
-            seed: Seed::new(install, segment),
-            is_last: Some(segment) == last,
-            file,
-            length,
-            window_at: 0,
-            window: Vec::new(),
-            replayed: &mut replayed,
-        };
+        let is_last = Some(segment) == last;
+        let mut scan = Scan::open(disk, install, segment, is_last, &mut replayed)?;
         let begin = if segment == from.segment { from.offset.max(HEADER) } else { HEADER };
         let end = match until {
             Some(until) if until.segment == segment => until.offset,
@@ -75,6 +64,19 @@ pub(crate) fn replay(
         scan.run(begin, end, sink)?;
     }
     Ok(replayed)
+}
+
+/// Reads one segment from its beginning and reports damage without keeping copies of it.
+pub(crate) fn look_through(
+    disk: &dyn Disk,
+    install: u64,
+    segment: u32,
+    is_last: bool,
+    replayed: &mut Replayed,
+    sink: Sink<'_>,
+) -> Result<(), StoreError> {
+    let mut scan = Scan { keeps_copies: false, ..Scan::open(disk, install, segment, is_last, replayed)? };
+    scan.run(HEADER, u32::MAX, sink)
 }
 
 /// The number that names the store, as the first readable segment header has it.
@@ -106,6 +108,8 @@ struct Scan<'a> {
     is_last: bool,
     file: Arc<dyn SegmentFile>,
     length: u64,
+    /// Of what is damaged, for people to look at.
+    keeps_copies: bool,
     window_at: u64,
     window: Vec<u8>,
     replayed: &'a mut Replayed,
@@ -118,7 +122,32 @@ struct Found {
     end: u32,
 }
 
-impl Scan<'_> {
+impl<'a> Scan<'a> {
+    fn open(
+        disk: &'a dyn Disk,
+        install: u64,
+        segment: u32,
+        is_last: bool,
+        replayed: &'a mut Replayed,
+    ) -> Result<Self, StoreError> {
+        let file = disk.open(segment)?;
+        let length = file.len()?;
+        let seed = Seed::new(install, segment);
+        let (window_at, window) = (0, Vec::new());
+        Ok(Self {
+            disk,
+            segment,
+            seed,
+            is_last,
+            file,
+            length,
+            keeps_copies: true,
+            window_at,
+            window,
+            replayed,
+        })
+    }
+
     fn run(&mut self, begin: u32, end: u32, sink: Sink<'_>) -> Result<(), StoreError> {
         match read_header(self.file.as_ref())? {
             Some(header) => header.check_schema()?,
@@ -268,10 +297,12 @@ impl Scan<'_> {
     fn quarantine(&mut self, from: u32, to: u32) -> Result<(), StoreError> {
         let bytes = u64::from(to - from);
         tracing::error!(segment = self.segment, offset = from, bytes, "a part of the log is damaged");
-        let size = usize::try_from(bytes).map_err(io::Error::other)?;
-        let damaged = self.bytes(from.into(), bytes)?;
-        let damaged = damaged.get(..size).unwrap_or(damaged).to_vec();
-        self.disk.quarantine(&format!("{:010}-{from:010}.bytes", self.segment), &damaged)?;
+        if self.keeps_copies {
+            let size = usize::try_from(bytes).map_err(io::Error::other)?;
+            let damaged = self.bytes(from.into(), bytes)?;
+            let damaged = damaged.get(..size).unwrap_or(damaged).to_vec();
+            self.disk.quarantine(&format!("{:010}-{from:010}.bytes", self.segment), &damaged)?;
+        }
         self.replayed.quarantined.push(Quarantined { segment: self.segment, offset: from, bytes });
         Ok(())
     }
