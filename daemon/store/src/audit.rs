@@ -42,6 +42,10 @@ fn open_alone(disk: &dyn Disk, options: &Options) -> Result<Alone, StoreError> {
 
 /// Checks the index by itself, every record of the log by its checksums, and each against the other.
 pub(crate) fn audit(disk: &dyn Disk, options: &Options) -> Result<Audit, StoreError> {
+    database::contained(|| look_at(disk, options))
+}
+
+fn look_at(disk: &dyn Disk, options: &Options) -> Result<Audit, StoreError> {
     let mut alone = open_alone(disk, options)?;
     let mut found = Findings::default();
     if !alone.database.check_integrity()? {
@@ -179,6 +183,10 @@ impl Reading<'_> {
 
 /// Gives back the room in the index file that nothing needs.
 pub(crate) fn compact(disk: &dyn Disk, options: &Options) -> Result<Compacted, StoreError> {
+    database::contained(|| shrink(disk, options))
+}
+
+fn shrink(disk: &dyn Disk, options: &Options) -> Result<Compacted, StoreError> {
     let mut alone = open_alone(disk, options)?;
     let before = disk.index_bytes();
     // Each round moves what it can; the last one finds nothing more.

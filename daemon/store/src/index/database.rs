@@ -104,7 +104,15 @@ pub(crate) fn open_as_it_is(disk: &dyn Disk, cache_bytes: usize) -> Result<Datab
     builder.set_repair_callback(|repair| {
         tracing::debug!(progress = repair.progress(), "the index is being repaired");
     });
-    Ok(disk.open_index(&builder)?)
+    contained(|| Ok(disk.open_index(&builder)?))
+}
+
+/// Does something with an index that may be damaged: redb trusts some of its pages and panics where they are not as it
+/// wrote them, and a disk that changes bytes must not end the program.
+pub(crate) fn contained<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    // What was being worked on is dropped, not used again.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+        .unwrap_or(Err(StoreError::IndexDamaged("its pages")))
 }
 
 fn open_database(disk: &dyn Disk, cache_bytes: usize) -> Result<(Database, bool), StoreError> {
