@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use offpeak::app::{App, Reloads};
 use offpeak::config::{self, Config, ProcessEnv};
 use offpeak::operate::client::OperateError;
-use offpeak::operate::{costs, keys};
+use offpeak::operate::{costs, db, keys};
 use offpeak::{asking, cli, demo, telemetry};
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +59,8 @@ enum Command {
     Costs(costs::Args),
     /// Make, list, rotate and revoke the API keys of tenants, at a running daemon.
     Keys(keys::Args),
+    /// Check or compact the data folder of a daemon that is stopped.
+    Db(db::Args),
     /// See it work: a simulated provider, the daemon and a mix of traffic on this machine, then the provider's bill.
     ///
     /// Exits with 1 if any answer is missing, doubled or wrong.
@@ -101,6 +103,7 @@ fn main() -> ExitCode {
         Command::Explain { about, admin, json } => explain(&admin, &about, json),
         Command::Costs(args) => operate(costs::run(&args)),
         Command::Keys(args) => operate(keys::run(&args)),
+        Command::Db(args) => look_after(&args),
         Command::Demo { realtime, deferrable, seed, keep, json } => {
             run_demo(demo::Options { realtime, deferrable, seed, keep, json })
         }
@@ -155,6 +158,20 @@ async fn operate(command: impl Future<Output = Result<String, OperateError>>) ->
         Ok(text) => {
             print!("{text}");
             ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("offpeak: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Runs a command on a data folder.
+fn look_after(args: &db::Args) -> ExitCode {
+    match db::run(args) {
+        Ok(done) => {
+            print!("{}", done.text);
+            ExitCode::from(done.exit_code)
         }
         Err(error) => {
             eprintln!("offpeak: {error}");

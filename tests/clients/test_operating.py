@@ -92,3 +92,26 @@ def test_without_a_daemon_it_is_said(tmp_path):
         command, env=clean_environment(), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, "offpeak serve" in done.stderr) == (69, True)
+
+
+def test_the_data_folder_is_looked_after_while_the_daemon_is_stopped(start, tmp_path):
+    rig = start()
+
+    def db(command):
+        arguments = [str(program_path("OFFPEAK_BIN")), "db", command, "--json", "--folder", str(tmp_path / "data")]
+        done = subprocess.run(
+            arguments, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.returncode, done.stdout or done.stderr
+
+    rig.client().chat.completions.create(**ASK, extra_headers={"x-offpeak-sla": "24h"})
+    code, text = db("check")
+    assert code == 64 and "another process uses the data folder" in text
+    rig.daemon.kill()
+    code, text = db("check")
+    told = json.loads(text)
+    assert (code, told["healthy"], told["findings"]) == (0, True, []), text
+    code, text = db("compact")
+    assert code == 0 and json.loads(text)["index_bytes"] > 0, text
+    rig.daemon.start()
+    assert rig.client().chat.completions.create(**ASK).choices
