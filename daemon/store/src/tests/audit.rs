@@ -84,7 +84,7 @@ fn a_damaged_index_is_found() {
     for page in 1..pages {
         let disk = lived();
         disk.damage_index(|bytes| {
-            bytes[page * 4096 + 8..page * 4096 + 40].iter_mut().for_each(|b| *b ^= 0x5a)
+            bytes[page * 4096 + 8..page * 4096 + 40].iter_mut().for_each(|b| *b ^= 0x5a);
         });
         found +=
             usize::from(!Store::check_on(disk.as_ref(), &options()).is_ok_and(|audit| audit.is_healthy()));
