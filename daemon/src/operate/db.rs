@@ -76,12 +76,11 @@ impl DbError {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<Done, DbError> {
-    let folder = match &args.folder {
-        Some(folder) => folder.clone(),
-        None => {
-            let config = Config::load(args.config.as_deref(), &ProcessEnv);
-            config.map_err(|errors| DbError::Config(errors.to_string()))?.store.folder
-        }
+    let folder = if let Some(folder) = &args.folder {
+        folder.clone()
+    } else {
+        let config = Config::load(args.config.as_deref(), &ProcessEnv);
+        config.map_err(|errors| DbError::Config(errors.to_string()))?.store.folder
     };
     let options = Options::new(folder);
     Ok(match args.command {
@@ -151,14 +150,14 @@ fn audit_text(audit: &Audit) -> String {
         (audit.leftovers, "segment files are not needed any more: the next start removes them"),
     ] {
         if count > 0 {
-            text.push_str(&format!("{count} {what}\n"));
+            text.extend([count.to_string().as_str(), " ", what, "\n"]);
         }
     }
     for finding in &audit.findings {
-        text.push_str(&format!("DAMAGED: {finding}\n"));
+        text.extend(["DAMAGED: ", finding.to_string().as_str(), "\n"]);
     }
     if audit.more_findings > 0 {
-        text.push_str(&format!("and {} findings more\n", audit.more_findings));
+        text.extend(["and ", audit.more_findings.to_string().as_str(), " findings more\n"]);
     }
     text.push_str(if audit.is_healthy() {
         "all is well\n"
