@@ -154,7 +154,7 @@ fn audit_text(audit: &Audit) -> String {
         }
     }
     for finding in &audit.findings {
-        text.extend(["DAMAGED: ", finding.to_string().as_str(), "\n"]);
+        text.extend(["DAMAGED: ", finding.as_str(), "\n"]);
     }
     if audit.more_findings > 0 {
         text.extend(["and ", audit.more_findings.to_string().as_str(), " findings more\n"]);
