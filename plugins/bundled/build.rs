@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 /// The crate of each plugin, and the variable that tells `src/lib.rs` where its component lies.
-const PLUGINS: [(&str, &str); 5] = [
+const PLUGINS: [(&str, &str); 6] = [
     ("offpeak-plugin-anthropic", "OFFPEAK_ANTHROPIC"),
     ("offpeak-plugin-openai", "OFFPEAK_OPENAI"),
     ("offpeak-plugin-sla-router", "OFFPEAK_SLA_ROUTER"),
     ("offpeak-plugin-standard-cost", "OFFPEAK_STANDARD_COST"),
     ("offpeak-plugin-standard-retry", "OFFPEAK_STANDARD_RETRY"),
+    ("offpeak-plugin-vllm", "OFFPEAK_VLLM"),
 ];
 
 fn main() -> ExitCode {

@@ -18,10 +18,11 @@
 //! - [`limits`]: what a call may use up;
 //! - `imports`: what a plugin may call;
 //! - `pool`, [`health`], `plugin`: the life of one call, the same for every world;
-//! - [`router`], [`provider`], [`retry`], [`cost`]: one file a world, the typed functions;
+//! - [`router`], [`provider`], [`adapter`], [`retry`], [`cost`]: one file a world, the typed functions;
 //! - [`values`]: the records that travel, as the WIT files define them;
 //! - [`error`]: what can go wrong.
 
+pub mod adapter;
 pub mod cost;
 pub mod engine;
 pub mod error;
@@ -40,6 +41,7 @@ mod plugin;
 mod pool;
 mod precompiled;
 
+pub use adapter::EnginePlugin;
 pub use cost::CostPlugin;
 pub use engine::{Engine, EngineOptions};
 pub use error::{HostError, PluginError, PluginErrorKind};

@@ -37,6 +37,13 @@ pub mod retry {
     };
 }
 
+/// Values of the world `engine`.
+pub mod adapter {
+    pub use crate::bindings::adapter::exports::offpeak::plugin::adapting::{
+        Description, Load, Look, Sight, State, UnderWay,
+    };
+}
+
 impl From<provider::Mode> for router::Mode {
     fn from(mode: provider::Mode) -> Self {
         match mode {

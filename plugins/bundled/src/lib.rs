@@ -1,13 +1,16 @@
 //! The bundled plugins as WebAssembly components, compiled from `plugins/` when this crate is built.
 
 /// The provider plugins (world `provider`) by their names.
-pub const PROVIDERS: [(&str, &[u8]); 2] = [("anthropic", ANTHROPIC), ("openai", OPENAI)];
+pub const PROVIDERS: [(&str, &[u8]); 3] = [("anthropic", ANTHROPIC), ("openai", OPENAI), ("vllm", VLLM)];
 
 /// The provider plugin for the Anthropic API.
 pub const ANTHROPIC: &[u8] = include_bytes!(env!("OFFPEAK_ANTHROPIC"));
 
 /// The provider plugin for the OpenAI API.
 pub const OPENAI: &[u8] = include_bytes!(env!("OFFPEAK_OPENAI"));
+
+/// The provider plugin for vLLM and other engines of one's own; it knows their metrics too (world `engine`).
+pub const VLLM: &[u8] = include_bytes!(env!("OFFPEAK_VLLM"));
 
 /// The default router (world `router`).
 pub const SLA_ROUTER: &[u8] = include_bytes!(env!("OFFPEAK_SLA_ROUTER"));
@@ -37,19 +40,22 @@ mod tests {
     }
 
     #[test]
-    fn each_component_exports_its_role_and_imports_the_host_alone() {
-        for (component, role) in [
-            (ANTHROPIC, "offpeak:plugin/providing@0.1.0"),
-            (OPENAI, "offpeak:plugin/providing@0.1.0"),
-            (SLA_ROUTER, "offpeak:plugin/routing@0.1.0"),
-            (STANDARD_COST, "offpeak:plugin/costing@0.1.0"),
-            (STANDARD_RETRY, "offpeak:plugin/judging@0.1.0"),
+    fn each_component_exports_its_roles_and_imports_the_host_alone() {
+        const PROVIDING: &str = "offpeak:plugin/providing@0.1.0";
+        for (component, roles) in [
+            (ANTHROPIC, &[PROVIDING][..]),
+            (OPENAI, &[PROVIDING]),
+            (VLLM, &["offpeak:plugin/adapting@0.1.0", PROVIDING]),
+            (SLA_ROUTER, &["offpeak:plugin/routing@0.1.0"]),
+            (STANDARD_COST, &["offpeak:plugin/costing@0.1.0"]),
+            (STANDARD_RETRY, &["offpeak:plugin/judging@0.1.0"]),
         ] {
-            let (imports, exports) = interfaces(component);
-            assert_eq!(exports, [role]);
+            let (imports, mut exports) = interfaces(component);
+            exports.sort_unstable();
+            assert_eq!(exports, roles);
             for import in imports {
                 let ours = ["offpeak:plugin/types@0.1.0", "offpeak:plugin/host@0.1.0"];
-                assert!(ours.contains(&import.as_str()), "{role} imports {import}");
+                assert!(ours.contains(&import.as_str()), "{roles:?} imports {import}");
             }
         }
     }

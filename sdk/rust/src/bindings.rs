@@ -80,6 +80,24 @@ pub mod cost_policy {
     });
 }
 
+/// The world `engine`.
+#[cfg(feature = "engine")]
+pub mod engine {
+    wit_bindgen::generate!({
+        world: "offpeak:plugin/engine",
+        path: "../../wit",
+        with: {
+            "offpeak:plugin/types@0.1.0": crate::bindings::base::offpeak::plugin::types,
+            "offpeak:plugin/host@0.1.0": crate::bindings::base::offpeak::plugin::host,
+        },
+        additional_derives: [PartialEq, Eq],
+        runtime_path: "::offpeak_plugin::bindings::rt",
+        pub_export_macro: true,
+        export_macro_name: "export",
+        default_bindings_module: "::offpeak_plugin::bindings::engine",
+    });
+}
+
 /// The world `retry-policy`.
 #[cfg(feature = "retry-policy")]
 pub mod retry_policy {

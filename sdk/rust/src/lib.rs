@@ -9,6 +9,7 @@
 //! | routing policy | `router` | [`router::Router`] | [`export_router!`] |
 //! | provider | `provider` | [`provider::Provider`] | [`export_provider!`] |
 //! | retry policy | `retry-policy` | [`retry_policy::RetryPolicy`] | [`export_retry_policy!`] |
+//! | engine adapter | `engine` | [`engine::Engine`] | [`export_engine!`] |
 //! | cost policy | `cost-policy` | [`cost_policy::CostPolicy`] | [`export_cost_policy!`] |
 //!
 //! # A router
@@ -52,6 +53,8 @@ pub mod bindings;
 mod config;
 #[cfg(feature = "cost-policy")]
 pub mod cost_policy;
+#[cfg(feature = "engine")]
+pub mod engine;
 mod host;
 #[cfg(feature = "provider")]
 pub mod provider;
