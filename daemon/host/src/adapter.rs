@@ -60,7 +60,9 @@ impl EnginePlugin {
             |store, world| world.offpeak_plugin_adapting().call_looks(store),
             |looks: &Vec<Look>| match looks.len() {
                 ..=LOOKS_MAX => Ok(()),
-                many => Err(format!("it wants to read {many} things at each look, which is more than {LOOKS_MAX}")),
+                many => Err(format!(
+                    "it wants to read {many} things at each look, which is more than {LOOKS_MAX}"
+                )),
             },
         )?;
         Ok(Self { plugin, description, looks })

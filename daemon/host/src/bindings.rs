@@ -72,7 +72,6 @@ pub mod adapter {
             package offpeak:called;
             world engine { export offpeak:plugin/adapting@0.1.0; }
         ",
-        with: { "offpeak:plugin/types@0.1.0": crate::bindings::provider::offpeak::plugin::types },
         ownership: Borrowing { duplicate_if_necessary: true },
         additional_derives: [PartialEq],
     });

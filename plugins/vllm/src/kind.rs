@@ -172,7 +172,11 @@ mod tests {
             assert_eq!(configured, name);
             assert!(kind.health.starts_with('/'));
             assert!(kind.prioritised.iter().all(|endpoint| kind.endpoints.contains(endpoint)));
-            assert!(kind.metrics.is_some() || kind.usual_max_running.is_some(), "nothing would bound {}", kind.name);
+            assert!(
+                kind.metrics.is_some() || kind.usual_max_running.is_some(),
+                "nothing would bound {}",
+                kind.name
+            );
         }
     }
 }

@@ -95,11 +95,7 @@ impl Provider for Vllm {
         Err(NO_BATCHES.to_owned())
     }
 
-    fn decode_results(
-        _batch: Batch,
-        _source: String,
-        _lines: Vec<Vec<u8>>,
-    ) -> Result<Vec<Decoded>, String> {
+    fn decode_results(_batch: Batch, _source: String, _lines: Vec<Vec<u8>>) -> Result<Vec<Decoded>, String> {
         Err(NO_BATCHES.to_owned())
     }
 }

@@ -9,7 +9,7 @@ use crate::kind::Metrics;
 /// What to read at each look: the health first, then the metrics.
 pub fn looks(config: &Config) -> Vec<Look> {
     let kind = config.kind();
-    let look = |path: &str| Look { path: path.to_owned(), headers: Vec::new() };
+    let look = |path: &str| Look { path: path.to_owned() };
     let metrics = kind.metrics.as_ref().map(|metrics| look(metrics.path));
     [look(kind.health)].into_iter().chain(metrics).collect()
 }

@@ -87,7 +87,6 @@ pub mod engine {
         world: "offpeak:plugin/engine",
         path: "../../wit",
         with: {
-            "offpeak:plugin/types@0.1.0": crate::bindings::base::offpeak::plugin::types,
             "offpeak:plugin/host@0.1.0": crate::bindings::base::offpeak::plugin::host,
         },
         additional_derives: [PartialEq, Eq],

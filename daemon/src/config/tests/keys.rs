@@ -412,6 +412,7 @@ Plugins (compiled ones are kept in ./offpeak-data/plugin-cache)
   costs     bundled, 50ms a call, 64MiB
   provider  anthropic: bundled, 50ms a call, 128MiB
   provider  openai: bundled, 50ms a call, 128MiB
+  provider  vllm: bundled, 50ms a call, 128MiB
 
 Store
   folder    ./offpeak-data, in segments of 64MiB

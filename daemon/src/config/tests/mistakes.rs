@@ -55,7 +55,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("backends.b.api_key = {}", r#"t.toml:1:22: backends.b.api_key: must say where the secret is: env = ".." or file = "..""#),
     ("backends.b.api_key = { enf = 'K' }", "t.toml:1:24: backends.b.api_key.enf: unknown key; did you mean `env`?"),
     ("backends.b.provider = 'openia'", r#"t.toml:1:23: backends.b.provider: there is no provider plugin "openia"; did you mean `openai`?"#),
-    ("backends.b.provider = 'cohere'", r#"t.toml:1:23: backends.b.provider: there is no provider plugin "cohere"; there are anthropic, openai; others come from a file named in [plugins.providers.<name>]"#),
+    ("backends.b.provider = 'cohere'", r#"t.toml:1:23: backends.b.provider: there is no provider plugin "cohere"; there are anthropic, openai, vllm; others come from a file named in [plugins.providers.<name>]"#),
     ("backends.b.config = 'x'", "t.toml:1:21: backends.b.config: must be a table, not a text"),
     ("backends.b.config.x = inf", "t.toml:1:23: backends.b.config: holds a number that JSON cannot: write it as a text"),
     ("backends.c.base_url = 'ftp://x'\nbackends.c.models = ['*']", r#"t.toml:1:23: backends.c.base_url: must begin with http:// or https://, such as "https://api.openai.com""#),
