@@ -52,6 +52,6 @@ impl Config {
 
     /// Requests that it works on at once, as far as it is known.
     pub fn max_running(&self) -> Option<u32> {
-        self.max_running.or(self.kind().usual_max_running)
+        self.max_running.or_else(|| self.kind().usual_max_running)
     }
 }

@@ -42,7 +42,7 @@ fn split_labels(text: &str) -> Option<(&str, &str)> {
             _ if is_escaped => is_escaped = false,
             b'\\' if is_quoted => is_escaped = true,
             b'"' => is_quoted = !is_quoted,
-            b'}' if !is_quoted => return Some((&text[..at], &text[at + 1..])),
+            b'}' if !is_quoted => return Some((text.get(..at)?, text.get(at + 1..)?)),
             _ => {}
         }
     }

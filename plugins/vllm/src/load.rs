@@ -39,10 +39,9 @@ pub fn interpret(sights: &[Sight], under_way: UnderWay, config: &Config) -> Load
 
 fn state_of(health: Option<&Sight>, unavailable_is_loading: bool) -> State {
     match health.and_then(|sight| sight.status) {
-        Some(200..=299) => State::Ready,
-        Some(503) if unavailable_is_loading => State::Resting,
         // A server in front of the engine that knows no such path says nothing about the engine.
-        Some(404 | 405) => State::Ready,
+        Some(200..=299 | 404 | 405) => State::Ready,
+        Some(503) if unavailable_is_loading => State::Resting,
         _ => State::Down,
     }
 }
@@ -70,7 +69,7 @@ fn room(load: &Load, under_way: UnderWay, config: &Config) -> Option<u32> {
     // What was sent since the engine counted is not in its numbers, and what others send is not in ours.
     let told = load.running.unwrap_or(0).saturating_add(load.waiting.unwrap_or(0));
     let taken = ours.max(told);
-    let runs = load.running.or(config.max_running()).unwrap_or(0);
+    let runs = load.running.or_else(|| config.max_running()).unwrap_or(0);
     let queue = (u64::from(runs) * u64::from(config.queue_percent)).div_ceil(100).max(1);
     let queue = u32::try_from(queue).unwrap_or(u32::MAX);
     let by_slots = config.max_running().map(|most| most.saturating_add(queue).saturating_sub(taken));
