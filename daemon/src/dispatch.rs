@@ -357,13 +357,11 @@ const PRIVATE: [HeaderName; 4] = [
 const PRIVATE_PREFIXES: [&str; 2] = ["x-ratelimit-", "anthropic-ratelimit-"];
 
 fn strip_private(headers: &mut HeaderMap) {
-    for name in PRIVATE {
-        headers.remove(name);
-    }
-    let is_private =
-        |name: &&HeaderName| PRIVATE_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
-    let private: Vec<HeaderName> = headers.keys().filter(is_private).cloned().collect();
-    for name in private {
+    let is_private = |name: &&HeaderName| {
+        PRIVATE.contains(name) || PRIVATE_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
+    };
+    // Few answers have more than a few of them, and most have none.
+    while let Some(name) = headers.keys().find(is_private).cloned() {
         headers.remove(name);
     }
 }
@@ -417,5 +415,16 @@ mod tests {
         }
         strip(&mut headers);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-other"]);
+    }
+
+    #[test]
+    fn what_the_provider_says_to_the_accounts_holder_stays_here() {
+        let mut headers = HeaderMap::new();
+        for name in ["set-cookie", "x-ratelimit-limit-requests", "x-request-id", "openai-organization"] {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static("1"));
+        }
+        headers.append(SET_COOKIE, HeaderValue::from_static("2"));
+        strip_private(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-request-id"]);
     }
 }

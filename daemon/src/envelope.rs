@@ -12,6 +12,9 @@ use serde_json::value::RawValue;
 use crate::members::{self, Edit};
 use crate::reply::Refusal;
 
+/// The longest name of a model, in bytes: names stand in every entry of the ledger.
+const MODEL_MAX: usize = 512;
+
 /// The header that tags a request with its SLA.
 pub const SLA: &str = "x-offpeak-sla";
 
@@ -87,6 +90,9 @@ pub fn read(headers: &HeaderMap, body: Bytes, defaults: SlaDefaults) -> Result<E
     let peek: Peek<'_> = serde_json::from_slice(&body).map_err(|error| not_json(&error))?;
     let model: Option<Cow<'_, str>> = value(peek.model);
     let model = model.filter(|model| !model.is_empty()).ok_or_else(no_model)?.into_owned();
+    if model.len() > MODEL_MAX {
+        return Err(long_model(model.len()));
+    }
     let tagged = metadata_tag(peek.metadata);
     let (sla, tag) = sla(headers, tagged.as_deref(), &peek, defaults)?;
     let max_output_tokens = [peek.max_completion_tokens, peek.max_tokens, peek.max_output_tokens]
@@ -178,6 +184,12 @@ fn no_model() -> Refusal {
     Refusal::bad_request("missing_required_parameter", message).param("model")
 }
 
+fn long_model(bytes: usize) -> Refusal {
+    let message =
+        format!("The model's name has {bytes} bytes; no model's name is longer than {MODEL_MAX}. Check \"model\".");
+    Refusal::bad_request("invalid_model", message).param("model")
+}
+
 fn bad_sla(error: &BadSla, param: &'static str) -> Refusal {
     Refusal::bad_request("invalid_sla", format!("{error} (in {param}).")).param(param)
 }
@@ -240,6 +252,13 @@ mod tests {
         for (header, body, code) in cases {
             assert_eq!(envelope(header, body).unwrap_err().code, code, "{body}");
         }
+    }
+
+    #[test]
+    fn a_models_name_has_a_bound() {
+        let named = |bytes| envelope(None, &format!(r#"{{"model":"{}"}}"#, "m".repeat(bytes)));
+        assert_eq!(named(MODEL_MAX).unwrap().model.len(), MODEL_MAX);
+        assert_eq!(named(MODEL_MAX + 1).unwrap_err().code, "invalid_model");
     }
 
     #[test]

@@ -377,7 +377,7 @@ fn price(
     taken: &[Taken],
     now: Timestamp,
 ) -> Vec<Priced> {
-    let charges = gateway.costs.charge(&source.sale, taken, now);
+    let charges = gateway.costs.charge(&source.sale, taken.iter(), now);
     let mut entries = Vec::with_capacity(outcomes.len());
     for ((outcome, taken), charge) in outcomes.iter_mut().zip(taken).zip(charges) {
         let request = request_id(outcome.place);

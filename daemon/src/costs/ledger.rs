@@ -13,9 +13,10 @@ use offpeak_core::usage::Usage;
 use offpeak_core::words::{
     BackendId, BatchId, Endpoint, Mode, ModelId, OfferName, Place, TenantId, Timestamp,
 };
-use offpeak_store::{Document, Kind, Store};
+use offpeak_store::{Document, Kind, Store, StoreError};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 use super::{Charge, Costs, Purpose, Sale, SharedSale, Taken};
 use crate::blocking::blocking;
@@ -101,9 +102,18 @@ impl Entry {
 
     /// As it is stored.
     pub fn document(&self, key: Bytes) -> Document {
-        // Writing plain values into memory cannot fail; an entry without a value would be found by the sums.
-        let value = postcard::to_extend(self, vec![VERSION]).unwrap_or_default();
+        let mut value = Vec::new();
+        self.put(&mut value);
         Document { kind: Kind::Ledger, key, value: Some(value.into()) }
+    }
+
+    fn put(&self, to: &mut Vec<u8>) {
+        let begin = to.len();
+        to.push(VERSION);
+        // Writing plain values into memory cannot fail; an entry without a value would be found by the sums.
+        if postcard::to_extend(self, Behind(to)).is_err() {
+            to.truncate(begin);
+        }
     }
 
     /// Adds it to the counters.
@@ -116,6 +126,15 @@ impl Entry {
     pub fn read(value: &[u8]) -> Option<Self> {
         let rest = value.strip_prefix(&[VERSION])?;
         postcard::from_bytes(rest).ok()
+    }
+}
+
+/// Writes behind what is there already.
+struct Behind<'a>(&'a mut Vec<u8>);
+
+impl Extend<u8> for Behind<'_> {
+    fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
+        self.0.extend(bytes);
     }
 }
 
@@ -133,26 +152,30 @@ pub enum Of {
 /// The key of an entry.
 pub fn key(at: Timestamp, of: Of) -> Bytes {
     let mut key = Vec::with_capacity(21);
-    key.extend_from_slice(&at.0.to_be_bytes());
-    let place = |key: &mut Vec<u8>, place: Place| {
-        key.extend_from_slice(&place.lane.0.to_be_bytes());
-        key.extend_from_slice(&place.seq.0.to_be_bytes());
+    put_key(&mut key, at, of);
+    key.into()
+}
+
+fn put_key(to: &mut Vec<u8>, at: Timestamp, of: Of) {
+    to.extend_from_slice(&at.0.to_be_bytes());
+    let place = |to: &mut Vec<u8>, place: Place| {
+        to.extend_from_slice(&place.lane.0.to_be_bytes());
+        to.extend_from_slice(&place.seq.0.to_be_bytes());
     };
     match of {
         Of::Call(number) => {
-            key.push(0);
-            key.extend_from_slice(&number.to_be_bytes());
+            to.push(0);
+            to.extend_from_slice(&number.to_be_bytes());
         }
         Of::Attempt(at) => {
-            key.push(1);
-            place(&mut key, at);
+            to.push(1);
+            place(to, at);
         }
         Of::Late(at) => {
-            key.push(2);
-            place(&mut key, at);
+            to.push(2);
+            place(to, at);
         }
     }
-    key.into()
 }
 
 /// The least key of a time; what is before it is earlier.
@@ -174,28 +197,52 @@ pub struct Passed {
     pub reservation: Option<Reservation>,
 }
 
-enum Message {
-    Passed(Box<Passed>),
-    /// Write what came before, and stop.
-    Close(oneshot::Sender<()>),
+/// Where calls gather until the task turns the page. A call that is over adds itself under a lock that is held for one
+/// push, and wakes the task only if it is the first on its page.
+struct Book {
+    page: Mutex<Page>,
+    /// The page has its first call, is full, or is the last.
+    turn: Notify,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct Page {
+    calls: Vec<Passed>,
+    /// Calls that found no room on it.
+    missing: u64,
+    /// Somebody waits until all is written.
+    closing: Option<oneshot::Sender<()>>,
+    /// The task has ended.
+    is_closed: bool,
+}
+
+impl Page {
+    /// There is no reason to wait for more.
+    fn is_due(&self) -> bool {
+        self.calls.len() >= AT_ONCE || self.closing.is_some()
+    }
 }
 
 /// The way to the ledger's task for calls that do not wait for it.
 #[derive(Clone)]
-pub struct Ledger {
-    way: mpsc::Sender<Message>,
-    metrics: Arc<Metrics>,
-}
+pub struct Ledger(Arc<Book>);
 
 /// The task's end of the way.
-pub struct Pages(mpsc::Receiver<Message>);
+pub struct Pages(Arc<Book>);
 
 /// Calls that may wait for being written: more than a second of them at the highest rate. If the store stands still for
 /// longer, calls go on and are missing in the ledger, which is counted and logged.
 const WAITING: usize = 100_000;
 
-/// Entries that are written at once.
-const AT_ONCE: usize = 1000;
+/// With so many calls a page is turned at once.
+const AT_ONCE: usize = 10_000;
+
+/// Calls that the policy is asked about at once.
+const ASKED_AT_ONCE: usize = 1000;
+
+/// Bytes of entries that are given to the store in one piece, which takes no more than a mebibyte.
+const PIECE: usize = 512 << 10;
 
 /// How long calls gather before they are written: each write costs the disk a sync, whatever it holds.
 const GATHER: Duration = Duration::from_millis(50);
@@ -206,113 +253,177 @@ const PAUSE: Duration = Duration::from_secs(1);
 impl Ledger {
     /// A way, and its other end.
     pub fn new(metrics: Arc<Metrics>) -> (Self, Pages) {
-        let (way, pages) = mpsc::channel(WAITING);
-        (Self { way, metrics }, Pages(pages))
+        let book = Arc::new(Book { page: Mutex::default(), turn: Notify::new(), metrics });
+        (Self(book.clone()), Pages(book))
     }
 
     /// Notes a call. Never waits.
     pub fn note(&self, passed: Passed) {
-        let request = self.way.try_send(Message::Passed(Box::new(passed))).err();
-        if let Some(
-            mpsc::error::TrySendError::Full(Message::Passed(passed))
-            | mpsc::error::TrySendError::Closed(Message::Passed(passed)),
-        ) = request
-        {
-            self.metrics.unwritten(1);
-            tracing::error!(request = passed.request, tenant = %passed.taken.tenant, "a call is missing in the ledger");
+        let mut page = self.0.page.lock();
+        if page.is_closed || page.calls.len() >= WAITING {
+            page.missing += 1;
+            let is_first = page.is_closed || page.missing == 1;
+            drop(page);
+            self.0.metrics.unwritten(1);
+            if is_first {
+                tracing::error!(request = passed.request, tenant = %passed.taken.tenant, "a call is missing in the ledger");
+            }
+            return;
+        }
+        page.calls.push(passed);
+        let count = page.calls.len();
+        drop(page);
+        if count == 1 || count == AT_ONCE {
+            self.0.turn.notify_one();
         }
     }
 
     /// Waits until what was noted is written, and ends the task.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
-        if self.way.send(Message::Close(done)).await.is_ok() && closed.await.is_err() {
+        {
+            let mut page = self.0.page.lock();
+            if page.is_closed {
+                return;
+            }
+            page.closing = Some(done);
+        }
+        self.0.turn.notify_one();
+        if closed.await.is_err() {
             tracing::error!("the ledger's task ended before it was told to");
         }
     }
 }
 
+impl Pages {
+    /// Waits until the page has something and has gathered for a while; then exchanges it for an empty one, whose calls
+    /// are written on `empty`.
+    async fn turn(&self, empty: Vec<Passed>) -> Page {
+        self.0.turn.notified().await;
+        let is_due = self.0.page.lock().is_due();
+        if !is_due {
+            // Either way it is turned: because the time is over, or because it is due before.
+            drop(tokio::time::timeout(GATHER, self.0.turn.notified()).await);
+        }
+        let mut page = self.0.page.lock();
+        let is_closed = page.closing.is_some();
+        std::mem::replace(&mut *page, Page { calls: empty, is_closed, ..Page::default() })
+    }
+}
+
+impl Drop for Pages {
+    /// Nobody writes any more what is noted from now on.
+    fn drop(&mut self) {
+        let mut page = self.0.page.lock();
+        page.is_closed = true;
+        page.closing = None;
+    }
+}
+
 /// Prices calls and writes their entries, many at a time: while the store syncs some, others gather.
 pub async fn run(pages: Pages, costs: Arc<Costs>, store: Store, metrics: Arc<Metrics>, clock: Clock) {
-    let Pages(mut pages) = pages;
-    let mut messages = Vec::with_capacity(AT_ONCE);
-    while pages.recv_many(&mut messages, AT_ONCE).await > 0 {
-        gather(&mut pages, &mut messages).await;
-        let mut passed = Vec::with_capacity(messages.len());
-        let mut closing = None;
-        for message in messages.drain(..) {
-            match message {
-                Message::Passed(call) => passed.push(*call),
-                Message::Close(done) => closing = Some(done),
-            }
+    let mut empty = Vec::new();
+    loop {
+        let Page { mut calls, missing, closing, .. } = pages.turn(empty).await;
+        if missing > 1 {
+            tracing::error!(calls = missing, "calls are missing in the ledger: the store does not follow");
         }
-        let entries = blocking(|| price(&costs, passed, clock.now()));
+        let mut entries = blocking(|| price(&costs, &mut calls, clock.now()));
+        count(&entries, &metrics);
+        // Keys that grow make cheap writes.
+        entries.sort_by_key(|entry| entry.at);
         write(&store, &costs, &entries, &metrics, closing.is_some()).await;
-        for entry in &entries {
-            entry.count(&metrics);
-        }
         if let Some(done) = closing {
             if done.send(()).is_err() {
                 tracing::debug!("nobody waits for the end of the ledger any more");
             }
             return;
         }
+        // The page after the next is written where this one was, unless it was unusually long.
+        empty = if calls.capacity() > 2 * AT_ONCE { Vec::new() } else { calls };
     }
 }
 
-/// Waits for more, unless the task is told to end.
-async fn gather(pages: &mut mpsc::Receiver<Message>, messages: &mut Vec<Message>) {
-    if messages.iter().any(|message| matches!(message, Message::Close(_))) {
-        return;
-    }
-    tokio::time::sleep(GATHER).await;
-    while messages.len() < AT_ONCE {
-        match pages.try_recv() {
-            Ok(message) => messages.push(message),
-            Err(_) => return,
-        }
-    }
-}
-
-/// The entries of calls; those of one sale are priced together.
-fn price(costs: &Costs, mut passed: Vec<Passed>, now: Timestamp) -> Vec<Entry> {
+/// The entries of calls, in the order of their sales: those of one sale are priced together.
+fn price(costs: &Costs, passed: &mut Vec<Passed>, now: Timestamp) -> Vec<Entry> {
     passed.sort_by_key(|call| Arc::as_ptr(&call.sale) as usize);
     let mut entries = Vec::with_capacity(passed.len());
-    for calls in passed.chunk_by_mut(|a, b| Arc::ptr_eq(&a.sale, &b.sale)) {
-        let Some(first) = calls.first() else { continue };
-        let taken: Vec<Taken> = calls.iter().map(|call| call.taken.clone()).collect();
-        let charges = costs.charge(&first.sale, &taken, now);
+    let of_one_sale = passed.chunk_by_mut(|a, b| Arc::ptr_eq(&a.sale, &b.sale));
+    for calls in of_one_sale.flat_map(|calls| calls.chunks_mut(ASKED_AT_ONCE)) {
+        let Some(sale) = calls.first().map(|first| first.sale.clone()) else { continue };
+        let charges = costs.charge(&sale, calls.iter().map(|call| &call.taken), now);
         for (call, charge) in calls.iter_mut().zip(charges) {
             if let Some(reservation) = call.reservation.take() {
                 reservation.settle(charge.cost, now);
             }
-            entries.push(Entry::new(&call.sale, &call.taken, charge, call.at, &call.request, None));
+            entries.push(Entry::new(&sale, &call.taken, charge, call.at, &call.request, None));
         }
     }
+    passed.clear();
     entries
 }
 
-/// Tries until the store takes them; when the daemon stops, only once.
-async fn write(store: &Store, costs: &Costs, entries: &[Entry], metrics: &Metrics, is_last: bool) {
-    if entries.is_empty() {
-        return;
+/// Adds entries to the counters: neighbours with the same labels at once.
+fn count(entries: &[Entry], metrics: &Metrics) {
+    let are_alike = |a: &Entry, b: &Entry| a.tenant == b.tenant && a.backend == b.backend && a.mode == b.mode;
+    for alike in entries.chunk_by(are_alike) {
+        let Some(first) = alike.first() else { continue };
+        let mut sums = (Money::ZERO, Money::ZERO);
+        let mut usage = Usage::default();
+        for entry in alike {
+            sums = (sums.0 + entry.cost, sums.1 + entry.realtime);
+            usage = usage.plus(entry.usage);
+        }
+        metrics.charged(first.tenant.as_str(), first.backend.as_str(), first.mode.as_str(), sums, usage);
     }
-    let documents: Vec<Document> =
-        entries.iter().map(|entry| entry.document(key(entry.at, Of::Call(costs.next_number())))).collect();
-    loop {
-        match store.keep(documents.clone()).await {
-            Ok(()) => return,
-            Err(error) if is_last => {
-                metrics.unwritten(entries.len() as u64);
-                tracing::error!(%error, entries = entries.len(), "entries of the ledger could not be written");
-                return;
-            }
-            Err(error) => {
-                tracing::error!(%error, entries = entries.len(), "the ledger waits for the store");
-                tokio::time::sleep(PAUSE).await;
+}
+
+/// Writes entries piece by piece, and tries until the store takes them; when the daemon stops, only once.
+async fn write(store: &Store, costs: &Costs, entries: &[Entry], metrics: &Metrics, is_last: bool) {
+    let mut rest = entries;
+    while !rest.is_empty() {
+        let documents = piece(costs, &mut rest);
+        loop {
+            match store.keep(documents.clone()).await {
+                Ok(()) => break,
+                Err(error) if is_last || matches!(error, StoreError::TooLarge { .. }) => {
+                    metrics.unwritten(documents.len() as u64);
+                    tracing::error!(%error, entries = documents.len(), "entries of the ledger could not be written");
+                    break;
+                }
+                Err(error) => {
+                    tracing::error!(%error, entries = documents.len(), "the ledger waits for the store");
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
     }
+}
+
+/// Takes as many entries as the store takes in one piece. Their bytes lie together in one allocation.
+fn piece(costs: &Costs, rest: &mut &[Entry]) -> Vec<Document> {
+    let mut bytes = Vec::with_capacity(PIECE.min(rest.len() * 256));
+    let mut ends = Vec::with_capacity(rest.len());
+    while let Some((entry, others)) = rest.split_first() {
+        let begin = bytes.len();
+        put_key(&mut bytes, entry.at, Of::Call(costs.next_number()));
+        let key_end = bytes.len();
+        entry.put(&mut bytes);
+        if bytes.len() > PIECE && begin > 0 {
+            bytes.truncate(begin);
+            break;
+        }
+        ends.push((key_end, bytes.len()));
+        *rest = others;
+    }
+    let bytes = Bytes::from(bytes);
+    let mut begin = 0;
+    let mut document = |(key_end, end)| {
+        let (key, value) = (bytes.slice(begin..key_end), bytes.slice(key_end..end));
+        begin = end;
+        Document { kind: Kind::Ledger, key, value: Some(value) }
+    };
+    ends.into_iter().map(&mut document).collect()
 }
 
 #[cfg(test)]

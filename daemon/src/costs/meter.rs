@@ -43,7 +43,7 @@ pub struct Meter {
 impl Meter {
     /// For an answer with this status. `is_stream` says that it is a stream of events.
     pub fn new(call: Call, status: u16, is_stream: bool, ledger: Ledger, clock: Clock) -> Self {
-        Self { call: Some(call), status, is_stream, scanner: Scanner::default(), ledger, clock }
+        Self { call: Some(call), status, is_stream, scanner: Scanner::new(is_stream), ledger, clock }
     }
 }
 

@@ -65,8 +65,13 @@ impl Costs {
 
     /// What attempts of one sale cost: one charge for each, in order. If no policy can tell, they are charged nothing to
     /// their own tenants and marked as unpriced; what was counted is kept.
-    pub fn charge(&self, sale: &Sale, taken: &[Taken], now: Timestamp) -> Vec<Charge> {
-        if taken.is_empty() {
+    pub fn charge<'a>(
+        &self,
+        sale: &Sale,
+        taken: impl ExactSizeIterator<Item = &'a Taken> + Clone,
+        now: Timestamp,
+    ) -> Vec<Charge> {
+        if taken.len() == 0 {
             return Vec::new();
         }
         let book = self.book.load();
@@ -75,7 +80,7 @@ impl Costs {
         let rates: Vec<_> =
             rates.map(|rate| cost::Rate { name: &rate.name, price: rate.price.to_i64() }).collect();
         let shown = shown_sale(sale, &rates);
-        let outcomes: Vec<_> = taken.iter().map(shown_outcome).collect();
+        let outcomes: Vec<_> = taken.clone().map(shown_outcome).collect();
         let policies = std::iter::once(&self.configured).chain(&self.bundled);
         for policy in policies {
             match policy.assess(&shown, &outcomes, now.0) {
@@ -92,7 +97,7 @@ impl Costs {
                 }
             }
         }
-        taken.iter().map(unpriced).collect()
+        taken.map(unpriced).collect()
     }
 
     /// What a request will probably cost: for reservations, not for bills.

@@ -1,9 +1,15 @@
 //! What a provider counted, read from its answer: from a whole one, or from the bytes of one that passes.
 
+mod counts;
+
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 use offpeak_core::usage::Usage;
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+
+use counts::Counts;
 
 /// What an answer says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -39,6 +45,11 @@ const TIER_MAX: usize = 32;
 
 const USAGE: &[u8] = b"\"usage\"";
 const TIER: &[u8] = b"\"service_tier\"";
+/// Searches that are made ready once: answers pass by the thousand.
+static FIND_USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(USAGE));
+static FIND_TIER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(TIER));
+static FIND_EVENT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"data:"));
+
 /// So many bytes of a name may lie in the piece before.
 const TAIL: usize = TIER.len() - 1;
 
@@ -49,6 +60,7 @@ const TAIL: usize = TIER.len() - 1;
 /// tells several times, each time more: the last word counts, member by member.
 #[derive(Debug, Default)]
 pub struct Scanner {
+    is_stream: bool,
     state: State,
     tail: Vec<u8>,
     counts: Counts,
@@ -74,9 +86,16 @@ enum Name {
 }
 
 impl Scanner {
+    /// For a stream of events, which are counted, or for one JSON object.
+    pub fn new(is_stream: bool) -> Self {
+        Self { is_stream, ..Self::default() }
+    }
+
     /// The next bytes of the answer.
     pub fn see(&mut self, data: &[u8]) {
-        self.events += memchr::memmem::find_iter(data, b"data:").count() as u64;
+        if self.is_stream {
+            self.events += FIND_EVENT.find_iter(data).count() as u64;
+        }
         let mut at = 0;
         while let Some(rest) = data.get(at..).filter(|rest| !rest.is_empty()) {
             at += match &self.state {
@@ -87,8 +106,8 @@ impl Scanner {
     }
 
     /// What was found.
-    pub fn found(&self) -> Found {
-        Found { usage: self.counts.usage(), tier: self.tier.clone() }
+    pub fn found(&mut self) -> Found {
+        Found { usage: self.counts.usage(), tier: self.tier.take() }
     }
 
     /// Events of a stream that were seen; of models that send a token an event, about as many tokens.
@@ -188,71 +207,10 @@ impl Scanner {
 
 /// The first name in the data, with where it ends.
 fn first_name(data: &[u8]) -> Option<(Name, usize)> {
-    let find = |needle: &[u8], name| memchr::memmem::find(data, needle).map(|at| (name, at + needle.len()));
-    match (find(USAGE, Name::Usage), find(TIER, Name::Tier)) {
+    let find = |finder: &Finder<'_>, name| finder.find(data).map(|at| (name, at + finder.needle().len()));
+    match (find(&FIND_USAGE, Name::Usage), find(&FIND_TIER, Name::Tier)) {
         (Some(usage), Some(tier)) => Some(if usage.1 < tier.1 { usage } else { tier }),
         (usage, tier) => usage.or(tier),
-    }
-}
-
-/// Members of usage objects, as the APIs name them: chat completions and embeddings (`prompt_tokens`), responses
-/// (`input_tokens` with the cached ones in it), messages (`input_tokens` without the cached ones).
-#[derive(Debug, Clone, Default)]
-struct Counts {
-    input: Option<u64>,
-    output: Option<u64>,
-    cached: Option<u64>,
-    cache_written: Option<u64>,
-    cache_written_1h: Option<u64>,
-    audio_input: Option<u64>,
-    reasoning: Option<u64>,
-    audio_output: Option<u64>,
-    /// Of messages: these stand beside the input.
-    beside: Option<(u64, u64)>,
-}
-
-impl Counts {
-    fn read(&mut self, object: &[u8]) {
-        let Ok(Value::Object(usage)) = serde_json::from_slice::<Value>(object) else { return };
-        let number = |name: &str| usage.get(name).and_then(Value::as_u64);
-        let detail = |names: [&str; 2], name: &str| {
-            names.iter().find_map(|holder| usage.get(*holder)?.get(name)?.as_u64())
-        };
-        let of_input = ["prompt_tokens_details", "input_tokens_details"];
-        let of_output = ["completion_tokens_details", "output_tokens_details"];
-        let put = |to: &mut Option<u64>, value: Option<u64>| *to = value.or(*to);
-        put(&mut self.input, number("prompt_tokens").or_else(|| number("input_tokens")));
-        put(&mut self.output, number("completion_tokens").or_else(|| number("output_tokens")));
-        put(&mut self.cached, detail(of_input, "cached_tokens"));
-        put(&mut self.cache_written, detail(of_input, "cache_write_tokens"));
-        put(&mut self.audio_input, detail(of_input, "audio_tokens"));
-        put(&mut self.reasoning, detail(of_output, "reasoning_tokens"));
-        put(&mut self.audio_output, detail(of_output, "audio_tokens"));
-        let (read, written) = (number("cache_read_input_tokens"), number("cache_creation_input_tokens"));
-        if read.is_some() || written.is_some() {
-            let before = self.beside.unwrap_or_default();
-            self.beside = Some((read.unwrap_or(before.0), written.unwrap_or(before.1)));
-        }
-        let for_an_hour = usage.get("cache_creation").and_then(|made| made.get("ephemeral_1h_input_tokens"));
-        put(&mut self.cache_written_1h, for_an_hour.and_then(Value::as_u64));
-    }
-
-    fn usage(&self) -> Option<Usage> {
-        if self.input.is_none() && self.output.is_none() {
-            return None;
-        }
-        let hour = self.cache_written_1h.unwrap_or(0);
-        let (read, written) = self.beside.unwrap_or_default();
-        Some(Usage {
-            input: self.input.unwrap_or(0).saturating_add(read).saturating_add(written),
-            cached: self.cached.unwrap_or(0).saturating_add(read),
-            cache_written: self.cache_written.unwrap_or(0).saturating_add(written.saturating_sub(hour)),
-            cache_written_1h: hour.min(written),
-            audio_input: self.audio_input.unwrap_or(0),
-            output: self.output.unwrap_or(0),
-            reasoning: self.reasoning.unwrap_or(0),
-            audio_output: self.audio_output.unwrap_or(0),
-        })
     }
 }
 
@@ -276,7 +234,7 @@ mod tests {
         "input_tokens_details":{"cached_tokens":1},"output_tokens":2},"metadata":{}}"#;
 
     fn scan(pieces: &[&[u8]]) -> Scanner {
-        let mut scanner = Scanner::default();
+        let mut scanner = Scanner::new(true);
         for piece in pieces {
             scanner.see(piece);
         }
@@ -290,7 +248,7 @@ mod tests {
         assert_eq!(found, Found { usage: Some(chat), tier: Some("default".into()) });
         assert_eq!(of_answer(CHAT.as_bytes()), found);
 
-        let stream = scan(&[STREAM.as_bytes()]);
+        let mut stream = scan(&[STREAM.as_bytes()]);
         let counted = Usage { input: 7, output: 3, ..Usage::default() };
         assert_eq!(stream.found(), Found { usage: Some(counted), tier: Some("flex".into()) });
         assert_eq!(stream.events(), 4);
