@@ -14,7 +14,7 @@ const USUAL_FUNCTION_LINES: usize = 70;
 /// Functions of a hundred that keep to it.
 const USUAL_PERCENT: usize = 98;
 
-/// Folders that hold nothing of ours.
+/// Folders, and a file where this is a work tree of another clone, that hold nothing of ours.
 const FOREIGN: [&str; 6] = ["target", ".git", "node_modules", "__pycache__", ".venv", "offpeak-data"];
 
 fn root() -> PathBuf {
@@ -30,10 +30,11 @@ fn texts(wanted: impl Fn(&Path) -> bool) -> Vec<(String, String)> {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy();
+            if FOREIGN.contains(&&*name) {
+                continue;
+            }
             if path.is_dir() {
-                if !FOREIGN.contains(&&*name) {
-                    folders.push(path);
-                }
+                folders.push(path);
             } else if wanted(&path)
                 && let Ok(text) = fs::read_to_string(&path)
             {
