@@ -185,8 +185,9 @@ fn no_model() -> Refusal {
 }
 
 fn long_model(bytes: usize) -> Refusal {
-    let message =
-        format!("The model's name has {bytes} bytes; no model's name is longer than {MODEL_MAX}. Check \"model\".");
+    let message = format!(
+        "The model's name has {bytes} bytes; no model's name is longer than {MODEL_MAX}. Check \"model\"."
+    );
     Refusal::bad_request("invalid_model", message).param("model")
 }
 
