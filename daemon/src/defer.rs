@@ -22,7 +22,7 @@ use crate::tenant::{Account, Identified};
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// The code of a key under which another body came before.
+/// The code of a key under which another request came before.
 pub const IDEMPOTENCY_KEY_REUSED: &str = "idempotency_key_reused";
 
 /// By this header the official SDKs count their own tries of one call: 0 for the first, then 1, 2.
@@ -104,7 +104,7 @@ pub async fn keep(
     flags: u8,
 ) -> Result<Place, Refusal> {
     check_room(gateway, account, envelope.body.len())?;
-    match attach(gateway, account, headers, &envelope).await? {
+    match attach(gateway, account, &deferral.key, headers, &envelope).await? {
         Some(origin) => Ok(origin),
         None => append(gateway, account, deferral, headers, envelope, arrived, flags).await,
     }
@@ -135,6 +135,7 @@ async fn hold(gateway: &Arc<Gateway>, origin: Place) -> Result<Response<ReplyBod
 async fn attach(
     gateway: &Gateway,
     account: &Account,
+    key: &LaneKey,
     headers: &HeaderMap,
     envelope: &Envelope,
 ) -> Result<Option<Place>, Refusal> {
@@ -142,7 +143,7 @@ async fn attach(
         return Ok(None);
     }
     let lanes: Vec<LaneId> = gateway.lanes.of_tenant(&account.id);
-    let hash = body_hash(&deferred_body(envelope)?);
+    let hash = hash(&deferred_body(envelope)?, key);
     let since = gateway.clock.now().before(RETRIES_COME_WITHIN);
     let found =
         gateway.store.find_by_body(&lanes, hash, since).await.map_err(|error| store_failed(&error))?;
@@ -162,6 +163,7 @@ async fn append(
     flags: u8,
 ) -> Result<Place, Refusal> {
     let body = deferred_body(&envelope)?;
+    let body_hash = hash(&body, &deferral.key);
     let lane = gateway.lanes.lane(&gateway.store, &gateway.backends, deferral.key, arrived).await;
     let lane = lane.map_err(|error| no_lane(&error))?;
     let idempotency = given_key(headers).map(|key| Idempotency {
@@ -173,7 +175,7 @@ async fn append(
         arrived,
         deadline: deferral.deadline,
         tokens: u32::try_from(envelope.input_tokens).unwrap_or(u32::MAX),
-        body_hash: body_hash(&body),
+        body_hash,
         idempotency,
         flags,
         meta: Bytes::new(),
@@ -202,6 +204,18 @@ pub fn deferred_body(envelope: &Envelope) -> Result<Bytes, Refusal> {
     members::edit(&envelope.body, &edits).map(Bytes::from).map_err(|error| {
         Refusal::bad_request("invalid_json", format!("The body is not a JSON object: {error}"))
     })
+}
+
+/// What tells a request from others: its body, and the headers that change its meaning.
+fn hash(body: &[u8], key: &LaneKey) -> u64 {
+    let headers = key.headers.iter().fold(Vec::new(), |mut text, (name, value)| {
+        text.extend_from_slice(name.as_bytes());
+        text.push(b'\n');
+        text.extend_from_slice(value.as_bytes());
+        text.push(b'\n');
+        text
+    });
+    if headers.is_empty() { body_hash(body) } else { body_hash(body) ^ body_hash(&headers).rotate_left(1) }
 }
 
 /// An SDK tries again by itself what it got no answer to.
@@ -284,7 +298,7 @@ fn stopping() -> Refusal {
 }
 
 fn conflict() -> Refusal {
-    let message = "This Idempotency-Key was used with another body. Use a new key for a new request.";
+    let message = "This Idempotency-Key was used with another body, or with other headers that change what it means. Use a new key for a new request.";
     Refusal::new(StatusCode::CONFLICT, IDEMPOTENCY_KEY_REUSED, message)
 }
 

@@ -1,6 +1,7 @@
 //! The answer back to whoever waits, from the store.
 
 pub mod output_file;
+pub mod spent;
 
 use bytes::Bytes;
 use http::header::{HeaderValue, LOCATION, RETRY_AFTER};

@@ -3,6 +3,7 @@
 
 pub mod file;
 pub mod job;
+pub mod job_cost;
 pub mod upload;
 
 use std::ops::Bound;
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 pub use file::File;
 pub use job::Job;
+pub use job_cost::JobCost;
 
 /// How a document's value begins: the version of what follows.
 const VERSION: u8 = 1;

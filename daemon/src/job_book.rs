@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use offpeak_core::extent::Range;
 use offpeak_core::words::{LaneId, Place};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
 use crate::documents::Job;
+use crate::documents::job_cost::Spent;
 
 /// All jobs that have not ended.
 #[derive(Default)]
@@ -29,6 +30,7 @@ pub struct OpenJob {
     stored: watch::Sender<Arc<Job>>,
     succeeded: AtomicU64,
     failed: AtomicU64,
+    spent: Mutex<Spent>,
     is_cancel_asked: AtomicBool,
     changed: Notify,
 }
@@ -50,6 +52,7 @@ impl JobBook {
             stored: watch::Sender::new(Arc::new(job)),
             succeeded: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            spent: Mutex::new(Spent::default()),
             is_cancel_asked: AtomicBool::new(false),
             changed: Notify::new(),
         });
@@ -92,17 +95,32 @@ impl JobBook {
 
     /// Requests have their final outcomes, and whether these are good.
     pub fn finished(&self, origins: impl IntoIterator<Item = (Place, bool)>) {
+        self.each_of_a_job(origins, |job, is_success| {
+            let counter = if is_success { &job.succeeded } else { &job.failed };
+            counter.fetch_add(1, Ordering::Relaxed);
+            job.changed.notify_one();
+        });
+    }
+
+    /// Requests have cost something.
+    pub fn spent(&self, origins: impl IntoIterator<Item = (Place, Spent)>) {
+        self.each_of_a_job(origins, |job, spent| job.add_spent(spent));
+    }
+
+    fn each_of_a_job<T>(
+        &self,
+        origins: impl IntoIterator<Item = (Place, T)>,
+        mut tell: impl FnMut(&OpenJob, T),
+    ) {
         let places = self.places.read();
         if places.is_empty() {
             return;
         }
-        for (origin, is_success) in origins {
+        for (origin, what) in origins {
             let seq = origin.seq.0;
             let part = places.get(&origin.lane).and_then(|parts| parts.range(..=seq).next_back());
             if let Some((_, part)) = part.filter(|(_, part)| seq < part.end) {
-                let counter = if is_success { &part.job.succeeded } else { &part.job.failed };
-                counter.fetch_add(1, Ordering::Relaxed);
-                part.job.changed.notify_one();
+                tell(&part.job, what);
             }
         }
     }
@@ -135,6 +153,21 @@ impl OpenJob {
         let succeeded = self.succeeded.load(Ordering::Relaxed).min(total);
         let failed = self.failed.load(Ordering::Relaxed).min(total - succeeded);
         Progress { succeeded, failed }
+    }
+
+    /// What it has cost so far; exact when it has ended and is stored, see [`OpenJob::progress`].
+    pub fn spent(&self) -> Spent {
+        *self.spent.lock()
+    }
+
+    /// Summed anew; what is told from now on is added.
+    pub fn set_spent(&self, spent: Spent) {
+        *self.spent.lock() = spent;
+    }
+
+    /// Adds to what it has cost.
+    fn add_spent(&self, spent: Spent) {
+        *self.spent.lock() += spent;
     }
 
     /// Counted anew; what is told from now on is added.

@@ -19,9 +19,11 @@ use offpeak_core::words::{Millis, Place};
 use offpeak_store::{Document, Kind, NewOutcome, Order, Recorded, StoreError, Unfinished, Verdict};
 
 use crate::delivery::output_file::{self, Label};
+use crate::delivery::spent;
 use crate::documents::file::{File, Problem};
+use crate::documents::job_cost::Spent;
 use crate::documents::upload::{Part, Upload};
-use crate::documents::{self, DocumentError, Job, Numbers};
+use crate::documents::{self, DocumentError, Job, JobCost, Numbers};
 use crate::gateway::Gateway;
 use crate::job_book::{OpenJob, Progress};
 use crate::spool::Spool;
@@ -128,6 +130,7 @@ pub async fn tidy(gateway: &Gateway) -> Result<Vec<Place>, JobError> {
             inputs.insert(job.input);
         }
         if until.is_some_and(|until| until.after(REMEMBERED) <= now) {
+            removals.push(documents::removal(&JobCost::of(&job, Spent::default())));
             removals.push(documents::removal(&job));
         }
     })
@@ -265,6 +268,10 @@ impl Driver {
     }
 
     async fn wait(&mut self) -> Result<(), JobError> {
+        // What it has cost is told as it is recorded, and summed from the ledger when it has ended. Only for what was
+        // recorded before this, it is asked here.
+        let before = spent::of_ranges(&self.gateway.store, self.job.ranges.clone()).await?;
+        self.open.set_spent(before);
         self.gateway.jobs.listen(&self.job.ranges, &self.open);
         self.count().await?;
         loop {
@@ -310,7 +317,9 @@ impl Driver {
             }
             self.give_up(&open, code, message).await?;
         }
-        let sums = output_file::sums(&self.gateway.store, self.job.api, self.job.ranges.clone()).await?;
+        let store = &self.gateway.store;
+        let (sums, spent) = output_file::sums(store, self.job.api, self.job.ranges.clone()).await?;
+        documents::keep(store, &JobCost::of(&self.job, spent)).await?;
         self.job.sums = Some(sums);
         // What was cancelled before it stood in a lane is not part of it.
         self.job.total = sums.succeeded + sums.failed();

@@ -17,7 +17,7 @@ use crate::blocking::blocking;
 use crate::costs::ledger::{self, Of};
 use crate::costs::usage::{self, Found};
 use crate::costs::{Entry, Purpose, Sale, SharedSale, Taken};
-use crate::delivery::request_id;
+use crate::delivery::{request_id, spent};
 use crate::gateway::Gateway;
 use crate::history::{self, Note};
 use crate::lane_book::LaneError;
@@ -123,9 +123,13 @@ pub async fn record(
     let recorded = gateway.store.record(outcomes).await?;
     let (mut finished, mut retried, mut duplicates) = (Vec::new(), 0, 0);
     let mut paid_twice = 0;
+    let mut spent = Vec::new();
     for ((one, is_good), entry) in recorded.into_iter().zip(are_good).zip(&entries) {
         match one {
-            Recorded::New { origin, requeued: None } => finished.push((origin, is_good)),
+            Recorded::New { origin, requeued: None } => {
+                finished.push((origin, is_good));
+                spent.push((origin, spent::of_entry(&entry.entry)));
+            }
             Recorded::New { requeued: Some(_), .. } => retried += 1,
             Recorded::Duplicate => {
                 duplicates += 1;
@@ -154,6 +158,7 @@ pub async fn record(
             "answers came for requests that had theirs; they are paid for and dropped"
         );
     }
+    gateway.jobs.spent(spent);
     gateway.jobs.finished(finished.iter().copied());
     gateway.held.tell(finished.into_iter().map(|(origin, _)| origin));
     Ok(())

@@ -61,6 +61,23 @@ pub fn route_later(
     }
 }
 
+/// Whether a key may hand in work for these models that is bought when it is not at hand any more.
+pub fn check_job<'m>(
+    gateway: &Gateway,
+    caller: &Identified,
+    endpoint: &str,
+    models: impl Iterator<Item = &'m str>,
+) -> Result<(), Refusal> {
+    let now = gateway.clock.now();
+    caller.check_job(endpoint, models, |model| {
+        // A model that nobody sells is another error, which comes later.
+        gateway.backends.menu(endpoint, model, now).map_or_else(
+            |_| Vec::new(),
+            |menu| menu.sellers.iter().map(|seller| seller.backend.id.clone()).collect(),
+        )
+    })
+}
+
 /// The request that is asked about.
 #[derive(Clone, Copy)]
 struct Asked<'a> {

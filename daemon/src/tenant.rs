@@ -10,7 +10,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
 use offpeak_core::money::Money;
 use offpeak_core::quota::{Demand, Quota};
-use offpeak_core::words::{TenantId, Timestamp};
+use offpeak_core::words::{BackendId, TenantId, Timestamp};
 use offpeak_store::{Store, StoreError};
 use parking_lot::RwLock;
 use tokio::time::Instant;
@@ -106,35 +106,35 @@ impl Identified {
         }))
     }
 
-    /// The key may be used to hand in a job with these models, whose requests are routed when the key is not at hand any
-    /// more.
+    /// The key may be used to hand in work for these models that is bought later. By then the key is not at hand any more, and
+    /// what fails at one backend may go to the next: so each backend that sells one of the models (`sellers` names them) must
+    /// be the key's.
     pub fn check_job<'m>(
         &self,
         endpoint: &str,
-        mut models: impl Iterator<Item = &'m str>,
+        models: impl Iterator<Item = &'m str>,
+        sellers: impl Fn(&'m str) -> Vec<BackendId>,
     ) -> Result<(), Refusal> {
         let Some(key) = &self.0.key else { return Ok(()) };
         self.check_endpoint(endpoint)?;
         self.check_sla(SlaScope::Deferred)?;
-        if !key.record.scopes.backends.is_empty() {
-            return Err(out_of_scope(
-                "This API key is for certain backends, and jobs may go to all of them.",
-            ));
+        for model in models {
+            if !self.may_use_model(model) {
+                return Err(out_of_scope(&format!("This API key may not use the model '{model}'.")));
+            }
+            if key.record.scopes.backends.is_empty() {
+                continue;
+            }
+            if let Some(other) =
+                sellers(model).into_iter().find(|backend| !self.may_use_backend(backend.as_str()))
+            {
+                return Err(out_of_scope(&format!(
+                    "This API key is for certain backends. What can wait may go to each that sells the model '{model}', and \
+                     '{other}' is not among them. Send such requests in real time, or use another key."
+                )));
+            }
         }
-        match models.find(|model| !self.may_use_model(model)) {
-            None => Ok(()),
-            Some(model) => Err(out_of_scope(&format!("This API key may not use the model '{model}'."))),
-        }
-    }
-
-    /// The key may be used for every model of its tenant: asked where the models are not known yet.
-    pub fn check_any_model(&self) -> Result<(), Refusal> {
-        match self.0.key.as_ref().and_then(|key| key.models.as_ref()) {
-            None => Ok(()),
-            Some(_) => Err(out_of_scope(
-                "This API key is for certain models, and such a job may name any: use a key without models.",
-            )),
-        }
+        Ok(())
     }
 
     /// Takes a call that runs no model: it counts as a request.

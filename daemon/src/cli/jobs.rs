@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use offpeak_core::money::Money;
 use serde_json::Value;
 
 use crate::cli::client::{CallError, Client, ConnectArgs};
 use crate::cli::failure::Failure;
 use crate::cli::report::ago;
 use crate::cli::screen::{count, print, short};
-use crate::cli::wire::{Job, Page};
+use crate::cli::wire::{Cost, Job, Page};
 use crate::clock::Clock;
 
 /// The most that one call lists.
@@ -76,19 +77,26 @@ fn understood(client: &Client, job: Value) -> Result<Job, CallError> {
 
 /// A line a job, `now` in seconds since 1970.
 fn table(jobs: &[Job], now: u64) -> String {
-    let mut rows =
-        vec![["JOB", "STATUS", "DONE", "FAILED", "WINDOW", "MADE", "DUE", "ENDPOINT"].map(String::from)];
+    let mut rows = vec![
+        ["JOB", "STATUS", "DONE", "FAILED", "COST", "REAL TIME", "WINDOW", "MADE", "DUE", "ENDPOINT"]
+            .map(String::from),
+    ];
     rows.extend(jobs.iter().map(|job| {
         let counts = job.counts();
         let due = match job.expires_at.filter(|_| !job.status.is_final()) {
             Some(at) => format!("in {}", short(Duration::from_secs(at.saturating_sub(now)))),
             None => String::new(),
         };
+        let money = |amount: fn(&Cost) -> Money| {
+            job.cost.as_ref().map(|cost| amount(cost).to_string()).unwrap_or_default()
+        };
         [
             job.id.clone(),
             job.status.as_str().to_owned(),
             format!("{}/{}", count(counts.finished()), count(counts.total)),
             count(counts.failed),
+            money(|cost| cost.cost_usd),
+            money(|cost| cost.realtime_cost_usd),
             job.completion_window.clone(),
             ago(job.created_at, now),
             due,
@@ -96,8 +104,8 @@ fn table(jobs: &[Job], now: u64) -> String {
         ]
     }));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: [usize; 8] = std::array::from_fn(width);
-    let line = |row: &[String; 8]| {
+    let widths: [usize; 10] = std::array::from_fn(width);
+    let line = |row: &[String; 10]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
@@ -113,6 +121,7 @@ mod tests {
         let jobs: Vec<Job> = serde_json::from_str(
             r#"[{"id": "batch_1", "status": "in_progress", "completion_window": "24h", "created_at": 1000,
                  "expires_at": 4700, "endpoint": "/v1/embeddings",
+                 "offpeak_cost": {"cost_usd": "0.25", "realtime_cost_usd": "0.5", "unpriced": 0},
                  "request_counts": {"total": 50000, "completed": 1233, "failed": 1}},
                 {"id": "batch_long", "status": "completed", "created_at": 500, "expires_at": 4700}]"#,
         )

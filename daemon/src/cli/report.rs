@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::screen::{count, short};
-use crate::cli::wire::{Counts, Job, LineError, Status, Usage};
+use crate::cli::screen::{cost, count, short};
+use crate::cli::wire::{Cost, Counts, Job, LineError, Status, Usage};
 
 /// Errors of a refused file that are shown to people.
 const LINES_SHOWN: usize = 20;
@@ -41,6 +41,9 @@ pub(crate) struct Report {
     #[serde(default)]
     pub(crate) refused: Vec<LineError>,
     pub(crate) usage: Option<Usage>,
+    /// What it has cost, in dollars.
+    #[serde(default)]
+    pub(crate) cost: Option<Cost>,
     /// An earlier command handed the file in.
     pub(crate) resumed: bool,
 }
@@ -69,6 +72,7 @@ impl Report {
             reasons: Vec::new(),
             refused: job.errors.clone().unwrap_or_default().data,
             usage: job.usage,
+            cost: job.cost,
             resumed,
         }
     }
@@ -118,6 +122,9 @@ impl fmt::Display for Report {
                 if requests.total > 0 {
                     write!(f, ", {} of {} done", count(requests.finished()), count(requests.total))?;
                 }
+                if let Some(spent) = self.cost.filter(|_| requests.finished() > 0) {
+                    write!(f, ", {} so far", cost(&spent))?;
+                }
                 return write!(
                     f,
                     "\nThe same command with --watch waits for the answers; `offpeak jobs` shows all jobs."
@@ -140,6 +147,9 @@ impl fmt::Display for Report {
         )?;
         if let Some(usage) = &self.usage {
             write!(f, ", {} tokens in, {} out", count(usage.input_tokens), count(usage.output_tokens))?;
+        }
+        if let Some(spent) = &self.cost {
+            write!(f, ", {}", cost(spent))?;
         }
         if let Some(output) = &self.output {
             write!(f, "\n  answers  {}", output.display())?;
@@ -245,6 +255,7 @@ mod tests {
     fn people_get_the_files_and_the_reasons() {
         let mut report = report(
             r#"{"id": "batch_1", "status": "completed", "usage": {"input_tokens": 12000, "output_tokens": 300},
+                "offpeak_cost": {"cost_usd": "1.5", "realtime_cost_usd": "3"},
                 "request_counts": {"total": 5000, "completed": 4997, "failed": 3}}"#,
         );
         report.output = Some("in.output.jsonl".into());
@@ -252,7 +263,8 @@ mod tests {
         report.reasons = vec![Reason { requests: 3, message: "400: no".to_owned() }];
         assert_eq!(
             report.to_string(),
-            "batch_1: completed, 4,997 of 5,000 answered, 12,000 tokens in, 300 out\n  answers  in.output.jsonl\n  \
+            "batch_1: completed, 4,997 of 5,000 answered, 12,000 tokens in, 300 out, $1.50 (real \
+             time: $3.00)\n  answers  in.output.jsonl\n  \
              errors   in.errors.jsonl\n           3 x 400: no"
         );
     }

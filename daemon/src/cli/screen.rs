@@ -8,7 +8,7 @@ use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, Progres
 
 use crate::cli::failure::Failure;
 use crate::cli::pace::Pace;
-use crate::cli::wire::{Job, Status};
+use crate::cli::wire::{Cost, Job, Status};
 
 const UPLOAD: &str = "uploading {bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
 const FETCH: &str = "fetching {bytes} {bytes_per_sec} {msg}";
@@ -148,7 +148,22 @@ fn progress(job: &Job, pace: &Pace, now: u64) -> String {
             parts.push(format!("due in {}", short(Duration::from_secs(due.saturating_sub(now)))));
         }
     }
+    if let Some(cost) = job.cost {
+        parts.push(format!("{} so far", self::cost(&cost)));
+    }
     parts.join(", ")
+}
+
+/// What it cost, beside what it would have cost.
+pub(crate) fn cost(cost: &Cost) -> String {
+    let mut text = cost.cost_usd.to_string();
+    if cost.realtime_cost_usd != cost.cost_usd {
+        text += &format!(" (real time: {})", cost.realtime_cost_usd);
+    }
+    if cost.unpriced > 0 {
+        text += &format!(" and {} without a price", HumanCount(cost.unpriced));
+    }
+    text
 }
 
 /// A rate with a unit in which it is no tiny fraction.
@@ -198,6 +213,12 @@ mod tests {
         pace.observe(begun, 0);
         pace.observe(begun + Duration::from_secs(10), 1002);
         assert_eq!(progress(&running, &pace, 400), "2 failed, 100/s, about 39s left, due in 2h 6m");
+        let paid = job(r#"{"id": "b", "status": "finalizing",
+                "offpeak_cost": {"cost_usd": "0.25", "realtime_cost_usd": "0.5", "unpriced": 3}}"#);
+        assert_eq!(
+            progress(&paid, &pace, 400),
+            "the results are being written, $0.25 (real time: $0.50) and 3 without a price so far"
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use offpeak_core::money::Money;
 use serde::{Deserialize, Serialize};
 
 /// A job, as `/v1/batches` shows it.
@@ -26,6 +27,37 @@ pub(crate) struct Job {
     pub(crate) usage: Option<Usage>,
     #[serde(default)]
     pub(crate) metadata: Option<BTreeMap<String, String>>,
+    /// What it has cost so far; only offpeak says it.
+    #[serde(default, rename = "offpeak_cost")]
+    pub(crate) cost: Option<Cost>,
+}
+
+/// What a job has cost, in dollars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+pub(crate) struct Cost {
+    #[serde(with = "dollars")]
+    pub(crate) cost_usd: Money,
+    /// What it would have been in real time.
+    #[serde(with = "dollars")]
+    pub(crate) realtime_cost_usd: Money,
+    /// Answers without a price, which are not in the amounts.
+    #[serde(default)]
+    pub(crate) unpriced: u64,
+}
+
+/// Amounts as decimal numbers in texts.
+mod dollars {
+    use offpeak_core::money::Money;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(money: &Money, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&money.to_decimal())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Money, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
 }
 
 impl Job {

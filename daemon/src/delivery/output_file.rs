@@ -13,11 +13,12 @@ use offpeak_store::{Finished, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::delivery::request_id;
+use crate::delivery::{request_id, spent};
 use crate::documents::job::{Api, Sums, Usage};
+use crate::documents::job_cost::Spent;
 
 /// Answers that are in memory at once, in bytes.
-const CHUNK_BYTES: usize = 1 << 20;
+pub const CHUNK_BYTES: usize = 1 << 20;
 
 /// Which of a job's lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,9 +114,13 @@ pub fn lines(
     })
 }
 
-/// What a job came to.
-pub async fn sums(store: &Store, api: Api, ranges: Vec<Range>) -> Result<Sums, offpeak_store::StoreError> {
-    let mut sums = Sums::default();
+/// What a job came to, and what it cost.
+pub async fn sums(
+    store: &Store,
+    api: Api,
+    ranges: Vec<Range>,
+) -> Result<(Sums, Spent), offpeak_store::StoreError> {
+    let (mut sums, mut cost) = (Sums::default(), Spent::default());
     let mut rest = Some(ranges);
     let mut text = Vec::new();
     while let Some(ranges) = rest {
@@ -125,9 +130,10 @@ pub async fn sums(store: &Store, api: Api, ranges: Vec<Range>) -> Result<Sums, o
             write(api, finished, &mut text);
             add(&mut sums, finished, text.len() as u64);
         }
+        cost += spent::of_finished(store, &chunk.finished).await?;
         rest = chunk.rest;
     }
-    Ok(sums)
+    Ok((sums, cost))
 }
 
 fn add(sums: &mut Sums, finished: &Finished, bytes: u64) {

@@ -12,9 +12,9 @@ use serde::ser::{SerializeMap, Serializer};
 
 use crate::body::{ReplyBody, RequestBody};
 use crate::delivery::output_file::Part;
-use crate::documents;
 use crate::documents::file::Problem;
 use crate::documents::job::{Api, Job, Usage};
+use crate::documents::{self, JobCost};
 use crate::gateway::Gateway;
 use crate::ingress::files::{self, job_of, no_such_call, seconds, unreadable};
 use crate::ingress::query::Query;
@@ -43,10 +43,10 @@ pub async fn answer(
         (&Method::POST, []) => {
             caller.admit_plain(gateway.tenants.started)?;
             let job = submit::take(gateway, &caller, request).await?;
-            Ok(shown(gateway, &job))
+            shown(gateway, &job).await
         }
         (&Method::GET, []) => list(gateway, caller.account(), &Query::of(&request)).await,
-        (&Method::GET, [id]) => Ok(shown(gateway, &find(gateway, caller.account(), id).await?)),
+        (&Method::GET, [id]) => shown(gateway, &find(gateway, caller.account(), id).await?).await,
         (&Method::POST, [id, "cancel"]) => cancel(gateway, caller.account(), id).await,
         _ => Err(no_such_call(&method, "/v1/batches, /v1/batches/{id} and POST /v1/batches/{id}/cancel")),
     }
@@ -68,7 +68,7 @@ async fn cancel(gateway: &Arc<Gateway>, account: &Account, id: &str) -> Result<R
     match job.life.stage {
         Stage::Validating | Stage::InProgress => {}
         Stage::Finalizing(Close::Cancelled) | Stage::Ended(End::Cancelled) => {
-            return Ok(shown(gateway, &job));
+            return shown(gateway, &job).await;
         }
         Stage::Finalizing(_) | Stage::Ended(_) => {
             let message = format!("Cannot cancel a batch with status '{}'.", job.status());
@@ -80,7 +80,7 @@ async fn cancel(gateway: &Arc<Gateway>, account: &Account, id: &str) -> Result<R
         // It has ended since it was looked up.
         None => Arc::new(find(gateway, account, id).await?),
     };
-    Ok(shown(gateway, &job))
+    shown(gateway, &job).await
 }
 
 /// The daemon stops, and what was asked is not noted.
@@ -106,7 +106,10 @@ async fn list(gateway: &Gateway, account: &Account, query: &Query) -> Result<Res
     let has_more = jobs.len() > limit;
     jobs.truncate(limit);
     let (first_id, last_id) = (jobs.first().map(Job::id), jobs.last().map(Job::id));
-    let data = jobs.iter().map(|job| BatchObject::of(gateway, job)).collect();
+    let mut data = Vec::with_capacity(jobs.len());
+    for job in &jobs {
+        data.push(BatchObject::of(gateway, job, CostObject::of(gateway, job).await?));
+    }
     Ok(reply::json_of(StatusCode::OK, &List { object: "list", first_id, last_id, has_more, data }))
 }
 
@@ -139,8 +142,9 @@ pub async fn page(
     }
 }
 
-fn shown(gateway: &Gateway, job: &Job) -> Response<ReplyBody> {
-    reply::json_of(StatusCode::OK, &BatchObject::of(gateway, job))
+async fn shown(gateway: &Gateway, job: &Job) -> Result<Response<ReplyBody>, Refusal> {
+    let cost = CostObject::of(gateway, job).await?;
+    Ok(reply::json_of(StatusCode::OK, &BatchObject::of(gateway, job, cost)))
 }
 
 /// How far a job is: exactly when it has ended, as of now before.
@@ -183,6 +187,37 @@ struct BatchObject {
     partial_output_file_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     partial_error_file_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offpeak_cost: Option<CostObject>,
+}
+
+/// What a job has cost so far: exactly when it has ended, as of now before. Amounts are decimal numbers as texts, so that no
+/// reader rounds them.
+#[derive(Serialize)]
+pub struct CostObject {
+    cost_usd: String,
+    realtime_cost_usd: String,
+    unpriced: u64,
+}
+
+impl CostObject {
+    /// Of a job; none if that was not written down.
+    pub async fn of(gateway: &Gateway, job: &Job) -> Result<Option<Self>, Refusal> {
+        let spent = match gateway.jobs.get(job.number).filter(|_| !job.life.has_ended()) {
+            Some(open) => Some(open.spent()),
+            None => {
+                let kept: Option<JobCost> = documents::get(&gateway.store, &job.tenant, job.number)
+                    .await
+                    .map_err(|error| unreadable(&error))?;
+                kept.map(|kept| kept.spent)
+            }
+        };
+        Ok(spent.map(|spent| Self {
+            cost_usd: spent.cost.to_decimal(),
+            realtime_cost_usd: spent.realtime.to_decimal(),
+            unpriced: spent.unpriced,
+        }))
+    }
 }
 
 #[derive(Serialize)]
@@ -242,7 +277,7 @@ impl Serialize for Metadata {
 }
 
 impl BatchObject {
-    fn of(gateway: &Gateway, job: &Job) -> Self {
+    fn of(gateway: &Gateway, job: &Job, offpeak_cost: Option<CostObject>) -> Self {
         let life = &job.life;
         let ended_as =
             |end: End| (life.stage == Stage::Ended(end)).then_some(life.ended_at).flatten().map(seconds);
@@ -278,6 +313,7 @@ impl BatchObject {
             metadata: (!job.metadata.is_empty()).then(|| Metadata(job.metadata.clone())),
             partial_output_file_id: file(Part::Answers, false),
             partial_error_file_id: file(Part::Errors, false),
+            offpeak_cost,
         }
     }
 }

@@ -14,15 +14,17 @@ use serde::Serialize;
 use crate::body::{ReplyBody, RequestBody};
 use crate::defer::store_failed;
 use crate::delivery::output_file::{self, Part};
-use crate::documents;
 use crate::documents::job::{Api, Job};
+use crate::documents::job_cost::Spent;
+use crate::documents::{self, JobCost};
 use crate::gateway::Gateway;
-use crate::ingress::batches::{page, stopping};
+use crate::ingress::batches::{CostObject, page, stopping};
 use crate::ingress::files::{job_of, no_such_call};
 use crate::ingress::query::Query;
 use crate::ingress::rfc3339;
 use crate::jobs;
 use crate::reply::{self, Refusal};
+use crate::route;
 use crate::tenant::{Account, Identified};
 
 /// Where message batches are.
@@ -48,18 +50,18 @@ pub async fn answer(
     match (&method, names.as_slice()) {
         (&Method::POST, []) => {
             caller.admit_plain(gateway.tenants.started)?;
-            caller.check_job("/v1/messages", std::iter::empty())?;
-            caller.check_any_model()?;
+            // Which models it names is known when it has come.
+            route::check_job(gateway, &caller, ENDPOINT, std::iter::empty())?;
             caller.account().check_budget(gateway.clock.now())?;
-            let job = submit::take(gateway, caller.account(), request).await?;
-            Ok(shown(gateway, &job, &base))
+            let job = submit::take(gateway, &caller, request).await?;
+            shown(gateway, &job, &base).await
         }
         (&Method::GET, []) => list(gateway, caller.account(), &Query::of(&request), &base).await,
-        (&Method::GET, [id]) => Ok(shown(gateway, &find(gateway, caller.account(), id).await?, &base)),
+        (&Method::GET, [id]) => shown(gateway, &find(gateway, caller.account(), id).await?, &base).await,
         (&Method::GET, [id, "results"]) => results(gateway, caller.account(), id).await,
         (&Method::POST, [id, "cancel"]) => {
             let job = cancel(gateway, caller.account(), id).await?;
-            Ok(shown(gateway, &job, &base))
+            shown(gateway, &job, &base).await
         }
         (&Method::DELETE, [id]) => delete(gateway, caller.account(), id).await,
         _ => {
@@ -114,7 +116,9 @@ async fn delete(gateway: &Gateway, account: &Account, id: &str) -> Result<Respon
         let message = "The batch is still being processed. Cancel it, and delete it when it has ended.";
         return Err(Refusal::bad_request("batch_not_ended", message).param("id"));
     }
-    gateway.store.keep(vec![documents::removal(&job)]).await.map_err(|error| store_failed(&error))?;
+    let cost = JobCost::of(&job, Spent::default());
+    let removals = vec![documents::removal(&cost), documents::removal(&job)];
+    gateway.store.keep(removals).await.map_err(|error| store_failed(&error))?;
     Ok(reply::json_of(StatusCode::OK, &Deleted { id, r#type: "message_batch_deleted" }))
 }
 
@@ -162,12 +166,16 @@ async fn list(
         jobs.reverse();
     }
     let (first_id, last_id) = (jobs.first().map(Job::id), jobs.last().map(Job::id));
-    let data = jobs.iter().map(|job| MessageBatch::of(gateway, job, base)).collect();
+    let mut data = Vec::with_capacity(jobs.len());
+    for job in &jobs {
+        data.push(MessageBatch::of(gateway, job, base, CostObject::of(gateway, job).await?));
+    }
     Ok(reply::json_of(StatusCode::OK, &List { data, has_more, first_id, last_id }))
 }
 
-fn shown(gateway: &Gateway, job: &Job, base: &str) -> Response<ReplyBody> {
-    reply::json_of(StatusCode::OK, &MessageBatch::of(gateway, job, base))
+async fn shown(gateway: &Gateway, job: &Job, base: &str) -> Result<Response<ReplyBody>, Refusal> {
+    let cost = CostObject::of(gateway, job).await?;
+    Ok(reply::json_of(StatusCode::OK, &MessageBatch::of(gateway, job, base, cost)))
 }
 
 /// A job as Anthropic's API has it.
@@ -183,6 +191,8 @@ struct MessageBatch {
     cancel_initiated_at: Option<String>,
     archived_at: Option<String>,
     results_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offpeak_cost: Option<CostObject>,
 }
 
 /// All requests are processing until the batch has ended.
@@ -196,7 +206,7 @@ struct Counts {
 }
 
 impl MessageBatch {
-    fn of(gateway: &Gateway, job: &Job, base: &str) -> Self {
+    fn of(gateway: &Gateway, job: &Job, base: &str, offpeak_cost: Option<CostObject>) -> Self {
         let life = &job.life;
         let is_readable = |until| gateway.clock.now() < until;
         let until = job.output_until(gateway.keep_results);
@@ -229,6 +239,7 @@ impl MessageBatch {
             results_url: until
                 .filter(|until| is_readable(*until))
                 .map(|_| format!("{base}{PATH}/{id}/results")),
+            offpeak_cost,
             id,
         }
     }

@@ -18,7 +18,7 @@ use crate::body::{ReplyBody, RequestBody};
 use crate::gateway::Gateway;
 use crate::ingress::files::no_such_call;
 use crate::reply::{self, Refusal};
-use crate::tenant::{Account, Identified};
+use crate::tenant::Identified;
 
 /// Where models are.
 pub const PATH: &str = "/v1/models";
@@ -46,7 +46,7 @@ pub async fn answer(
         return Err(no_such_call(request.method(), "GET /v1/models and GET /v1/models/{id}"));
     }
     let is_anthropic = request.headers().contains_key(ANTHROPIC_VERSION);
-    let models = models(gateway, caller.account()).await;
+    let models = models(gateway, &caller).await;
     if names.is_empty() {
         return Ok(listed(models, is_anthropic));
     }
@@ -131,14 +131,14 @@ fn listed(models: Vec<Model>, is_anthropic: bool) -> Response<ReplyBody> {
     reply::json_of(StatusCode::OK, &OpenAiList { object: "list", data })
 }
 
-/// What the tenant may use, by name; a model that several backends serve is the first one's.
-async fn models(gateway: &Gateway, account: &Account) -> Vec<Model> {
+/// What the caller may use, by name; a model that several backends serve is the first one's.
+async fn models(gateway: &Gateway, caller: &Identified) -> Vec<Model> {
     let now = gateway.clock.now();
     let lists = join_all(gateway.backends.iter().map(|backend| known(backend, now))).await;
     let mut models = BTreeMap::new();
     for (backend, list) in gateway.backends.iter().zip(lists) {
         for (id, created) in list {
-            if account.models.matches(&id) {
+            if caller.may_use_model(&id) && caller.may_use_backend(backend.id.as_str()) {
                 let backend = backend.id.to_string();
                 models.entry(id.clone()).or_insert(Model { id, created, backend });
             }

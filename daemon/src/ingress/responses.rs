@@ -44,7 +44,7 @@ pub async fn create(
     arrived: Timestamp,
 ) -> Result<Response<ReplyBody>, Refusal> {
     let account = caller.account();
-    caller.check_job(PATH, std::iter::once(envelope.model.as_str()))?;
+    route::check_job(gateway, caller, PATH, std::iter::once(envelope.model.as_str()))?;
     if envelope.stream {
         let message = "A background response cannot be streamed through offpeak. Leave out \"stream\" and fetch it by its id.";
         return Err(Refusal::bad_request("stream_not_supported", message).param("stream"));

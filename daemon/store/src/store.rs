@@ -338,6 +338,11 @@ impl Store {
         self.0.read(move |view, _| view.document(kind, &key)).await
     }
 
+    /// The documents under these keys, in their order.
+    pub async fn documents_at(&self, kind: Kind, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.0.read(move |view, _| keys.iter().map(|key| view.document(kind, key)).collect()).await
+    }
+
     /// At most so many documents of a kind whose keys lie in a range, with their keys, from one of its ends.
     pub async fn documents(
         &self,

@@ -234,11 +234,13 @@ pub enum Kind {
     LostOffer = 21,
     /// A part of a file that is uploaded in parts.
     Part = 11,
+    /// What a job cost, once it has ended.
+    JobCost = 30,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::File,
         Self::Job,
         Self::Upload,
@@ -252,6 +254,7 @@ impl Kind {
         Self::Part,
         Self::Attempts,
         Self::LostOffer,
+        Self::JobCost,
     ];
 
     pub(crate) const fn number(self) -> u8 {

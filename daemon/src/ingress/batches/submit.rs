@@ -22,6 +22,7 @@ use crate::ingress::files::{input, unreadable};
 use crate::ingress::read_body;
 use crate::jobs;
 use crate::reply::Refusal;
+use crate::route;
 use crate::tenant::{Account, Identified};
 
 /// The largest call.
@@ -69,7 +70,8 @@ pub(super) async fn take(
         return Ok(Arc::new(same));
     }
     check_room(gateway, account, &file)?;
-    caller.check_job(&job.endpoint, file.check.models.iter().map(|model| model.name.as_str()))?;
+    let models = file.check.models.iter().map(|model| model.name.as_str());
+    route::check_job(gateway, caller, &job.endpoint, models)?;
     account.check_budget(gateway.clock.now())?;
     let open = jobs::begin(gateway, job).await.map_err(|error| unreadable(&error))?;
     Ok(open.stored())

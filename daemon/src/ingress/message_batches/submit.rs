@@ -29,8 +29,9 @@ use crate::ingress::pieces::Pieces;
 use crate::jobs;
 use crate::jsonl::{Body, Text, remember};
 use crate::reply::Refusal;
+use crate::route;
 use crate::spool::Draft;
-use crate::tenant::Account;
+use crate::tenant::{Account, Identified};
 
 /// The largest call, and the most requests in it.
 const CALL_MAX: u64 = 256 << 20;
@@ -83,9 +84,10 @@ fn sentence(error: &dyn std::fmt::Display) -> String {
 /// Takes a batch in. It is durable when this returns.
 pub(super) async fn take(
     gateway: &Arc<Gateway>,
-    account: &Account,
+    caller: &Identified,
     request: Request<RequestBody>,
 ) -> Result<Arc<Job>, Refusal> {
+    let account = caller.account();
     let (head, body) = request.into_parts();
     let window = window(&head.headers, account)?;
     let mut pieces = Pieces::new(body, CALL_MAX);
@@ -100,7 +102,7 @@ pub(super) async fn take(
     };
     let idempotency = given_key(&head.headers).map(|key| idempotency_key(account, key));
     let job = job(gateway, &input, window, told(&head.headers), idempotency, digest);
-    let begun = begin(gateway, account, &input, job, is_sdk_retry(&head.headers)).await;
+    let begun = begin(gateway, caller, &input, job, is_sdk_retry(&head.headers)).await;
     if !matches!(begun, Ok(Begun::New(_))) {
         gateway.spool.remove(input.number).await.map_err(|error| disk_failed(&error))?;
     }
@@ -123,14 +125,17 @@ enum Begun {
 
 async fn begin(
     gateway: &Arc<Gateway>,
-    account: &Account,
+    caller: &Identified,
     input: &File,
     job: Job,
     is_retry: bool,
 ) -> Result<Begun, Refusal> {
+    let account = caller.account();
     if let Some(before) = before(gateway, account, &job, is_retry).await? {
         return Ok(Begun::Before(Arc::new(before)));
     }
+    let models = input.check.models.iter().map(|model| model.name.as_str());
+    route::check_job(gateway, caller, super::ENDPOINT, models)?;
     let window = job.life.deadline.since(job.life.created_at);
     jobs::expand::check_models(gateway, account, super::ENDPOINT, &job.headers, &input.check, window)?;
     check_room(gateway, account, input)?;
@@ -151,12 +156,13 @@ async fn before(
     }
     let since = job.life.created_at.before(RETRIES_COME_WITHIN);
     let others = page(gateway, account, Api::Anthropic, None, Order::Descending, LOOKED_THROUGH).await?;
+    let is_equal = |other: &Job| (other.digest, &other.headers) == (job.digest, &job.headers);
     let is_same = |other: &Job| match job.idempotency {
         Some(_) => other.idempotency == job.idempotency,
-        None => other.life.created_at >= since && other.digest == job.digest,
+        None => other.life.created_at >= since && is_equal(other),
     };
     match others.into_iter().find(is_same) {
-        Some(other) if other.digest != job.digest => Err(key_reused()),
+        Some(other) if !is_equal(&other) => Err(key_reused()),
         found => Ok(found),
     }
 }

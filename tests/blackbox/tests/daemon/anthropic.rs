@@ -142,6 +142,25 @@ async fn tokens_are_counted_at_once_even_where_all_can_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_that_change_a_requests_meaning_make_it_another_one() {
+    let rig = rig(Faults::default(), BY_HAND).await;
+    let call = |beta: &str| {
+        let request = rig.daemon.post(MESSAGES, &message("once")).header("x-offpeak-sla", "24h");
+        request.header("prefer", "respond-async").header("anthropic-beta", beta)
+    };
+    let place = |answer: Answer| answer.header("location").to_owned();
+    let keyed = |beta: &str| call(beta).header("idempotency-key", "mine");
+    let first = place(send(keyed("one")).await);
+    assert_eq!(place(send(keyed("one")).await), first);
+    let refused = send(keyed("two")).await;
+    assert_eq!(refused.status, StatusCode::CONFLICT, "{refused:?}");
+
+    let retry = |beta: &str| call(beta).header("x-stainless-retry-count", "1");
+    assert_eq!(place(send(retry("one")).await), first, "an SDK's retry is the same call");
+    assert_ne!(place(send(retry("three")).await), first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn offpeaks_own_errors_have_anthropics_form() {
     let rig = Rig::start(sim(), &settings(BY_HAND, "models = [\"claude-*\"]")).await;
     let mut other = message("x");

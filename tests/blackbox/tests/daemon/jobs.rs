@@ -1,5 +1,6 @@
 //! Jobs: files and batches as OpenAI's API has them.
 
+mod costs;
 mod ends;
 mod files;
 mod flow;

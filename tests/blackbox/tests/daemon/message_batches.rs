@@ -74,6 +74,9 @@ async fn create_poll_results_delete() {
     let batch = ended(&rig.daemon, id).await;
     let counts = json!({ "processing": 0, "succeeded": 20, "errored": 0, "canceled": 0, "expired": 0 });
     assert_eq!(batch["request_counts"], counts, "{batch}");
+    let amount = |name: &str| batch["offpeak_cost"][name].as_str().unwrap().parse::<f64>().unwrap();
+    let (cost, realtime) = (amount("cost_usd"), amount("realtime_cost_usd"));
+    assert!(cost > 0.0 && (realtime / cost - 2.0).abs() < 1e-9, "{batch}");
     let url = batch["results_url"].as_str().unwrap();
     assert_eq!(url, rig.daemon.url(&format!("{PATH}/{id}/results")));
     let results =
@@ -153,4 +156,6 @@ async fn a_creation_that_is_sent_again_makes_one_batch() {
     let job = id(send(keyed(&call)).await);
     assert_eq!(id(send(keyed(&call)).await), job);
     assert_eq!(send(keyed(&other)).await.status, StatusCode::CONFLICT);
+    let meant_otherwise = keyed(&call).header("anthropic-beta", "output-300k-2026-03-24");
+    assert_eq!(send(meant_otherwise).await.status, StatusCode::CONFLICT, "the header changes what it means");
 }

@@ -103,6 +103,65 @@ async fn scopes_of_a_key_hold() {
     assert_eq!(rig.provider.bill().requests(Mode::Realtime), 0);
 }
 
+/// What one key may hand in to be bought later: a job, a message batch, a background response. The status and the code of
+/// each answer.
+async fn hand_in(daemon: &Daemon, key: &str) -> [(u16, String); 2] {
+    let file = daemon.upload(crate::jobs::lines(2, "scoped")).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ask = async |path: &str, body: Value| {
+        let answer = send(client.post(daemon.url(path)).bearer_auth(key).json(&body)).await;
+        let (status, code) = answer.error();
+        (status, code.to_owned())
+    };
+    [
+        ask("/v1/batches", json!({ "input_file_id": file, "endpoint": CHAT, "completion_window": "24h" }))
+            .await,
+        ask("/v1/responses", json!({ "model": MODEL, "input": "later", "background": true })).await,
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scopes_decide_what_may_be_handed_in() {
+    let provider = sim().build();
+    let server = provider_sim::Server::on_free_port(provider.clone()).await.unwrap();
+    let second = format!(
+        "{BY_HAND}\n[backends.second]\nbase_url = \"{}\"\nmodels = [\"o3\"]\napi_key = {{ env = \"PROVIDER_KEY\" }}",
+        server.url()
+    );
+    let daemon = Daemon::start(&server.url(), &second).await;
+    let out = (403, "out_of_scope".to_owned());
+    for (scopes, may) in [
+        (json!({}), true),
+        (json!({ "models": ["gpt-4o-*"], "backends": ["simulated"], "sla": ["deferred"] }), true),
+        (json!({ "endpoints": [CHAT, "/v1/responses"] }), true),
+        (json!({ "models": ["o3"] }), false),
+        (json!({ "backends": ["second"] }), false),
+        (json!({ "endpoints": ["/v1/embeddings"] }), false),
+        (json!({ "sla": ["realtime"] }), false),
+    ] {
+        let (_, key) = create(&daemon, json!({ "tenant": "search", "scopes": scopes })).await;
+        for answer in hand_in(&daemon, &key).await {
+            assert_eq!(answer == out, !may, "{scopes}: {answer:?}");
+            assert!(may == (answer.0 == 200), "{scopes}: {answer:?}");
+        }
+    }
+
+    // What the first backend cannot do goes to the next one, which must be the key's too.
+    let both = second.replace("\"o3\"", "\"*\"");
+    let daemon = daemon.restart(&server.url(), &both).await;
+    let (_, key) =
+        create(&daemon, json!({ "tenant": "search", "scopes": { "backends": ["simulated"] } })).await;
+    for answer in hand_in(&daemon, &key).await {
+        assert_eq!(answer, out);
+    }
+    let listed = reqwest::Client::builder().no_proxy().build().unwrap();
+    let (_, key) = create(&daemon, json!({ "tenant": "search", "scopes": { "models": ["gpt-4o-*"] } })).await;
+    let models = send(listed.get(daemon.url("/v1/models")).bearer_auth(&key)).await.body;
+    let names: Vec<&str> =
+        models["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    assert!(names.contains(&MODEL) && names.iter().all(|name| name.starts_with("gpt-4o-")), "{names:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn quotas_hold_for_each_tenant_key_model_and_backend() {
     let settings = "[tenants.search]\nconcurrent = 50\n\
