@@ -2,6 +2,7 @@
 
 import json
 import socket
+from decimal import Decimal
 
 import openai
 import pytest
@@ -66,6 +67,9 @@ def test_the_classic_flow(rig, oracle, tmp_path):
     assert job.status == "completed"
     assert (job.request_counts.total, job.request_counts.completed, job.request_counts.failed) == (30, 27, 3)
     assert job.metadata == {"project": "mine"}
+    # What it cost, beside what it would have cost in real time; the SDK takes members that it does not know.
+    cost = {name: Decimal(job.offpeak_cost[name]) for name in ("cost_usd", "realtime_cost_usd")}
+    assert cost["cost_usd"] * 2 == cost["realtime_cost_usd"] > 0
     assert job.usage.total_tokens == job.usage.input_tokens + job.usage.output_tokens > 0
 
     answers, errors = read(client, job.output_file_id), read(client, job.error_file_id)

@@ -29,6 +29,9 @@ def test_a_background_response(rig, oracle):
     assert billed["requests"] == 1
     assert billed["cost"] * 2 == billed["realtime_cost"]
 
+    [item] = client.responses.input_items.list(response.id)
+    assert (item.type, item.role, item.content[0].text) == ("message", "user", "no hurry")
+
     client.responses.delete(response.id)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(response.id)
@@ -55,6 +58,10 @@ def test_what_the_provider_refuses_is_failed(rig):
 def test_a_background_response_cannot_be_streamed(rig):
     with pytest.raises(openai.BadRequestError) as raised:
         rig.client().responses.create(model="gpt-5-mini", input="x", background=True, stream=True)
+    assert raised.value.param == "stream"
+    response = rig.client().responses.create(model="gpt-5-mini", input="x", background=True)
+    with pytest.raises(openai.BadRequestError) as raised:
+        rig.client().responses.retrieve(response.id, stream=True, starting_after=3)
     assert raised.value.param == "stream"
 
 

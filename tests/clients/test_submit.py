@@ -9,6 +9,7 @@ import pty
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -433,7 +434,13 @@ def test_through_the_daemon(rig, tmp_path):
     billed = rig.provider.billed("batch")
     assert billed["requests"] == 19
     assert billed["cost"] * 2 == billed["realtime_cost"] > 0
-    assert report["id"] in offpeak(rig.provider, "jobs", **ask).stdout
+    cost = {name: Decimal(report["cost"][name]) for name in ("cost_usd", "realtime_cost_usd")}
+    assert cost["cost_usd"] * 2 == cost["realtime_cost_usd"] > 0
+    assert report["cost"]["unpriced"] == 0
+    listed = offpeak(rig.provider, "jobs", **ask).stdout
+    assert report["id"] in listed and f"${report['cost']['cost_usd']}" in listed
+    [shown] = json.loads(offpeak(rig.provider, "jobs", "--json", **ask).stdout)
+    assert shown["offpeak_cost"] == report["cost"]
     others = {"url": rig.daemon.url, "key": KEYS["mail"]}
     assert "No jobs" in offpeak(rig.provider, "jobs", **others).stdout
     offpeak(rig.provider, "jobs", report["id"], code=USAGE, **others)

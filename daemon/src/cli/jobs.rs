@@ -128,9 +128,9 @@ mod tests {
         .unwrap();
         assert_eq!(
             table(&jobs, 1100),
-            "JOB         STATUS       DONE          FAILED  WINDOW  MADE        DUE    ENDPOINT\n\
-             batch_1     in_progress  1,234/50,000  1       24h     1m 40s ago  in 1h  /v1/embeddings\n\
-             batch_long  completed    0/0           0               10m ago\n"
+            "JOB         STATUS       DONE          FAILED  COST   REAL TIME  WINDOW  MADE        DUE    ENDPOINT\n\
+             batch_1     in_progress  1,234/50,000  1       $0.25  $0.50      24h     1m 40s ago  in 1h  /v1/embeddings\n\
+             batch_long  completed    0/0           0                                 10m ago\n"
         );
     }
 }

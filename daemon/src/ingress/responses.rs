@@ -1,6 +1,8 @@
 //! /v1/responses with `background: true`: a deferred request that is fetched by OpenAI's own means. Its id is its place,
 //! so that nothing is kept of it beyond the request; only that one was deleted is noted.
 
+pub mod input_items;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -107,11 +109,18 @@ pub async fn answer(
             }
             shown(gateway, place).await?.ok_or_else(|| not_found(id))
         }
+        (&Method::GET, [id, "input_items"]) => {
+            let place = find(gateway, caller.account(), id).await?;
+            let entry = gateway.store.entry(place).await.map_err(|error| store_failed(&error))?;
+            let entry = entry.ok_or_else(|| not_found(id))?;
+            let page = input_items::page(&entry.body, place, &Query::of(&request))?;
+            Ok(reply::json_of(StatusCode::OK, &page))
+        }
         (&Method::POST, [id, "cancel"]) => cancel(gateway, caller.account(), id).await,
         (&Method::DELETE, [id]) => delete(gateway, caller.account(), id).await,
         _ => {
-            let paths =
-                "POST /v1/responses, GET and DELETE /v1/responses/{id}, and POST /v1/responses/{id}/cancel";
+            let paths = "POST /v1/responses, GET and DELETE /v1/responses/{id}, GET /v1/responses/{id}/input_items, and POST \
+                         /v1/responses/{id}/cancel";
             Err(no_such_call(&method, paths))
         }
     }
