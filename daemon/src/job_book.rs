@@ -104,7 +104,7 @@ impl JobBook {
 
     /// Requests have cost something.
     pub fn spent(&self, origins: impl IntoIterator<Item = (Place, Spent)>) {
-        self.each_of_a_job(origins, |job, spent| job.add_spent(spent));
+        self.each_of_a_job(origins, OpenJob::add_spent);
     }
 
     fn each_of_a_job<T>(

@@ -156,14 +156,13 @@ fn progress(job: &Job, pace: &Pace, now: u64) -> String {
 
 /// What it cost, beside what it would have cost.
 pub(crate) fn cost(cost: &Cost) -> String {
-    let mut text = cost.cost_usd.to_string();
-    if cost.realtime_cost_usd != cost.cost_usd {
-        text += &format!(" (real time: {})", cost.realtime_cost_usd);
-    }
-    if cost.unpriced > 0 {
-        text += &format!(" and {} without a price", HumanCount(cost.unpriced));
-    }
-    text
+    let realtime =
+        if cost.realtime == cost.spent { String::new() } else { format!(" (real time: {})", cost.realtime) };
+    let unpriced = match cost.unpriced {
+        0 => String::new(),
+        answers => format!(" and {} without a price", HumanCount(answers)),
+    };
+    format!("{}{realtime}{unpriced}", cost.spent)
 }
 
 /// A rate with a unit in which it is no tiny fraction.

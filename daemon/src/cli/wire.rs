@@ -35,11 +35,11 @@ pub(crate) struct Job {
 /// What a job has cost, in dollars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 pub(crate) struct Cost {
-    #[serde(with = "dollars")]
-    pub(crate) cost_usd: Money,
+    #[serde(rename = "cost_usd", with = "dollars")]
+    pub(crate) spent: Money,
     /// What it would have been in real time.
-    #[serde(with = "dollars")]
-    pub(crate) realtime_cost_usd: Money,
+    #[serde(rename = "realtime_cost_usd", with = "dollars")]
+    pub(crate) realtime: Money,
     /// Answers without a price, which are not in the amounts.
     #[serde(default)]
     pub(crate) unpriced: u64,

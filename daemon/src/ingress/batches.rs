@@ -203,14 +203,12 @@ pub struct CostObject {
 impl CostObject {
     /// Of a job; none if that was not written down.
     pub async fn of(gateway: &Gateway, job: &Job) -> Result<Option<Self>, Refusal> {
-        let spent = match gateway.jobs.get(job.number).filter(|_| !job.life.has_ended()) {
-            Some(open) => Some(open.spent()),
-            None => {
-                let kept: Option<JobCost> = documents::get(&gateway.store, &job.tenant, job.number)
-                    .await
-                    .map_err(|error| unreadable(&error))?;
-                kept.map(|kept| kept.spent)
-            }
+        let open = gateway.jobs.get(job.number).filter(|_| !job.life.has_ended());
+        let spent = if let Some(open) = open {
+            Some(open.spent())
+        } else {
+            let kept = documents::get(&gateway.store, &job.tenant, job.number).await;
+            kept.map_err(|error| unreadable(&error))?.map(|kept: JobCost| kept.spent)
         };
         Ok(spent.map(|spent| Self {
             cost_usd: spent.cost.to_decimal(),

@@ -1,4 +1,4 @@
-//! /v1/responses/{id}/input_items: what a background response was asked, item by item.
+//! `/v1/responses/{id}/input_items`: what a background response was asked, item by item.
 
 use offpeak_core::words::Place;
 use serde::Serialize;
