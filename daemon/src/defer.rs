@@ -286,7 +286,8 @@ pub fn store_failed(error: &StoreError) -> Refusal {
     Refusal::unavailable("store_unavailable", message, 5)
 }
 
-fn too_many_held() -> Refusal {
+/// No more calls may be held open.
+pub fn too_many_held() -> Refusal {
     let message = "As many calls are held open as the configuration allows (server.held_max). Try again, or take a ticket \
                    with 'Prefer: respond-async'.";
     Refusal::unavailable("too_many_held", message, 5)

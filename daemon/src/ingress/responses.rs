@@ -1,7 +1,9 @@
 //! /v1/responses with `background: true`: a deferred request that is fetched by OpenAI's own means. Its id is its place,
 //! so that nothing is kept of it beyond the request; only that one was deleted is noted.
 
+pub mod events;
 pub mod input_items;
+mod stream;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -47,14 +49,18 @@ pub async fn create(
 ) -> Result<Response<ReplyBody>, Refusal> {
     let account = caller.account();
     route::check_job(gateway, caller, PATH, std::iter::once(envelope.model.as_str()))?;
-    if envelope.stream {
-        let message = "A background response cannot be streamed through offpeak. Leave out \"stream\" and fetch it by its id.";
-        return Err(Refusal::bad_request("stream_not_supported", message).param("stream"));
-    }
     let window = window(&envelope, account)?;
-    let envelope = Envelope { sla: Sla::Within(window), ..envelope };
+    let is_streamed = envelope.stream;
+    if is_streamed && !gateway.held.has_room() {
+        return Err(defer::too_many_held());
+    }
+    // How it is delivered is no matter of the router's.
+    let envelope = Envelope { sla: Sla::Within(window), stream: false, ..envelope };
     let deferral = route::route_later(gateway, account, PATH, headers, &envelope, arrived)?;
     let origin = defer::keep(gateway, account, deferral, headers, envelope, arrived, FOR_A_RESPONSE).await?;
+    if is_streamed {
+        return stream::answer(gateway, origin, None);
+    }
     let response = shown(gateway, origin).await?.ok_or_else(|| not_found(&id(origin)))?;
     gateway.metrics.answered("deferred", response.status().as_u16());
     Ok(response)
@@ -102,10 +108,9 @@ pub async fn answer(
     match (&method, names.as_slice()) {
         (&Method::GET, [id]) => {
             let place = find(gateway, caller.account(), id).await?;
-            if Query::of(&request).get("stream") == Some("true") {
-                let message =
-                    "A background response cannot be streamed through offpeak. GET it without \"stream\".";
-                return Err(Refusal::bad_request("stream_not_supported", message).param("stream"));
+            let query = Query::of(&request);
+            if query.get("stream") == Some("true") {
+                return stream::answer(gateway, place, stream::starting_after(&query)?);
             }
             shown(gateway, place).await?.ok_or_else(|| not_found(id))
         }
@@ -196,15 +201,30 @@ async fn delete(gateway: &Gateway, account: &Account, id: &str) -> Result<Respon
     }
     let place = find(gateway, account, id).await?;
     let now = gateway.clock.now();
-    gateway.store.cancel(place, now).await.map_err(|error| store_failed(&error))?;
+    let recorded = gateway.store.cancel(place, now).await.map_err(|error| store_failed(&error))?;
+    if let Recorded::New { origin, .. } = recorded {
+        gateway.held.tell([origin]);
+    }
     let value = Some(Bytes::from_static(&[1]));
     let mark = Document { kind: Kind::Response, key: documents::key_of(place), value };
     gateway.store.keep(vec![mark]).await.map_err(|error| store_failed(&error))?;
     Ok(reply::json_of(StatusCode::OK, &Farewell { id, object: "response", deleted: true }))
 }
 
-/// The response as it is now; none if it is not there any more.
+/// A response as it is now.
+struct Shown {
+    body: Bytes,
+    has_ended: bool,
+}
+
+/// The answer to who asks for a response; none if it is not there any more.
 async fn shown(gateway: &Gateway, place: Place) -> Result<Option<Response<ReplyBody>>, Refusal> {
+    let shown = object(gateway, place).await?;
+    Ok(shown.map(|shown| stamped(reply::json(StatusCode::OK, shown.body), place)))
+}
+
+/// The response as it is now; none if it is not there any more.
+async fn object(gateway: &Gateway, place: Place) -> Result<Option<Shown>, Refusal> {
     let failed = |error| store_failed(&error);
     let Some(standing) = gateway.store.outcome(place).await.map_err(failed)? else { return Ok(None) };
     if let Standing::Final(outcome) = &standing
@@ -212,7 +232,7 @@ async fn shown(gateway: &Gateway, place: Place) -> Result<Option<Response<ReplyB
     {
         let body = gateway.store.read_body(outcome.body).await.map_err(failed)?;
         if let Ok(body) = theirs(&body, place) {
-            return Ok(Some(stamped(reply::json(StatusCode::OK, body), place)));
+            return Ok(Some(Shown { body: body.into(), has_ended: true }));
         }
     }
     let Some(entry) = gateway.store.entry(place).await.map_err(failed)? else { return Ok(None) };
@@ -227,8 +247,8 @@ async fn shown(gateway: &Gateway, place: Place) -> Result<Option<Response<ReplyB
             ("failed", Some(Failure::of(&outcome.ending, &body)))
         }
     };
-    let object = ours(&entry, status, error);
-    Ok(Some(stamped(reply::json_of(StatusCode::OK, &object), place)))
+    let body = serde_json::to_vec(&ours(&entry, status, error)).unwrap_or_default();
+    Ok(Some(Shown { body: body.into(), has_ended: matches!(standing, Standing::Final(_)) }))
 }
 
 fn stamped(mut response: Response<ReplyBody>, place: Place) -> Response<ReplyBody> {

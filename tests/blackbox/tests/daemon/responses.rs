@@ -90,9 +90,6 @@ async fn its_window_is_an_sla() {
     later["background_options"]["completion_window"] = json!("whenever");
     let refused = send(rig.daemon.post(PATH, &later)).await;
     assert_eq!(refused.error(), (400, "invalid_completion_window"));
-    later["background_options"] = json!({ "completion_window": "8h" });
-    later["stream"] = json!(true);
-    assert_eq!(send(rig.daemon.post(PATH, &later)).await.error(), (400, "stream_not_supported"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -157,4 +154,91 @@ async fn it_survives_a_restart_and_an_sdks_retry_and_is_its_tenants_alone() {
     let daemon = daemon.restart(&server.url(), "").await;
     assert_eq!(ended(&daemon, &id).await["status"], "completed");
     assert_eq!(provider.bill().requests(Mode::Batch), 1);
+}
+
+fn streamed(prompt: &str) -> Value {
+    let mut body = background(prompt);
+    body["stream"] = json!(true);
+    body
+}
+
+/// The data of the events in a text; lines that keep a connection alive are none.
+fn events(text: &str) -> Vec<Value> {
+    let events = text.split_terminator("\n\n").filter(|event| !event.starts_with(':'));
+    let data = events.map(|event| event.split_once("\ndata: ").unwrap().1);
+    data.map(|data| serde_json::from_str(data).unwrap()).collect()
+}
+
+/// Begins a stream, and reads what comes at once: the response is queued.
+async fn begin(daemon: &Daemon, body: &Value) -> (reqwest::Response, String, String) {
+    let mut response = daemon.post(PATH, body).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(response.headers()["content-type"].to_str().unwrap().starts_with("text/event-stream"));
+    let mut text = String::new();
+    while !(text.contains("response.queued") && text.ends_with("\n\n")) {
+        text += std::str::from_utf8(&response.chunk().await.unwrap().expect("the stream goes on")).unwrap();
+    }
+    let id = events(&text)[1]["response"]["id"].as_str().unwrap().to_owned();
+    (response, text, id)
+}
+
+/// The events of a response for those who come later.
+async fn told_again(daemon: &Daemon, id: &str, after: &str) -> Vec<Value> {
+    let call = daemon.call("search", Method::GET, &format!("{PATH}/{id}?stream=true{after}"));
+    let response = call.send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    events(&response.text().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_streamed_and_the_stream_taken_up_again() {
+    let rig = Rig::start(sim(), BY_HAND).await;
+    let (response, begun, id) = begin(&rig.daemon, &streamed("tell me")).await;
+    assert_eq!(get(&rig.daemon, &id).await.body["status"], "queued");
+    rig.daemon.flush().await;
+    let told = events(&(begun + &response.text().await.unwrap()));
+    for (number, event) in told.iter().enumerate() {
+        assert_eq!(event["sequence_number"], number, "{event}");
+    }
+    let whole = get(&rig.daemon, &id).await.body;
+    let last = told.last().unwrap();
+    assert_eq!((&last["type"], &last["response"]), (&json!("response.completed"), &whole));
+    let of = |kind: &str| told.iter().filter(|event| event["type"] == kind).collect::<Vec<_>>();
+    assert_eq!(of("response.in_progress").len(), 1);
+    let said: String =
+        of("response.output_text.delta").iter().map(|event| event["delta"].as_str().unwrap()).collect();
+    assert_eq!(said, whole["output"][0]["content"][0]["text"].as_str().unwrap());
+
+    for known in [0, 1, 2, told.len() - 2, told.len() - 1] {
+        let rest = told_again(&rig.daemon, &id, &format!("&starting_after={known}")).await;
+        assert_eq!(rest, told[known + 1..], "{known}");
+    }
+    assert_eq!(told_again(&rig.daemon, &id, "").await, told);
+    let path = format!("{PATH}/{id}?stream=true&starting_after=some");
+    let refused = send(rig.daemon.call("search", Method::GET, &path)).await;
+    assert_eq!(refused.error(), (400, "invalid_value"));
+    assert_eq!(refused.body["error"]["param"], "starting_after");
+    let other = send(rig.daemon.call("mail", Method::GET, &format!("{PATH}/{id}?stream=true"))).await;
+    assert_eq!(other.error(), (404, "response_not_found"));
+    assert_eq!((rig.batches(), rig.billed(Mode::Batch), rig.billed(Mode::Realtime)), (1, 1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_ends_with_its_response_and_breaks_off_with_the_daemon() {
+    let rig = Rig::start(sim(), BY_HAND).await;
+    for (method, path) in [(Method::POST, "/cancel"), (Method::DELETE, "")] {
+        let (response, _, id) = begin(&rig.daemon, &streamed("never mind")).await;
+        let ended = send(rig.daemon.call("search", method, &format!("{PATH}/{id}{path}"))).await;
+        assert_eq!(ended.status, StatusCode::OK);
+        let told = events(&response.text().await.unwrap());
+        assert_eq!(told.last().unwrap()["type"], "response.cancelled");
+    }
+
+    let (response, _, id) = begin(&rig.daemon, &streamed("kept")).await;
+    let daemon = rig.daemon.restart(&rig.upstream, "").await;
+    response.text().await.expect_err("nobody takes it for whole");
+    let told = told_again(&daemon, &id, "&starting_after=1").await;
+    assert_eq!((&told[0]["type"], &told[0]["sequence_number"]), (&json!("response.in_progress"), &json!(2)));
+    assert_eq!(told.last().unwrap()["type"], "response.completed");
+    assert_eq!(rig.provider.bill().requests(Mode::Batch), 1);
 }
