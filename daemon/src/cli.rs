@@ -11,6 +11,7 @@ mod download;
 mod upload;
 mod report;
 mod memory;
+mod failed;
 mod input;
 mod pace;
 mod patience;

@@ -180,9 +180,15 @@ def test_some_items_fail(start_provider, tmp_path):
     assert "16 of 20 answered" in people.stdout
     assert "4 x 400: " in people.stdout
 
-    # Only what failed goes again.
-    mended = write(tmp_path / "mended.jsonl", [line(int(name.split("-")[1])) for name in sorted(failed)])
-    assert submit(provider, mended, "--watch")["requests"]["completed"] == 4
+    # Only what failed goes again, as it stands in the file by now.
+    write(requests, [line(number) for number in range(20)])
+    again = submit(provider, requests, "--failed", "--watch")
+    assert again["requests"] == {"total": 4, "completed": 4, "failed": 0}
+    assert (again["input"], set(answers(again["output"]))) == (str(tmp_path / "requests.failed.jsonl"), failed)
+    assert submit(provider, requests, "--failed", "--watch") == again | {"resumed": True}
+    assert provider.calls("create_batch") == 2
+    nothing = offpeak(provider, "submit", tmp_path / "requests.failed.jsonl", "--failed", code=USAGE)
+    assert "requests.failed.errors.jsonl" in nothing.stderr
 
 
 def test_a_refused_file_shows_its_lines_and_is_handed_in_anew_when_mended(start_provider, tmp_path):

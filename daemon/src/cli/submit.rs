@@ -13,6 +13,7 @@ use offpeak_core::sla::parse_duration;
 
 use crate::cli::client::{CallError, Client, ConnectArgs};
 use crate::cli::download::fetch;
+use crate::cli::failed::{self, Files};
 use crate::cli::failure::Failure;
 use crate::cli::input::{Input, InputError};
 use crate::cli::memory::{Key, Memory, MemoryError, Stage};
@@ -28,6 +29,7 @@ Examples:
   offpeak submit requests.jsonl --watch                within a day, at the price for that
   offpeak submit requests.jsonl --window 2h --watch    within two hours
   offpeak submit requests.jsonl --out answers          hand in and go; later the same command fetches the answers
+  offpeak submit requests.jsonl --failed --watch       once that is over: only what has no answer, again
 
 The answers go to requests.output.jsonl, what has none to requests.errors.jsonl; both name requests by custom_id.";
 
@@ -63,6 +65,10 @@ pub struct Args {
     /// Make a new job even though there is one of this file and window.
     #[arg(long)]
     again: bool,
+    /// Hand in only what has no answer: the requests that stand in the errors that an earlier command fetched, as they are in
+    /// the file now. They are written to a file of their own, requests.failed.jsonl for requests.jsonl.
+    #[arg(long)]
+    failed: bool,
     /// Write the answers over files of the same names that are of another job.
     #[arg(long)]
     overwrite: bool,
@@ -110,14 +116,17 @@ struct Submission<'s> {
 }
 
 impl<'s> Submission<'s> {
-    async fn open(args: Args, screen: &'s Screen) -> Result<Self, Failure> {
+    async fn open(mut args: Args, screen: &'s Screen) -> Result<Self, Failure> {
         let client = Client::new(&args.connect)?;
-        let path = args.file.clone();
-        let (input, lock) = blocking(move || Ok((Input::read(&path)?, lock(&path)?))).await?;
         let folder = match &args.out {
             Some(folder) => folder.clone(),
             None => folder_of(&args.file).to_owned(),
         };
+        if args.failed {
+            args.file = pick_failed(&args, &folder, screen).await?;
+        }
+        let path = args.file.clone();
+        let (input, lock) = blocking(move || Ok((Input::read(&path)?, lock(&path)?))).await?;
         fs::create_dir_all(&folder).map_err(|error| Failure::Write(folder.clone(), error))?;
         let key = Key {
             url: client.address().to_owned(),
@@ -316,6 +325,26 @@ impl<'s> Submission<'s> {
             }
         }
     }
+}
+
+/// The file of those requests that have no answer yet.
+async fn pick_failed(args: &Args, folder: &Path, screen: &Screen) -> Result<PathBuf, Failure> {
+    let result = |kind: &str| folder.join(result_name(&args.file, kind));
+    let picked = result("failed");
+    let files = Files {
+        requests: args.file.clone(),
+        answers: result("output"),
+        errors: result("errors"),
+        picked: picked.clone(),
+    };
+    let overwrite = args.overwrite;
+    let count = blocking(move || failed::pick(&files, overwrite)).await?;
+    screen.note(&format!(
+        "{} requests have no answer; they are in {}.",
+        self::count(count as u64),
+        picked.display()
+    ));
+    Ok(picked)
 }
 
 /// A file that is uploaded and not yet a job is no earlier job: `--again` goes on with it.

@@ -243,8 +243,10 @@ mod tests {
     #[test]
     fn a_response_is_told_piece_by_piece() {
         let events = read(&all(RESPONSE, None));
-        let names: Vec<&str> =
-            events.iter().map(|event| event["type"].as_str().unwrap().trim_start_matches("response.")).collect();
+        let names: Vec<&str> = events
+            .iter()
+            .map(|event| event["type"].as_str().unwrap().trim_start_matches("response."))
+            .collect();
         let expected = "created queued in_progress \
             output_item.added reasoning_summary_part.added reasoning_summary_text.delta reasoning_summary_text.done \
             reasoning_summary_part.done output_item.done \
@@ -259,10 +261,16 @@ mod tests {
         let whole: Value = serde_json::from_str(RESPONSE).unwrap();
         assert_eq!(events.last().unwrap()["response"], whole);
         let first = &events[0]["response"];
-        assert_eq!((&first["status"], &first["output"], &first["usage"]), (&json!("queued"), &json!([]), &Value::Null));
+        assert_eq!(
+            (&first["status"], &first["output"], &first["usage"]),
+            (&json!("queued"), &json!([]), &Value::Null)
+        );
         assert_eq!(events[9]["item"]["content"], json!([]), "what comes piece by piece is not there before");
         assert_eq!(events[9]["item"]["status"], "in_progress");
-        assert_eq!(events[10]["part"], json!({ "type": "output_text", "text": "", "annotations": [], "logprobs": [] }));
+        assert_eq!(
+            events[10]["part"],
+            json!({ "type": "output_text", "text": "", "annotations": [], "logprobs": [] })
+        );
         let expected = json!({ "type": "response.output_text.delta", "sequence_number": 11, "item_id": "msg_1",
             "output_index": 1, "content_index": 0, "delta": "so be it", "logprobs": [{ "token": "so" }] });
         assert_eq!(events[11], expected);
@@ -282,7 +290,9 @@ mod tests {
     #[test]
     fn the_last_event_says_how_it_ended() {
         for status in ["failed", "incomplete", "cancelled"] {
-            let response = format!(r#"{{"id": "resp_1", "status": "{status}", "error": {{"code": "x"}}, "output": []}}"#);
+            let response = format!(
+                r#"{{"id": "resp_1", "status": "{status}", "error": {{"code": "x"}}, "output": []}}"#
+            );
             let events = read(&all(&response, None));
             assert_eq!(events.len(), 4);
             assert_eq!(events[0]["response"]["error"], Value::Null);

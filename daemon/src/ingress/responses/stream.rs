@@ -110,7 +110,8 @@ impl Live {
         struct Peek<'a> {
             status: &'a str,
         }
-        let shown = object(&self.gateway, self.place).await.map_err(|refusal| io::Error::other(refusal.message))?;
+        let shown =
+            object(&self.gateway, self.place).await.map_err(|refusal| io::Error::other(refusal.message))?;
         let Some(Shown { body, has_ended }) = shown else {
             return Err(io::Error::other("the response is not kept any more"));
         };
