@@ -49,6 +49,43 @@ async fn each_malformed_file_fails_its_job_with_code_and_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_bad_line_of_a_file_is_told_with_its_number() {
+    let rig = Rig::start(sim(), "[server]\nmax_body = \"64KiB\"").await;
+    let table: [(String, Option<(&str, Option<&str>)>); 13] = [
+        (line("a", "fine"), None),
+        ("{\"custom_id\": ".to_owned(), Some(("invalid_json_line", None))),
+        (line("a", "again"), Some(("duplicate_custom_id", Some("custom_id")))),
+        (String::new(), Some(("invalid_json_line", None))),
+        ("[1, 2]".to_owned(), Some(("invalid_request", None))),
+        (line("b", "fine"), None),
+        (line("c", "x").replace("\"method\"", "\"m\""), Some(("missing_required_parameter", Some("method")))),
+        (line("c", "x").replace("\"url\"", "\"u\""), Some(("missing_required_parameter", Some("url")))),
+        (line("c", "x").replace("POST", "PUT"), Some(("invalid_method", Some("method")))),
+        (line("c", &"x".repeat(70_000)), Some(("request_too_large", None))),
+        (line("c", "x").replace("\"c\"", "3"), Some(("invalid_request", Some("custom_id")))),
+        (
+            line("c", "x").replace("\"model\"", "\"stream\":true,\"model\""),
+            Some(("invalid_request", Some("body.stream"))),
+        ),
+        (line("b", "the second"), Some(("duplicate_custom_id", Some("custom_id")))),
+    ];
+    let expected: Vec<Value> = (1..)
+        .zip(&table)
+        .filter_map(|(number, (_, wrong))| wrong.map(|(code, param)| json!([number, code, param])))
+        .collect();
+    for end in ["\n", "\r\n"] {
+        let text: String = table.iter().map(|(line, _)| format!("{line}{end}")).collect();
+        let id = rig.daemon.submit(text, "24h").await;
+        let job = rig.daemon.job_is(&id, "failed").await;
+        let errors = job["errors"]["data"].as_array().unwrap();
+        let told: Vec<Value> =
+            errors.iter().map(|error| json!([error["line"], error["code"], error["param"]])).collect();
+        assert_eq!(told, expected, "{end:?}");
+    }
+    assert_eq!((rig.daemon.waiting().await, rig.batches(), rig.billed(Mode::Batch)), (0, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn windows_line_ends_are_fine() {
     let rig = Rig::start(sim(), "").await;
     let id = rig.daemon.submit(lines(5, "crlf").replace('\n', "\r\n"), "24h").await;
