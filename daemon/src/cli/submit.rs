@@ -338,10 +338,10 @@ async fn pick_failed(args: &Args, folder: &Path, screen: &Screen) -> Result<Path
         picked: picked.clone(),
     };
     let overwrite = args.overwrite;
-    let count = blocking(move || failed::pick(&files, overwrite)).await?;
+    let found = blocking(move || failed::pick(&files, overwrite)).await?;
     screen.note(&format!(
         "{} requests have no answer; they are in {}.",
-        self::count(count as u64),
+        count(found as u64),
         picked.display()
     ));
     Ok(picked)
