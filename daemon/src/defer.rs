@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName};
 use http::{Response, StatusCode};
+use offpeak_core::sla::Sla;
 use offpeak_core::words::{LaneId, LaneKey, Millis, Place, Timestamp};
 use offpeak_store::{Appended, Idempotency, NewRequest, Standing, StoreError, body_hash};
 use sha2::{Digest, Sha256};
@@ -73,6 +74,47 @@ pub async fn accept(
     let deadline = deferral.deadline;
     let origin = keep(gateway, account, deferral, headers, envelope, arrived, FOR_ITS_CALLER).await?;
     Ok(Kept { origin, deadline, delivery, is_asked: asked.is_some() })
+}
+
+/// The work of a caller who calls again, if it is under way or done already: it is not bought once more, whatever the router
+/// would choose by now.
+pub async fn find(
+    gateway: &Gateway,
+    caller: &Identified,
+    headers: &HeaderMap,
+    envelope: &Envelope,
+) -> Result<Option<Kept>, Refusal> {
+    let account = caller.account();
+    let found = match given_key(headers) {
+        None => attach(gateway, account, headers, envelope).await?,
+        Some(key) => {
+            let (key, hash) = (idempotency_key(account, key), body_hash(&deferred_body(envelope)?));
+            let known = gateway.store.find_by_key(key, hash, gateway.clock.now()).await;
+            match known.map_err(|error| store_failed(&error))? {
+                None => None,
+                Some(Appended::Conflict) => return Err(conflict()),
+                Some(Appended::Same(origin) | Appended::New(origin)) => {
+                    gateway.metrics.attached();
+                    Some(origin)
+                }
+            }
+        }
+    };
+    let Some(origin) = found else { return Ok(None) };
+    if gateway.stopping.is_cancelled() {
+        return Err(stopping());
+    }
+    let entry = gateway.store.entry(origin).await.map_err(|error| store_failed(&error))?;
+    let asked = asked_delivery(headers);
+    let delivery = asked.unwrap_or(account.delivery);
+    Ok(entry.map(|entry| Kept { origin, deadline: entry.deadline, delivery, is_asked: asked.is_some() }))
+}
+
+/// Whether this may be a call that was made before: it says so, and what it asks for can wait.
+pub fn may_be_a_repetition(headers: &HeaderMap, envelope: &Envelope) -> bool {
+    envelope.sla != Sla::Realtime
+        && !envelope.stream
+        && (given_key(headers).is_some() || is_sdk_retry(headers))
 }
 
 /// Answers as the caller asked: by holding the call, or with a ticket.

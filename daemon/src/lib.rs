@@ -26,6 +26,7 @@ pub mod delivery;
 pub mod gateway;
 pub mod job_book;
 pub mod history;
+pub mod sent;
 pub mod health;
 pub mod beside;
 pub mod held;

@@ -23,6 +23,7 @@ use crate::history::{self, Note};
 use crate::lane_book::LaneError;
 use crate::reply::{self, Dialect, ErrorText};
 use crate::retries::{Failed, Meaning};
+use crate::sent;
 use crate::telemetry::Line;
 
 /// When a request is due that is to be run in real time next.
@@ -175,6 +176,9 @@ async fn judge(
     let Some(made_before) = attempts_before(store, attempt.place).await? else { return Ok(None) };
     let mut attempts = made_before.saturating_add(attempt.tries);
     let mut documents = Vec::new();
+    if source.is_rescue() {
+        documents.push(sent::removal(source.batch, attempt.place));
+    }
     let mut verdict = Verdict::Final;
     if !attempt.ending.is_success()
         && let Some(entry) = store.entry(attempt.place).await?

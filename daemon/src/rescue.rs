@@ -1,6 +1,7 @@
 //! Requests that a batch would answer too late, or has not answered in time: each is run by itself in real time, as many at
 //! once as the provider bears.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +15,11 @@ use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::retry::{Class, Verdict};
 use offpeak_core::scheduler::Event;
 use offpeak_core::turnaround::Way;
-use offpeak_core::words::{Millis, Mode, OfferName, TenantId, Timestamp};
+use offpeak_core::words::{Millis, Mode, OfferName, Place, TenantId, Timestamp};
 use offpeak_host::PluginError;
 use offpeak_host::values::provider::Refusal;
-use offpeak_store::{BatchRecord, Entry, Selection, StoreError};
+use offpeak_store::{BatchRecord, Entry, Selection, Standing, StoreError};
+use serde::de::IgnoredAny;
 
 use crate::backends::{Backend, DressError, Dressed, PrepareError, PreparedCall};
 use crate::costs::SharedSale;
@@ -25,6 +27,7 @@ use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
 use crate::retries::Meaning;
 use crate::rewrite;
+use crate::sent::{self, Sent};
 use crate::turns::Asker;
 use crate::upstream::SendError;
 
@@ -55,11 +58,14 @@ struct Rescue<'a> {
     record: &'a BatchRecord,
     /// From the offer that was chosen to the fastest one. Never empty.
     rungs: Vec<Rung>,
+    /// What was on record when it began, or went on.
+    tried: BTreeMap<Place, Sent>,
 }
 
-/// Runs what has no outcome yet. After a crash this starts again with what is left; what was under way then may have run,
-/// which only the provider's bill knows: real-time APIs cannot be asked. So a daemon that is told to stop begins nothing
-/// new here, but waits for what it has sent.
+/// Runs what has no outcome yet. Each request is on record before it is sent. After a crash this goes on with what is left;
+/// what was under way then may have run, and real-time APIs cannot be asked: that is an attempt with an unknown end, and the
+/// retry policy decides, on record, whether there is another. A daemon that is told to stop begins nothing new here, but
+/// waits for what it has sent.
 pub async fn run(gateway: Arc<Gateway>, backend: Arc<Backend>, record: BatchRecord, ranges: Vec<Range>) {
     loop {
         match run_to_the_end(&gateway, &backend, &record, ranges.clone()).await {
@@ -81,7 +87,10 @@ async fn run_to_the_end(
     ranges: Vec<Range>,
 ) -> Result<(), StoreError> {
     let Some(rungs) = prepare(gateway, backend, record).await else { return Ok(()) };
-    let rescue = Rescue { gateway, backend, record, rungs };
+    let tried = sent::all(&gateway.store, record.id).await?;
+    let tried = tried.into_iter().map(|sent| (sent.place, sent)).collect();
+    let rescue = Rescue { gateway, backend, record, rungs, tried };
+    rescue.give_up_interrupted().await?;
     let mut selection = Some(Selection::from(ranges));
     while let Some(what) = selection {
         let chunk = gateway.store.requests(what, CHUNK_BYTES).await?;
@@ -92,15 +101,14 @@ async fn run_to_the_end(
         let mut attempts = std::pin::pin!(attempts);
         while let Some(attempt) = attempts.next().await {
             if let Some((attempt, sale)) = attempt {
-                let backend = record.backend.clone();
-                let source = Source { batch: record.id, backend, mode: Mode::Realtime, sale };
-                record_surely(gateway, &source, attempt).await?;
+                record_surely(gateway, &rescue.source(sale), attempt).await?;
             }
         }
         if gateway.stopping.is_cancelled() {
             return Ok(());
         }
     }
+    sent::forget(&gateway.store, record.id).await?;
     gateway.store.end(record.id, gateway.clock.now(), "rescued").await?;
     gateway.metrics.ended(record.backend.as_str(), "rescued");
     Ok(())
@@ -194,8 +202,71 @@ fn no_realtime_offer() -> PrepareError {
 }
 
 impl Rescue<'_> {
-    /// Runs one request, again and again as the retry policy says, and returns how the last attempt ended; none if the
-    /// daemon stops between two attempts.
+    fn source(&self, sale: SharedSale) -> Source {
+        Source { batch: self.record.id, backend: self.record.backend.clone(), mode: Mode::Realtime, sale }
+    }
+
+    /// What was under way when the daemon stopped may have run.
+    async fn give_up_interrupted(&self) -> Result<(), StoreError> {
+        let Some(rung) = self.rungs.first() else { return Ok(()) };
+        let interrupted = self.tried.values().filter(|sent| sent.is_under_way);
+        for Sent { place, tries, .. } in interrupted.copied() {
+            let ending = Ending::Failed {
+                ran: DidItRun::Unknown,
+                code: "interrupted".into(),
+                message: "offpeak was stopped while the provider may have run this request".into(),
+            };
+            let (retry_after, request_id, body) = (None, None, Bytes::new());
+            let attempt = Attempt { place, ending, tries, retry_after, request_id, body };
+            tracing::warn!(%place, batch = %self.record.id, "a request that was being run by itself was interrupted");
+            outcomes::record(self.gateway, &self.source(rung.sale.clone()), vec![attempt]).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts a request on record just before it is sent. False if there is nothing to send any more: it was cancelled, its job
+    /// is over, or another way was first with its answer. None if the daemon stops before the store takes it.
+    async fn is_to_be_sent(&self, place: Place, tries: u16) -> Option<bool> {
+        loop {
+            match self.put_on_record(place, tries).await {
+                Ok(is_open) => return Some(is_open),
+                Err(error) => self.wait_for_the_store(error).await?,
+            }
+        }
+    }
+
+    async fn put_on_record(&self, place: Place, tries: u16) -> Result<bool, StoreError> {
+        let store = &self.gateway.store;
+        let standing = store.outcome(place).await?;
+        let waits_here = matches!(standing, Some(Standing::Waiting { current, .. }) if current == place);
+        if waits_here {
+            sent::note(store, self.record.id, Sent { place, tries, is_under_way: true }).await?;
+        }
+        Ok(waits_here)
+    }
+
+    /// A try failed, and there will be another.
+    async fn note_failure(&self, place: Place, tries: u16) -> Option<()> {
+        let sent = Sent { place, tries, is_under_way: false };
+        loop {
+            match sent::note(&self.gateway.store, self.record.id, sent).await {
+                Ok(()) => return Some(()),
+                Err(error) => self.wait_for_the_store(error).await?,
+            }
+        }
+    }
+
+    /// None if the daemon stops before.
+    async fn wait_for_the_store(&self, error: StoreError) -> Option<()> {
+        if matches!(error, StoreError::Closed) {
+            return None;
+        }
+        tracing::error!(batch = %self.record.id, %error, "a request that is to be run by itself waits for the store");
+        pause(self.gateway, PAUSE).await
+    }
+
+    /// Runs one request, again and again as the retry policy says, and returns how the last attempt ended; none if there is
+    /// nothing to run any more, or the daemon stops between two attempts.
     async fn run_one(&self, entry: Entry) -> Option<(Attempt, SharedSale)> {
         let (gateway, backend) = (self.gateway, self.backend);
         // A lane that nobody knows has no tenant to be fair to; its requests are answered all the same.
@@ -207,7 +278,7 @@ impl Rescue<'_> {
             deadline: entry.deadline,
             tokens: u64::from(entry.tokens),
         };
-        let (mut tries, mut rung) = (0_u16, self.rungs.iter());
+        let (mut tries, mut rung) = (self.tried.get(&entry.place).map_or(0, |sent| sent.tries), self.rungs.iter());
         let mut way = rung.next()?;
         loop {
             self.wait_for_health(entry.deadline).await?;
@@ -221,6 +292,9 @@ impl Rescue<'_> {
                 && let Some(faster) = rung.next()
             {
                 way = faster;
+            }
+            if !self.is_to_be_sent(entry.place, tries.saturating_add(1)).await? {
+                return None;
             }
             let started = gateway.clock.now();
             let ended = send(gateway, backend, &way.call, self.record, &entry).await;
@@ -256,6 +330,7 @@ impl Rescue<'_> {
                     gateway.lanes.tell(Event::NoRoom(way.way.clone()));
                 }
                 way = faster;
+                self.note_failure(entry.place, tries).await?;
                 continue;
             }
             if class.is_attempt() {
@@ -271,6 +346,7 @@ impl Rescue<'_> {
                 // It is run in real time already.
                 Verdict::Again(not_before) | Verdict::Elsewhere(not_before) | Verdict::Now(not_before) => {
                     tracing::debug!(place = %entry.place, ?not_before, "a rescued request is tried again");
+                    self.note_failure(entry.place, tries).await?;
                     pause(gateway, not_before.since(now).into()).await?;
                 }
             }
@@ -361,6 +437,11 @@ async fn send(
                 .or_else(|| header(&response, "request-id"))
                 .map(str::to_owned);
             match read(gateway, backend, call, &notes, response) {
+                // An answer that broke off unnoticed ran, and cannot be had again.
+                Ok((200..=299, body)) if serde_json::from_slice::<IgnoredAny>(&body).is_err() => {
+                    let message = "the provider ran the request, but its answer was broken: it is not JSON";
+                    failed(DidItRun::Ran, "unreadable_answer", message.to_owned())
+                }
                 Ok((status, body)) => ended(Ending::Answered { status }, retry_after, request_id, body),
                 Err(error) => {
                     tracing::error!(place = %entry.place, %error, "an answer was lost");

@@ -178,8 +178,7 @@ impl Planner {
                 None => lookup.view()?.0.idempotency(&idempotency.key)?,
             };
             if let Some(row) = known.filter(|row| row.expires > request.arrived.0) {
-                let is_same = row.body_hash == request.body_hash;
-                let answer = if is_same { Appended::Same(row.place) } else { Appended::Conflict };
+                let answer = row.answer(request.body_hash);
                 return Ok(Planned::nothing(answer));
             }
         }

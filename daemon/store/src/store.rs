@@ -276,6 +276,21 @@ impl Store {
         self.0.read(move |view, _| query::find_by_body(view, &lanes, body_hash, finished_since)).await
     }
 
+    /// What a request with this idempotency key would be told at `now`, if the key stands for a request already.
+    pub async fn find_by_key(
+        &self,
+        key: [u8; 16],
+        body_hash: u64,
+        now: Timestamp,
+    ) -> Result<Option<Appended>, StoreError> {
+        self.0
+            .read(move |view, _| {
+                let row = view.idempotency(&key)?.filter(|row| row.expires > now.0);
+                Ok(row.map(|row| row.answer(body_hash)))
+            })
+            .await
+    }
+
     /// A batch. `None` if there is no such batch, or not any more.
     pub async fn batch(&self, id: BatchId) -> Result<Option<BatchRecord>, StoreError> {
         self.0.read(move |view, _| view.batch(id)).await

@@ -232,10 +232,12 @@ pub enum Kind {
     Attempts = 20,
     /// An offer that a provider refused to sell for a model.
     LostOffer = 21,
+    /// A request that was sent by itself, outside of any batch, and has no outcome yet.
+    Sent = 30,
     /// A part of a file that is uploaded in parts.
     Part = 11,
     /// What a job cost, once it has ended.
-    JobCost = 30,
+    JobCost = 31,
 }
 
 impl Kind {
@@ -255,6 +257,7 @@ impl Kind {
         Self::Attempts,
         Self::LostOffer,
         Self::JobCost,
+        Self::Sent,
     ];
 
     pub(crate) const fn number(self) -> u8 {

@@ -42,10 +42,15 @@ impl Deal {
 }
 
 /// What has to wait may become urgent while it does.
-fn held_up(next: Next, step: &Step, earliest_deadline: Timestamp, done: &mut Effects) -> Next {
-    done.wake(step.terms.urgent_at(earliest_deadline));
-    if let Next::Held(until) | Next::Shut(until) = next {
-        done.wake(until);
+fn held_up(next: Next, step: &Step, earliest_deadline: Timestamp, now: Timestamp, done: &mut Effects) -> Next {
+    let urgent_at = step.terms.urgent_at(earliest_deadline);
+    let moments = match next {
+        Next::Held(until) | Next::Shut(until) => [urgent_at, until],
+        _ => [urgent_at, Timestamp::NEVER],
+    };
+    // A moment that has passed is not waited for: then it is an event that lets it go.
+    for moment in moments.into_iter().filter(|moment| *moment > now) {
+        done.wake(moment);
     }
     next
 }
@@ -201,7 +206,7 @@ impl Scheduler {
             };
             match self.let_go(freight, &urgent, step, &is_urgent, reason, now) {
                 Ok(effect) => done.effects.push(effect),
-                Err(next) => return Some(held_up(next, step, waiting.earliest_deadline, done)),
+                Err(next) => return Some(held_up(next, step, waiting.earliest_deadline, now, done)),
             }
         }
     }
@@ -232,7 +237,7 @@ impl Scheduler {
             };
             match self.let_go(freight, &lanes, step, &|_| true, reason, now) {
                 Ok(effect) => done.effects.push(effect),
-                Err(next) => return held_up(next, step, waiting.earliest_deadline, done),
+                Err(next) => return held_up(next, step, waiting.earliest_deadline, now, done),
             }
         }
         for lane in lanes {

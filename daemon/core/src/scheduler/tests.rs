@@ -334,6 +334,18 @@ fn where_only_batches_are_sold_a_late_request_still_leaves() {
 }
 
 #[test]
+fn what_is_urgent_and_cannot_leave_does_not_keep_the_scheduler_awake() {
+    let ladder = Arc::new([rung("openai", "batch", Mode::Batch, GateLimits { running: 1, an_hour: 100 })]);
+    let batch_only = LaneTerms { ladder, ..terms(GATE) };
+    let mut world = World::new([Event::Opened { lane: LaneId(1), key: key("m", "t"), terms: batch_only }]);
+    let late = START.after(DAY);
+    let effects = world.step(appended(1, 0, 300, START, Millis::from_hours(1)), late);
+    assert_eq!(batch_sizes(&effects), [100], "the gate lets one through");
+    let wake_at = world.step(Event::Tick, late.after(Millis(1))).wake_at;
+    assert!(wake_at.is_none_or(|at| at > late.after(Millis(1))), "{wake_at:?}");
+}
+
+#[test]
 fn a_backend_without_another_is_probed_with_one_batch() {
     let alone = LaneTerms { may_go_elsewhere: false, ..terms(GATE) };
     let opened = Event::Opened { lane: LaneId(1), key: key("m", "t"), terms: alone };

@@ -18,7 +18,7 @@ use super::tables::{
 use crate::codec::Take;
 use crate::error::StoreError;
 use crate::log::Position;
-use crate::values::{BatchRecord, Kind, Order};
+use crate::values::{Appended, BatchRecord, Kind, Order};
 
 /// Requests are not requeued more often than this, so a longer chain is a damaged index.
 const LONGEST_CHAIN: usize = 100_000;
@@ -53,6 +53,11 @@ impl KeyRow {
 
     pub(crate) const fn to_row(self) -> (u64, u32, u64, u64) {
         (self.body_hash, self.place.lane.0, self.place.seq.0, self.expires)
+    }
+
+    /// What whoever comes with this body under the key is told.
+    pub(crate) const fn answer(self, body_hash: u64) -> Appended {
+        if self.body_hash == body_hash { Appended::Same(self.place) } else { Appended::Conflict }
     }
 }
 

@@ -1,0 +1,325 @@
+//! Clients: they ask, lose their connections, ask again, and remember what they were promised.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use offpeak::body::RequestBody;
+use offpeak::gateway::Gateway;
+use offpeak::ingress;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::plan::{Script, Way};
+use crate::world::Life;
+
+/// What everybody calls.
+pub(crate) const CHAT: &str = "/v1/chat/completions";
+pub(crate) const MODEL: &str = "gpt-4o-mini";
+
+/// The tenants' keys.
+pub(crate) const TENANT_KEYS: [&str; 2] = ["sk-of-search", "sk-of-mail"];
+
+/// What a client knows.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Client {
+    /// Calls made. Without a key, each stands for another request, but for those of a held call.
+    pub(crate) calls: u64,
+    /// When its first call was made, in true milliseconds.
+    began_ms: Option<u64>,
+    /// Calls that were refused.
+    refusals: u32,
+    /// The prompts of calls that were not acknowledged.
+    pub(crate) refused: Vec<String>,
+    /// The prompt of the request that counts.
+    pub(crate) prompt: String,
+    /// Where the answer will be.
+    pub(crate) ticket: Option<String>,
+    /// What it got in the end.
+    pub(crate) answer: Option<Answer>,
+    /// It was told that its request is cancelled.
+    pub(crate) is_withdrawn: bool,
+    /// It wants nothing more.
+    pub(crate) is_done: bool,
+}
+
+/// What came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) mode: String,
+    pub(crate) attempts: u32,
+    location: Option<String>,
+    retry_after_s: Option<u64>,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    /// It is a model's answer to this prompt.
+    pub(crate) fn is_to(&self, prompt: &str) -> bool {
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or(Value::Null);
+        let expected = provider_sim::answer(MODEL, prompt, None).text;
+        self.status == StatusCode::OK
+            && body.pointer("/choices/0/message/content").and_then(Value::as_str) == Some(&expected)
+    }
+
+    /// It was run in real time, or was tried.
+    pub(crate) fn is_in_real_time(&self) -> bool {
+        let broke_off = matches!(self.status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
+        self.mode == "realtime" || (self.mode == "refused" && broke_off)
+    }
+
+    /// For programs.
+    pub(crate) fn code(&self) -> String {
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or(Value::Null);
+        body.pointer("/error/code").and_then(Value::as_str).unwrap_or("(none)").to_owned()
+    }
+}
+
+/// The body of a request, as every provider's key of it is made from.
+pub(crate) fn body(prompt: &str) -> Bytes {
+    json!({ "model": MODEL, "messages": [{ "role": "user", "content": prompt }] }).to_string().into()
+}
+
+/// A client's life within one life of the daemon.
+pub(crate) struct Session {
+    pub(crate) life: Arc<Life>,
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) client: Arc<Mutex<Client>>,
+    pub(crate) number: usize,
+    pub(crate) script: Script,
+}
+
+impl Session {
+    /// Until it has what it wants.
+    pub(crate) async fn run(self) {
+        let wait = self.script.arrives_ms.saturating_sub(self.life.now_ms());
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        while !self.knows(|client| client.is_done) {
+            match self.script.way {
+                Way::Ticket if self.knows(|client| client.ticket.is_some()) => self.look().await,
+                Way::Ticket => self.take_ticket().await,
+                Way::Held => self.hold().await,
+                Way::Realtime => self.ask_now().await,
+            }
+        }
+        self.life.bell.notify_one();
+    }
+
+    fn knows<T>(&self, look: impl FnOnce(&Client) -> T) -> T {
+        look(&self.client.lock())
+    }
+
+    fn learns(&self, change: impl FnOnce(&mut Client)) {
+        change(&mut self.client.lock());
+    }
+
+    fn violation(&self, what: &str) {
+        let client = self.knows(Client::clone);
+        self.life.world.notes.violation(format!("client {}: {what}: {client:?}", self.number));
+    }
+
+    /// The prompt of the next call. Calls that are one request to the daemon have the same.
+    fn next_prompt(&self) -> String {
+        let script = &self.script;
+        let now = self.life.now_ms();
+        let call = self.knows(|client| client.calls);
+        let is_same = match script.way {
+            Way::Ticket => script.has_key,
+            Way::Held => true,
+            Way::Realtime => false,
+        };
+        let call_name = if is_same { 0 } else { call };
+        let words = "word ".repeat(usize::try_from(script.words).unwrap_or(1));
+        let prompt =
+            format!("seed {} client {} call {call_name} {words}", self.life.world.plan.seed, self.number);
+        self.learns(|client| {
+            client.calls += 1;
+            client.began_ms.get_or_insert(now);
+            client.prompt.clone_from(&prompt);
+        });
+        prompt
+    }
+
+    async fn take_ticket(&self) {
+        let prompt = self.next_prompt();
+        let answer = self.post(&prompt, true, None).await;
+        match (answer.status, answer.location.clone()) {
+            (StatusCode::ACCEPTED, Some(location)) => self.learns(|client| client.ticket = Some(location)),
+            // It was bought in real time: whatever the provider says is its answer.
+            _ if answer.is_in_real_time() => self.done(answer),
+            (StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS, _) => {
+                self.wait_after(&answer, &prompt).await
+            }
+            _ => self.surprise("a ticket was refused", answer),
+        }
+    }
+
+    async fn look(&self) {
+        let began = self.knows(|client| client.began_ms).unwrap_or(0);
+        if let Some(after) = self.script.withdraws_after_ms
+            && self.life.now_ms() >= began + after
+            && !self.knows(|client| client.is_withdrawn)
+        {
+            return self.withdraw().await;
+        }
+        let ticket = self.knows(|client| client.ticket.clone()).unwrap_or_default();
+        let answer = self.send(Method::GET, &ticket, Bytes::new(), &[]).await;
+        match answer.status {
+            StatusCode::ACCEPTED => {
+                let until_withdrawal = self
+                    .script
+                    .withdraws_after_ms
+                    .map(|after| (began + after).saturating_sub(self.life.now_ms()));
+                let pause = until_withdrawal
+                    .filter(|ms| *ms > 0)
+                    .map_or(self.script.patience_ms, |ms| ms.min(self.script.patience_ms));
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+            StatusCode::SERVICE_UNAVAILABLE if answer.mode == "refused" => self.wait_after(&answer, "").await,
+            _ if answer.mode == "deferred" => {
+                let again = self.send(Method::GET, &ticket, Bytes::new(), &[]).await;
+                if again.status != StatusCode::SERVICE_UNAVAILABLE && again != answer {
+                    self.violation(&format!("two answers to one request: {answer:?} and {again:?}"));
+                }
+                let other =
+                    self.send_as(1 - self.script.tenant, Method::GET, &ticket, Bytes::new(), &[]).await;
+                if other.status != StatusCode::NOT_FOUND {
+                    self.violation(&format!("another tenant gets to see it: {other:?}"));
+                }
+                self.done(answer);
+            }
+            _ => self.surprise("a ticket was not honoured", answer),
+        }
+    }
+
+    async fn withdraw(&self) {
+        let ticket = self.knows(|client| client.ticket.clone()).unwrap_or_default();
+        let answer = self.send(Method::DELETE, &ticket, Bytes::new(), &[]).await;
+        match answer.status {
+            // It has its answer already.
+            StatusCode::OK | StatusCode::CONFLICT => self.learns(|client| client.is_withdrawn = true),
+            StatusCode::SERVICE_UNAVAILABLE => self.wait_after(&answer, "").await,
+            _ => self.surprise("a request could not be cancelled", answer),
+        }
+    }
+
+    async fn hold(&self) {
+        let calls = self.knows(|client| client.calls);
+        let prompt = self.next_prompt();
+        let patience = Duration::from_millis(self.script.patience_ms);
+        let Ok(answer) = tokio::time::timeout(patience, self.post(&prompt, false, Some(calls))).await else {
+            self.life.note(&|| format!("client {} hangs up", self.number));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            return;
+        };
+        match answer.mode.as_str() {
+            "deferred" => self.done(answer),
+            _ if answer.is_in_real_time() => self.done(answer),
+            "refused" if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
+                self.wait_after(&answer, &prompt).await
+            }
+            _ => self.surprise("a held call was refused", answer),
+        }
+    }
+
+    async fn ask_now(&self) {
+        let prompt = self.next_prompt();
+        let answer = self.post_tagged(&prompt, &[("x-offpeak-sla", "realtime")]).await;
+        // Real time is passed on as it is: whatever the provider says is its answer.
+        self.done(answer);
+    }
+
+    fn done(&self, answer: Answer) {
+        self.life.note(&|| format!("client {} has {} {}", self.number, answer.status, answer.code()));
+        self.learns(|client| {
+            client.answer = Some(answer);
+            client.is_done = true;
+        });
+    }
+
+    fn surprise(&self, what: &str, answer: Answer) {
+        self.violation(&format!("{what}: {answer:?} {:?}", answer.body));
+        self.done(answer);
+    }
+
+    async fn wait_after(&self, answer: &Answer, prompt: &str) {
+        if answer.retry_after_s.is_none() {
+            self.violation(&format!("a refusal does not say when to come again: {answer:?}"));
+        }
+        self.life.note(&|| format!("client {} is refused: {}", self.number, answer.code()));
+        if !prompt.is_empty() {
+            self.learns(|client| client.refused.push(prompt.to_owned()));
+        }
+        // Longer and longer, as all good clients do.
+        let refusals = self.knows(|client| client.refusals).min(7);
+        self.learns(|client| client.refusals += 1);
+        tokio::time::sleep(Duration::from_secs(answer.retry_after_s.unwrap_or(60) << refusals)).await;
+    }
+
+    async fn post(&self, prompt: &str, for_ticket: bool, retry: Option<u64>) -> Answer {
+        let key = format!("key-{}", self.number);
+        let retry = retry.map(|count| count.to_string());
+        let mut headers = vec![("x-offpeak-sla", self.script.sla)];
+        if for_ticket {
+            headers.push(("prefer", "respond-async"));
+        }
+        if self.script.has_key {
+            headers.push(("idempotency-key", &key));
+        }
+        if let Some(retry) = &retry {
+            headers.push(("x-stainless-retry-count", retry));
+        }
+        self.post_tagged(prompt, &headers).await
+    }
+
+    async fn post_tagged(&self, prompt: &str, headers: &[(&str, &str)]) -> Answer {
+        self.send(Method::POST, CHAT, body(prompt), headers).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes, headers: &[(&str, &str)]) -> Answer {
+        self.send_as(self.script.tenant, method, path, body, headers).await
+    }
+
+    /// A call, as the client sees it: a daemon that dies meanwhile gives no answer.
+    async fn send_as(
+        &self,
+        tenant: usize,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        self.life.alive().await;
+        let mut request = Request::new(RequestBody::Whole((!body.is_empty()).then_some(body)));
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().unwrap_or_default();
+        let key = TENANT_KEYS.get(tenant).copied().unwrap_or_default();
+        let authorization = format!("Bearer {key}");
+        let own = [("authorization", authorization.as_str()), ("content-type", "application/json")];
+        let all = headers.iter().copied().chain(own);
+        for (name, value) in all {
+            if let (Ok(name), Ok(value)) =
+                (http::HeaderName::try_from(name), http::HeaderValue::try_from(value))
+            {
+                request.headers_mut().insert(name, value);
+            }
+        }
+        let response = ingress::handle(self.gateway.clone(), request).await;
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        self.life.alive().await;
+        let header =
+            |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Answer {
+            status: head.status,
+            mode: header("x-offpeak-mode").unwrap_or_default(),
+            attempts: header("x-offpeak-attempts").and_then(|text| text.parse().ok()).unwrap_or(0),
+            location: header("location"),
+            retry_after_s: header("retry-after").and_then(|text| text.parse().ok()),
+            body,
+        }
+    }
+}

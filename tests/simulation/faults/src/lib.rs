@@ -1,0 +1,124 @@
+//! A fault simulation: the whole daemon (its logic, the real store on a disk in memory, the real plugins), the simulated
+//! provider and clients in one process, on virtual time, from one seed.
+//!
+//! [`run`] plays one seed: lives of the daemon with faults between and within them, then a calm one in which everything
+//! must come to its end; then the provider's bill and what the clients have seen are held against the promises.
+//!
+//! Reading order: `plan` says what a seed stands for, `life` runs the daemon once until it dies, `client` asks, `wire` is
+//! the network, `world` what outlives the daemon, `check` the invariants.
+
+mod check;
+mod client;
+mod dice;
+mod life;
+mod plan;
+mod wire;
+mod world;
+
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+
+use offpeak_host::{Engine, EngineOptions, HostError};
+use tempfile::TempDir;
+
+use crate::plan::Plan;
+use crate::world::World;
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// Two runs of one seed have the same.
+    pub hash: u64,
+    /// Promises that were broken; empty if all is well.
+    pub violations: Vec<String>,
+}
+
+impl Outcome {
+    /// What to type to see it again.
+    #[must_use]
+    pub fn replay(&self) -> String {
+        format!("cargo run -p fault-simulation -- --seed {} --tell", self.seed)
+    }
+}
+
+/// The plugins, compiled once for all seeds.
+#[derive(Debug)]
+pub struct Plugins {
+    engine: Engine,
+    _cache: TempDir,
+}
+
+/// The plugins could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum PluginsError {
+    /// There is no place for their machine code.
+    #[error("no folder for the plugins' machine code: {0}")]
+    Folder(#[from] std::io::Error),
+    /// The host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+impl Plugins {
+    /// For all seeds of a process.
+    pub fn new() -> Result<Self, PluginsError> {
+        let cache = tempfile::tempdir()?;
+        let options =
+            EngineOptions { cache_dir: Some(cache.path().join("plugins")), ..EngineOptions::default() };
+        Ok(Self { engine: Engine::new(&options)?, _cache: cache })
+    }
+}
+
+thread_local! {
+    /// A task of the daemon panicked on this thread; the runtime would keep that to itself.
+    static PANICKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Plays a seed. `is_told` prints what happens.
+pub fn run(seed: u64, plugins: &Plugins, is_told: bool) -> Outcome {
+    notice_panics();
+    PANICKED.set(false);
+    let world = match World::new(Plan::new(seed), plugins.engine.clone(), is_told) {
+        Ok(world) => world,
+        Err(error) => {
+            let violations = vec![format!("no folder for the run: {error}")];
+            return Outcome { seed, hash: 0, violations };
+        }
+    };
+    if is_told {
+        println!("{:#?}", world.plan);
+    }
+    let played = panic::catch_unwind(AssertUnwindSafe(|| play(&world)));
+    match played {
+        Ok(Ok(())) => {}
+        Ok(Err(what)) => world.notes.violation(what),
+        Err(_) => world.notes.violation("the simulation panicked".to_owned()),
+    }
+    if PANICKED.get() {
+        world.notes.violation("a task panicked".to_owned());
+    }
+    Outcome { seed, hash: world.notes.hash(), violations: world.notes.violations() }
+}
+
+fn play(world: &std::sync::Arc<World>) -> Result<(), String> {
+    let mut left = life::nothing();
+    let lives = world.plan.lives.iter().chain([&const { life::last() }]);
+    for (number, plan) in (0..).zip(lives) {
+        left = life::run(world, number, plan, &left)?;
+    }
+    Ok(())
+}
+
+fn notice_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            PANICKED.set(true);
+            before(info);
+        }));
+    });
+}
