@@ -278,7 +278,8 @@ impl Rescue<'_> {
             deadline: entry.deadline,
             tokens: u64::from(entry.tokens),
         };
-        let (mut tries, mut rung) = (self.tried.get(&entry.place).map_or(0, |sent| sent.tries), self.rungs.iter());
+        let (mut tries, mut rung) =
+            (self.tried.get(&entry.place).map_or(0, |sent| sent.tries), self.rungs.iter());
         let mut way = rung.next()?;
         loop {
             self.wait_for_health(entry.deadline).await?;

@@ -25,6 +25,8 @@ pub(crate) struct Keeper {
     retention: Millis,
     /// Durable groups that the index does not have.
     pending: VecDeque<Group>,
+    /// Groups that the index got when a save failed right after: nobody has been told of them.
+    untold: u64,
     /// The index had everything before this; after a failure it may have less until it has caught up.
     applied: Position,
     /// Log that would have to be read again after a crash, in bytes.
@@ -55,6 +57,7 @@ impl Keeper {
             checkpoint_bytes,
             retention,
             pending: VecDeque::new(),
+            untold: 0,
             applied,
             unsaved_bytes: 0,
             has_unsaved: true,
@@ -97,19 +100,19 @@ impl Keeper {
             self.heal(why)?;
         }
         if self.pending.is_empty() {
-            return Ok(0);
+            return Ok(std::mem::take(&mut self.untold));
         }
         let groups = self.pending.iter().map(|group| (group.records.as_slice(), group.upto));
         let applied = apply::apply(self.index.database()?.as_ref(), groups)?;
         self.applied = applied.unwrap_or(self.applied);
-        let count = self.pending.len() as u64;
+        self.untold += self.pending.len() as u64;
         let records = self.pending.drain(..).flat_map(|group| group.records);
         self.unsaved_bytes += records.map(|logged| logged.at.len()).sum::<u64>();
         self.has_unsaved = true;
         if self.unsaved_bytes >= self.checkpoint_bytes {
             self.save()?;
         }
-        Ok(count)
+        Ok(std::mem::take(&mut self.untold))
     }
 
     fn save(&mut self) -> Result<(), StoreError> {

@@ -1,6 +1,6 @@
 //! What goes wrong, and when: rules with probabilities, and single faults ordered in advance.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -235,6 +235,57 @@ struct Plan {
     calls: HashMap<Endpoint, VecDeque<Fault>>,
     batches: VecDeque<Vec<BatchFault>>,
     hits: HashMap<(usize, String), u32>,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+impl Plan {
+    fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+}
+
+impl Fault {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Status { status: 429, .. } => "call: 429",
+            Self::Status { .. } => "call: 5xx",
+            Self::DropBeforeEffect => "call: dropped before its effect",
+            Self::DropResponseAfterEffect => "call: dropped after its effect",
+            Self::StatusAfterEffect { .. } => "call: 5xx after its effect",
+            Self::Slow { .. } => "call: slow",
+            Self::Garbage => "call: garbage for an answer",
+            Self::TruncateBody => "call: answer cut unnoticed",
+            Self::CutBody => "call: answer broken off",
+            Self::ErrorInStream { .. } => "call: error in its stream",
+        }
+    }
+}
+
+impl BatchFault {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Stall => "batch: stalls and expires",
+            Self::LoseItems { .. } => "batch: items never run, expires",
+            Self::FailValidation { .. } => "batch: refused at validation",
+            Self::Turnaround { .. } => "batch: takes its time",
+            Self::OutputTruncated => "results: file cut off",
+            Self::OutputGarbageLine => "results: a line is garbage",
+            Self::OutputUnknownId => "results: a line of nobody",
+            Self::OutputDuplicateId => "results: a line twice",
+            Self::OutputLostLine => "results: a line missing",
+        }
+    }
+}
+
+impl ItemFault {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Status { status: 429 } => "item: 429",
+            Self::Status { status: 500..=599 } => "item: 5xx",
+            Self::Status { .. } => "item: 400",
+            Self::NoResponse { .. } => "item: without a response",
+        }
+    }
 }
 
 impl FaultControl {
@@ -284,6 +335,11 @@ impl FaultControl {
         self.injected.get(endpoint as usize).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
+    /// How often each kind of fault has hit so far, by a name for people.
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        self.plan.lock().counts.clone()
+    }
+
     fn arm(&self, plan: &Plan) {
         let armed = !plan.faults.http.is_empty()
             || plan.faults.flex_unavailable > 0.0
@@ -304,6 +360,9 @@ impl FaultControl {
         });
         if ordered.is_some() {
             self.arm(&plan);
+        }
+        if let Some(fault) = &drawn {
+            plan.count(fault.name());
         }
         drop(plan);
         if let (Some(_), Some(count)) = (drawn, self.injected.get(endpoint as usize)) {
@@ -345,14 +404,18 @@ impl FaultControl {
     /// What happens to the batch with this serial number.
     pub(crate) fn for_batch(&self, serial: u64) -> Vec<BatchFault> {
         let mut plan = self.plan.lock();
-        if let Some(ordered) = plan.batches.pop_front() {
-            return ordered;
+        let ordered = plan.batches.pop_front();
+        let drawn: Vec<BatchFault> = ordered.unwrap_or_else(|| {
+            let rules = plan.faults.batches.iter().zip(0_u64..);
+            rules
+                .filter(|(rule, n)| hits([self.seed, 2 + (n << 8), serial], rule.probability))
+                .map(|(rule, _)| rule.fault.clone())
+                .collect()
+        });
+        for fault in &drawn {
+            plan.count(fault.name());
         }
-        let rules = plan.faults.batches.iter().zip(0_u64..);
-        rules
-            .filter(|(rule, n)| hits([self.seed, 2 + (n << 8), serial], rule.probability))
-            .map(|(rule, _)| rule.fault.clone())
-            .collect()
+        drawn
     }
 
     /// How long a batch created now is missing from the listing, in provider milliseconds.
@@ -363,7 +426,7 @@ impl FaultControl {
     /// What happens to an item that runs now. `number` is its place in the whole simulation's order of items.
     pub(crate) fn for_item(&self, number: [u64; 2], custom_id: &str, body: &str) -> Option<ItemFault> {
         let mut plan = self.plan.lock();
-        let Plan { faults, hits: counts, .. } = &mut *plan;
+        let Plan { faults, hits: counts, counts: names, .. } = &mut *plan;
         for (n, rule) in faults.items.iter().enumerate() {
             let applies = rule.custom_id.as_ref().is_none_or(|part| custom_id.contains(part.as_str()))
                 && rule.body.as_ref().is_none_or(|part| body.contains(part.as_str()))
@@ -379,6 +442,7 @@ impl FaultControl {
                 }
                 *count += 1;
             }
+            *names.entry(rule.fault.name()).or_default() += 1;
             return Some(rule.fault.clone());
         }
         None

@@ -27,6 +27,9 @@ struct State {
     failing: std::ops::Range<u64>,
     is_off: bool,
     limit: Option<u64>,
+    /// Operations that failed, and those that found no room.
+    failed: u64,
+    refused: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +85,13 @@ impl MemoryDisk {
         self.0.lock().limit = limit;
     }
 
+    /// How many operations have failed because [`Self::fail_steps`] said so, and how many found no room.
+    #[must_use]
+    pub fn trouble(&self) -> (u64, u64) {
+        let state = self.0.lock();
+        (state.failed, state.refused)
+    }
+
     /// How many bytes all files together have.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -134,6 +144,7 @@ impl State {
         self.steps += 1;
         self.is_off |= self.power_off_at == Some(self.steps);
         if self.failing.contains(&self.steps) {
+            self.failed += 1;
             return Err(io::Error::other("the disk failed"));
         }
         self.power()
@@ -180,7 +191,11 @@ impl State {
         pending.apply(&mut image.current);
         image.pending.push(pending);
         powered?;
-        if missing > 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        if missing == 0 {
+            return Ok(());
+        }
+        self.refused += 1;
+        Err(io::ErrorKind::StorageFull.into())
     }
 
     fn set_len(&mut self, name: Name, bytes: u64) -> io::Result<()> {
@@ -188,6 +203,7 @@ impl State {
         let room = self.room();
         let image = self.image(name)?;
         if bytes.saturating_sub(image.current.len() as u64) > room {
+            self.refused += 1;
             return Err(io::ErrorKind::StorageFull.into());
         }
         let pending = Pending::Length(usize::try_from(bytes).map_err(io::Error::other)?);

@@ -27,6 +27,30 @@ fn a_full_log_refuses_and_goes_on_by_itself() {
 }
 
 #[test]
+fn whatever_step_of_the_disk_fails_the_store_goes_on_by_itself() {
+    for failing in 1..120 {
+        let disk = MemoryDisk::new();
+        let (store, _) = open(&disk);
+        let lane = now(store.lane(&lane_key("a"))).unwrap();
+        let from = disk.steps() + failing;
+        disk.fail_steps(from..from + 1);
+        let kept: Vec<Place> = (0..30)
+            .filter_map(|number: u32| {
+                match now(store.append(request(lane, &format!("{number} {}", "x".repeat(200))))) {
+                    Ok(Appended::New(place)) => Some(place),
+                    _ => None,
+                }
+            })
+            .collect();
+        assert!(kept.len() >= 28, "step {failing}: one failure costs at most two calls");
+        // Whoever looks waits until the index has everything: `now` takes no waiting.
+        for place in kept {
+            assert!(now(store.entry(place)).unwrap().is_some(), "step {failing}");
+        }
+    }
+}
+
+#[test]
 fn everything_planned_in_a_refused_group_is_taken_back() {
     let disk = MemoryDisk::new();
     let (store, _) = open(&disk);

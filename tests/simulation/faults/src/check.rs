@@ -1,67 +1,93 @@
 //! What must be true when all is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
+use offpeak::costs::report::{self, Query};
 use offpeak::gateway::Gateway;
-use provider_sim::execution_key;
+use offpeak_core::words::Timestamp;
+use offpeak_store::{Kind as Documents, Order};
+use provider_sim::Executions;
 use serde_json::Value;
 
-use crate::client::{Answer, CHAT, Client, body};
+use crate::api::Api;
+use crate::client::{Answer, Client};
+use crate::job::{Line, Report, prompts};
 use crate::plan::{Kind, MAX_ATTEMPTS, PROVIDER_KEY, Script, Way};
 use crate::world::World;
 
 /// Every promise to every client was kept, and the provider's bill has nothing twice.
 pub(crate) fn promises(world: &World) {
     let executions = world.provider.bill().executions;
-    let ran = |prompt: &str| execution_key(CHAT, &body(prompt)).map_or(0, |key| executions.of(key));
     for (number, (client, script)) in world.clients.iter().zip(&world.plan.clients).enumerate() {
         let client = client.lock().clone();
-        let complain =
-            |what: String| world.notes.violation(format!("client {number}: {what}: {script:?} {client:?}"));
-        let Some(answer) = &client.answer else {
-            complain("its request was lost".to_owned());
-            continue;
+        let mut broken = match script.way {
+            Way::Job => job(world, &executions, number, script, &client),
+            _ => request(world, &executions, script, &client),
         };
-        if script.way != Way::Realtime && !answer.is_in_real_time() {
-            if let Err(what) = right_answer(world, script, &client, answer) {
-                complain(what);
-            }
-            let (times, most) = (ran(&client.prompt), most_runs(world, &client, answer));
-            if times > most {
-                complain(format!("it was run {times} times, and {most} are explained"));
-            }
-        } else if ran(&client.prompt) > 1 {
-            complain(format!("a real-time call was run {} times", ran(&client.prompt)));
-        }
         for prompt in client.refused.iter().filter(|prompt| **prompt != client.prompt) {
             // It was refused, but the disk may have kept it all the same.
-            let again = world.plan.may_run_again() || world.was_rescued(prompt);
-            if ran(prompt) > if again { MAX_ATTEMPTS } else { 1 } {
-                complain(format!("a refused call was run {} times", ran(prompt)));
+            let again = world.plan.may_run_again() || world.was_rescued(script.api, prompt);
+            let times = runs(&executions, script.api, prompt);
+            if times > if again { MAX_ATTEMPTS } else { 1 } {
+                broken.push(format!("a refused call was run {times} times"));
             }
+        }
+        for what in broken {
+            world.notes.violation(format!("client {number}: {what}: {script:?} {client:?}"));
         }
     }
 }
 
+fn runs(executions: &Executions, api: Api, prompt: &str) -> u32 {
+    api.key(prompt).map_or(0, |key| executions.of(key))
+}
+
+fn request(world: &World, executions: &Executions, script: &Script, client: &Client) -> Vec<String> {
+    let Some(answer) = &client.answer else { return vec!["its request was lost".to_owned()] };
+    let mut broken = Vec::new();
+    let times = runs(executions, script.api, &client.prompt);
+    if script.way == Way::Realtime || answer.is_in_real_time() {
+        // Each call that a client makes in real time is one, and the daemon makes no more of it.
+        if u64::from(times) > client.calls {
+            broken.push(format!("{} real-time calls were run {times} times", client.calls));
+        }
+        return broken;
+    }
+    broken.extend(right_answer(world, script, client, answer).err());
+    let most = most_runs(world, script, client, answer.attempts);
+    if times > most {
+        broken.push(format!("it was run {times} times, and {most} are explained"));
+    }
+    broken
+}
+
 /// An answer is the model's to this very prompt, or an error that something explains.
 fn right_answer(world: &World, script: &Script, client: &Client, answer: &Answer) -> Result<(), String> {
-    if answer.is_to(&client.prompt) {
+    if answer.is_to(script.api, &client.prompt) {
         return Ok(());
     }
-    if answer.status == StatusCode::OK {
+    let body: Value = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+    let is_background = script.way == Way::Background;
+    let state = body["status"].as_str().filter(|_| is_background);
+    if answer.status == StatusCode::OK && !matches!(state, Some("failed" | "cancelled")) {
         return Err("it got an answer to something else".to_owned());
     }
     let plan = &world.plan;
     let code = answer.code();
     let explained = match code.as_str() {
-        "cancelled" => script.withdraws_after_ms.is_some(),
-        _ if answer.attempts >= MAX_ATTEMPTS => !plan.kinds.is_empty(),
+        _ if answer.status == StatusCode::CONFLICT || state == Some("cancelled") => {
+            script.withdraws_after_ms.is_some()
+        }
+        _ if answer.attempts.is_none_or(|attempts| attempts >= MAX_ATTEMPTS) => !plan.kinds.is_empty(),
         // What fails in the same way each time is not tried again.
-        "invalid_json_line" => plan.has(Kind::Validation),
+        _ if plan.has(Kind::Validation) => true,
         // Real time cannot be asked what it meant to say.
-        "unreadable_answer" => plan.has(Kind::WrongAnswers) || plan.has(Kind::CutAnswers),
+        _ if answer.status == StatusCode::BAD_GATEWAY => {
+            plan.has(Kind::WrongAnswers) || plan.has(Kind::CutAnswers)
+        }
         _ if answer.status == StatusCode::BAD_REQUEST => plan.has(Kind::ItemFailures),
         _ => false,
     };
@@ -74,11 +100,11 @@ fn right_answer(world: &World, script: &Script, client: &Client, answer: &Answer
 
 /// How often a request may have run. More often than once only if an attempt's answer was lost, and then no more often
 /// than attempts are on record.
-fn most_runs(world: &World, client: &Client, answer: &Answer) -> u32 {
+fn most_runs(world: &World, script: &Script, client: &Client, attempts: Option<u32>) -> u32 {
     // One that was cancelled may have been under way.
     let under_way = u32::from(client.is_withdrawn);
-    let on_record = answer.attempts.saturating_add(under_way);
-    if world.was_rescued(&client.prompt) {
+    let on_record = attempts.unwrap_or(MAX_ATTEMPTS).saturating_add(under_way);
+    if world.was_rescued(script.api, &client.prompt) {
         // It may have been run beside the batch that it is in; that decision is on record too.
         on_record + 1
     } else if world.plan.may_run_again() {
@@ -86,6 +112,48 @@ fn most_runs(world: &World, client: &Client, answer: &Answer) -> u32 {
     } else {
         on_record.min(1)
     }
+}
+
+/// Each request of a job has exactly one line, and the job's counters say so too.
+fn job(
+    world: &World,
+    executions: &Executions,
+    number: usize,
+    script: &Script,
+    client: &Client,
+) -> Vec<String> {
+    let Some(Report { lines, status, counts }) = &client.report else {
+        return vec!["its job was lost".to_owned()];
+    };
+    if status == "failed" {
+        return vec!["its job failed as a whole".to_owned()];
+    }
+    let mut broken = Vec::new();
+    let asked = prompts(world.plan.seed, number, script.lines, script.words);
+    let names: BTreeSet<&String> = asked.iter().map(|(name, _)| name).collect();
+    for name in lines.keys().filter(|name| !names.contains(name)) {
+        broken.push(format!("its job has a line that nobody asked for: {name}"));
+    }
+    for (name, prompt) in &asked {
+        let times = runs(executions, script.api, prompt);
+        let again = world.plan.may_run_again() || world.was_rescued(script.api, prompt);
+        if times > if again { MAX_ATTEMPTS + 1 } else { 1 } {
+            broken.push(format!("{name} was run {times} times"));
+        }
+        match lines.get(name).map_or(&[][..], Vec::as_slice) {
+            [Line::Right] => {}
+            [Line::Error(_)] if !world.plan.kinds.is_empty() => {}
+            // What was cancelled before it stood in a lane is not part of the job.
+            [] if client.is_withdrawn => {}
+            other => broken.push(format!("{name} has these lines: {other:?}")),
+        }
+    }
+    let right = lines.values().flatten().filter(|line| matches!(line, Line::Right)).count() as u64;
+    let all = lines.values().map(|lines| lines.len() as u64).sum::<u64>();
+    if *counts != (all, right, all - right) {
+        broken.push(format!("its job counts {counts:?}, and {right} of {all} lines are answers"));
+    }
+    broken
 }
 
 /// At the provider there is one batch for each of offpeak's, and none of its files is left.
@@ -105,6 +173,21 @@ pub(crate) fn provider(world: &World) {
     for (mark, count) in by_mark.into_iter().filter(|(_, count)| *count > 1) {
         world.notes.violation(format!("the provider has {count} batches for the mark {mark}"));
     }
+    let files = listing(world, "/v1/files?limit=100");
+    world.count_many("(files left at the provider)", files.len() as u64);
+    if !files.is_empty() && !world.plan.may_leave_files() {
+        world.notes.violation(format!("{} files are left at the provider: {files:?}", files.len()));
+    }
+}
+
+/// Lets a call in at the provider.
+pub(crate) fn authorize(request: &mut Request<Bytes>) {
+    let headers = request.headers_mut();
+    if let (Ok(bearer), Ok(key)) = (format!("Bearer {PROVIDER_KEY}").parse(), PROVIDER_KEY.parse()) {
+        headers.insert("authorization", bearer);
+        headers.insert("x-api-key", key);
+    }
+    headers.insert("anthropic-version", http::HeaderValue::from_static("2023-06-01"));
 }
 
 /// A listing of the provider, to its end.
@@ -115,16 +198,15 @@ pub(crate) fn listing(world: &World, path: &str) -> Vec<Value> {
         let mut request = Request::new(Bytes::new());
         *request.method_mut() = Method::GET;
         *request.uri_mut() = format!("{path}{after}").parse().unwrap_or_default();
-        if let Ok(key) = format!("Bearer {PROVIDER_KEY}").parse() {
-            request.headers_mut().insert("authorization", key);
-        }
+        authorize(&mut request);
         let answer = world.provider.handle(request);
         let page: Value = serde_json::from_slice(answer.body.bytes()).unwrap_or(Value::Null);
         let data = page.get("data").and_then(Value::as_array).cloned().unwrap_or_default();
         let last = data.last().and_then(|row| row.get("id")).and_then(Value::as_str).map(str::to_owned);
         all.extend(data);
+        let name = if path.starts_with("/v1/messages") { "after_id" } else { "after" };
         match (last, page.get("has_more").and_then(Value::as_bool)) {
-            (Some(last), Some(true)) => after = format!("&after={last}"),
+            (Some(last), Some(true)) => after = format!("&{name}={last}"),
             _ => return all,
         }
     }
@@ -146,7 +228,25 @@ pub(crate) async fn nothing_under_way(world: &World, gateway: &Gateway) {
     }
 }
 
-/// When nobody may ask for anything any more, nothing is kept.
+/// The ledger never charges more than the provider did; it charges just as much where no fault can have hidden a call.
+pub(crate) async fn ledger(world: &World, gateway: &Gateway) {
+    let query = Query { by: Vec::new(), from: Timestamp(0), to: Timestamp::NEVER, tenant: None };
+    let sums = match report::sum(&gateway.store, &query).await {
+        Ok(report) => report.rows.into_iter().map(|(_, sums)| sums).next().unwrap_or_default(),
+        Err(error) => return world.notes.violation(format!("the ledger cannot be read: {error}")),
+    };
+    let (charged, billed) = (sums.cost.to_i64(), i128::from(world.provider.bill().total().0));
+    world.count_many("(ledger entries of calls that may have run)", sums.unknown);
+    if sums.unpriced > 0 {
+        world.notes.violation(format!("{} outcomes have no price", sums.unpriced));
+    }
+    let is_exact = world.plan.hides_no_run();
+    if i128::from(charged) > billed && sums.estimated == 0 || is_exact && i128::from(charged) != billed {
+        world.notes.violation(format!("the ledger has {charged}, the provider's bill {billed}: {sums:?}"));
+    }
+}
+
+/// When nobody may ask for anything any more, nothing is kept but the ledger and what was learnt.
 pub(crate) async fn nothing_left(world: &World, gateway: &Gateway) {
     let stats = gateway.store.stats();
     // The segment that is written to stays, and what a sweep finds only when the next one is begun.
@@ -154,4 +254,25 @@ pub(crate) async fn nothing_left(world: &World, gateway: &Gateway) {
     if stats.segments > 2 || stats.log_bytes > most {
         world.notes.violation(format!("{} segments with {} bytes are left", stats.segments, stats.log_bytes));
     }
+    for kind in Documents::ALL {
+        let is_kept = matches!(
+            kind,
+            Documents::Ledger
+                | Documents::Turnaround
+                | Documents::Breaker
+                | Documents::Calibration
+                | Documents::LostOffer
+        );
+        let everything = (Bound::Unbounded, Bound::Unbounded);
+        match gateway.store.documents(kind, everything, Order::Ascending, 100).await {
+            Ok(left) if left.is_empty() || is_kept => {}
+            Ok(left) => world.notes.violation(format!("{} documents are left: {kind:?}", left.len())),
+            Err(error) => world.notes.violation(format!("the store cannot be read: {error}")),
+        }
+    }
+    let files = std::fs::read_dir(world.folder.path().join("files")).map_or(0, Iterator::count);
+    if files > 0 {
+        world.notes.violation(format!("{files} files of clients are left"));
+    }
+    world.count_many("(lanes)", gateway.lanes.view().await.len() as u64);
 }

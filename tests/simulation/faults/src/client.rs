@@ -10,14 +10,12 @@ use offpeak::body::RequestBody;
 use offpeak::gateway::Gateway;
 use offpeak::ingress;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::api::{Api, error_code};
+use crate::job::Report;
 use crate::plan::{Script, Way};
 use crate::world::Life;
-
-/// What everybody calls.
-pub(crate) const CHAT: &str = "/v1/chat/completions";
-pub(crate) const MODEL: &str = "gpt-4o-mini";
 
 /// The tenants' keys.
 pub(crate) const TENANT_KEYS: [&str; 2] = ["sk-of-search", "sk-of-mail"];
@@ -35,8 +33,12 @@ pub(crate) struct Client {
     pub(crate) refused: Vec<String>,
     /// The prompt of the request that counts.
     pub(crate) prompt: String,
-    /// Where the answer will be.
+    /// Its file with a job's requests.
+    pub(crate) file: Option<String>,
+    /// Where the answer will be: a ticket, or the id of a background response or a job.
     pub(crate) ticket: Option<String>,
+    /// What came of its job.
+    pub(crate) report: Option<Report>,
     /// What it got in the end.
     pub(crate) answer: Option<Answer>,
     /// It was told that its request is cancelled.
@@ -50,19 +52,19 @@ pub(crate) struct Client {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) mode: String,
-    pub(crate) attempts: u32,
+    pub(crate) attempts: Option<u32>,
     location: Option<String>,
     retry_after_s: Option<u64>,
     pub(crate) body: Bytes,
+    /// It ended before its end.
+    pub(crate) is_broken: bool,
 }
 
 impl Answer {
     /// It is a model's answer to this prompt.
-    pub(crate) fn is_to(&self, prompt: &str) -> bool {
+    pub(crate) fn is_to(&self, api: Api, prompt: &str) -> bool {
         let body: Value = serde_json::from_slice(&self.body).unwrap_or(Value::Null);
-        let expected = provider_sim::answer(MODEL, prompt, None).text;
-        self.status == StatusCode::OK
-            && body.pointer("/choices/0/message/content").and_then(Value::as_str) == Some(&expected)
+        self.status == StatusCode::OK && api.is_answer_to(&body, prompt)
     }
 
     /// It was run in real time, or was tried.
@@ -73,14 +75,8 @@ impl Answer {
 
     /// For programs.
     pub(crate) fn code(&self) -> String {
-        let body: Value = serde_json::from_slice(&self.body).unwrap_or(Value::Null);
-        body.pointer("/error/code").and_then(Value::as_str).unwrap_or("(none)").to_owned()
+        error_code(&serde_json::from_slice(&self.body).unwrap_or(Value::Null))
     }
-}
-
-/// The body of a request, as every provider's key of it is made from.
-pub(crate) fn body(prompt: &str) -> Bytes {
-    json!({ "model": MODEL, "messages": [{ "role": "user", "content": prompt }] }).to_string().into()
 }
 
 /// A client's life within one life of the daemon.
@@ -103,20 +99,25 @@ impl Session {
                 Way::Ticket => self.take_ticket().await,
                 Way::Held => self.hold().await,
                 Way::Realtime => self.ask_now().await,
+                Way::Background if self.knows(|client| client.ticket.is_some()) => {
+                    self.look_at_response().await
+                }
+                Way::Background => self.begin_response().await,
+                Way::Job => self.work_on_job().await,
             }
         }
         self.life.bell.notify_one();
     }
 
-    fn knows<T>(&self, look: impl FnOnce(&Client) -> T) -> T {
+    pub(crate) fn knows<T>(&self, look: impl FnOnce(&Client) -> T) -> T {
         look(&self.client.lock())
     }
 
-    fn learns(&self, change: impl FnOnce(&mut Client)) {
+    pub(crate) fn learns(&self, change: impl FnOnce(&mut Client)) {
         change(&mut self.client.lock());
     }
 
-    fn violation(&self, what: &str) {
+    pub(crate) fn violation(&self, what: &str) {
         let client = self.knows(Client::clone);
         self.life.world.notes.violation(format!("client {}: {what}: {client:?}", self.number));
     }
@@ -127,9 +128,9 @@ impl Session {
         let now = self.life.now_ms();
         let call = self.knows(|client| client.calls);
         let is_same = match script.way {
-            Way::Ticket => script.has_key,
+            Way::Ticket | Way::Background => script.has_key,
             Way::Held => true,
-            Way::Realtime => false,
+            Way::Realtime | Way::Job => false,
         };
         let call_name = if is_same { 0 } else { call };
         let words = "word ".repeat(usize::try_from(script.words).unwrap_or(1));
@@ -141,6 +142,30 @@ impl Session {
             client.prompt.clone_from(&prompt);
         });
         prompt
+    }
+
+    /// It makes its first call.
+    pub(crate) fn begins(&self) {
+        let now = self.life.now_ms();
+        self.learns(|client| {
+            client.began_ms.get_or_insert(now);
+        });
+    }
+
+    /// It has had enough of waiting.
+    pub(crate) fn is_time_to_withdraw(&self) -> bool {
+        self.until_withdrawal(1) == 0
+    }
+
+    /// A pause, which the wish to cancel may make shorter.
+    pub(crate) fn until_withdrawal(&self, pause_ms: u64) -> u64 {
+        let began = self.knows(|client| client.began_ms).unwrap_or(0);
+        match self.script.withdraws_after_ms {
+            Some(after) if !self.knows(|client| client.is_withdrawn) => {
+                (began + after).saturating_sub(self.life.now_ms()).min(pause_ms)
+            }
+            _ => pause_ms,
+        }
     }
 
     async fn take_ticket(&self) {
@@ -158,24 +183,14 @@ impl Session {
     }
 
     async fn look(&self) {
-        let began = self.knows(|client| client.began_ms).unwrap_or(0);
-        if let Some(after) = self.script.withdraws_after_ms
-            && self.life.now_ms() >= began + after
-            && !self.knows(|client| client.is_withdrawn)
-        {
+        if self.is_time_to_withdraw() {
             return self.withdraw().await;
         }
         let ticket = self.knows(|client| client.ticket.clone()).unwrap_or_default();
         let answer = self.send(Method::GET, &ticket, Bytes::new(), &[]).await;
         match answer.status {
             StatusCode::ACCEPTED => {
-                let until_withdrawal = self
-                    .script
-                    .withdraws_after_ms
-                    .map(|after| (began + after).saturating_sub(self.life.now_ms()));
-                let pause = until_withdrawal
-                    .filter(|ms| *ms > 0)
-                    .map_or(self.script.patience_ms, |ms| ms.min(self.script.patience_ms));
+                let pause = self.until_withdrawal(self.script.patience_ms);
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
             StatusCode::SERVICE_UNAVAILABLE if answer.mode == "refused" => self.wait_after(&answer, "").await,
@@ -200,7 +215,10 @@ impl Session {
         let answer = self.send(Method::DELETE, &ticket, Bytes::new(), &[]).await;
         match answer.status {
             // It has its answer already.
-            StatusCode::OK | StatusCode::CONFLICT => self.learns(|client| client.is_withdrawn = true),
+            StatusCode::OK | StatusCode::CONFLICT => {
+                self.life.world.count("client: cancels");
+                self.learns(|client| client.is_withdrawn = true);
+            }
             StatusCode::SERVICE_UNAVAILABLE => self.wait_after(&answer, "").await,
             _ => self.surprise("a request could not be cancelled", answer),
         }
@@ -212,6 +230,7 @@ impl Session {
         let patience = Duration::from_millis(self.script.patience_ms);
         let Ok(answer) = tokio::time::timeout(patience, self.post(&prompt, false, Some(calls))).await else {
             self.life.note(&|| format!("client {} hangs up", self.number));
+            self.life.world.count("client: hangs up");
             tokio::time::sleep(Duration::from_secs(1)).await;
             return;
         };
@@ -222,6 +241,58 @@ impl Session {
                 self.wait_after(&answer, &prompt).await
             }
             _ => self.surprise("a held call was refused", answer),
+        }
+    }
+
+    async fn begin_response(&self) {
+        let prompt = self.next_prompt();
+        let mut body = self.script.api.body(&prompt);
+        body["background"] = true.into();
+        let key = format!("key-{}", self.number);
+        let mut headers = vec![("x-offpeak-sla", self.script.sla)];
+        if self.script.has_key {
+            headers.push(("idempotency-key", &key));
+        }
+        let answer = self.send(Method::POST, Api::Responses.path(), body.to_string().into(), &headers).await;
+        let created: Value = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+        match (answer.status, created["id"].as_str()) {
+            (StatusCode::OK, Some(id)) => self.learns(|client| client.ticket = Some(id.to_owned())),
+            (StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS, _) => {
+                self.wait_after(&answer, &prompt).await;
+            }
+            _ => self.surprise("a background response was refused", answer),
+        }
+    }
+
+    async fn look_at_response(&self) {
+        let id = self.knows(|client| client.ticket.clone()).unwrap_or_default();
+        let path = format!("{}/{id}", Api::Responses.path());
+        if self.is_time_to_withdraw() {
+            let answer = self.send(Method::POST, &format!("{path}/cancel"), Bytes::new(), &[]).await;
+            return match answer.status {
+                StatusCode::OK | StatusCode::CONFLICT | StatusCode::BAD_REQUEST => {
+                    self.learns(|client| client.is_withdrawn = true);
+                }
+                StatusCode::SERVICE_UNAVAILABLE => self.wait_after(&answer, "").await,
+                _ => self.surprise("a response could not be cancelled", answer),
+            };
+        }
+        let answer = self.send(Method::GET, &path, Bytes::new(), &[]).await;
+        let response: Value = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+        match (answer.status, response["status"].as_str()) {
+            (StatusCode::OK, Some("queued" | "in_progress")) => {
+                let pause = self.until_withdrawal(self.script.patience_ms);
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+            (StatusCode::OK, Some(_)) => {
+                let other = self.send_as(1 - self.script.tenant, Method::GET, &path, Bytes::new(), &[]).await;
+                if other.status != StatusCode::NOT_FOUND {
+                    self.violation(&format!("another tenant gets to see a response: {other:?}"));
+                }
+                self.done(answer);
+            }
+            (StatusCode::SERVICE_UNAVAILABLE, _) => self.wait_after(&answer, "").await,
+            _ => self.surprise("a background response was not honoured", answer),
         }
     }
 
@@ -240,12 +311,12 @@ impl Session {
         });
     }
 
-    fn surprise(&self, what: &str, answer: Answer) {
+    pub(crate) fn surprise(&self, what: &str, answer: Answer) {
         self.violation(&format!("{what}: {answer:?} {:?}", answer.body));
         self.done(answer);
     }
 
-    async fn wait_after(&self, answer: &Answer, prompt: &str) {
+    pub(crate) async fn wait_after(&self, answer: &Answer, prompt: &str) {
         if answer.retry_after_s.is_none() {
             self.violation(&format!("a refusal does not say when to come again: {answer:?}"));
         }
@@ -276,15 +347,21 @@ impl Session {
     }
 
     async fn post_tagged(&self, prompt: &str, headers: &[(&str, &str)]) -> Answer {
-        self.send(Method::POST, CHAT, body(prompt), headers).await
+        self.send(Method::POST, self.script.api.path(), self.script.api.bytes(prompt), headers).await
     }
 
-    async fn send(&self, method: Method, path: &str, body: Bytes, headers: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        headers: &[(&str, &str)],
+    ) -> Answer {
         self.send_as(self.script.tenant, method, path, body, headers).await
     }
 
     /// A call, as the client sees it: a daemon that dies meanwhile gives no answer.
-    async fn send_as(
+    pub(crate) async fn send_as(
         &self,
         tenant: usize,
         method: Method,
@@ -299,7 +376,8 @@ impl Session {
         let key = TENANT_KEYS.get(tenant).copied().unwrap_or_default();
         let authorization = format!("Bearer {key}");
         let own = [("authorization", authorization.as_str()), ("content-type", "application/json")];
-        let all = headers.iter().copied().chain(own);
+        // What the call itself says comes last, and holds.
+        let all = own.into_iter().chain(headers.iter().copied());
         for (name, value) in all {
             if let (Ok(name), Ok(value)) =
                 (http::HeaderName::try_from(name), http::HeaderValue::try_from(value))
@@ -309,17 +387,20 @@ impl Session {
         }
         let response = ingress::handle(self.gateway.clone(), request).await;
         let (head, body) = response.into_parts();
-        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let body = body.collect().await.map(http_body_util::Collected::to_bytes);
+        let is_broken = body.is_err();
+        let body = body.unwrap_or_default();
         self.life.alive().await;
         let header =
             |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         Answer {
             status: head.status,
             mode: header("x-offpeak-mode").unwrap_or_default(),
-            attempts: header("x-offpeak-attempts").and_then(|text| text.parse().ok()).unwrap_or(0),
+            attempts: header("x-offpeak-attempts").and_then(|text| text.parse().ok()),
             location: header("location"),
             retry_after_s: header("retry-after").and_then(|text| text.parse().ok()),
             body,
+            is_broken,
         }
     }
 }

@@ -4,18 +4,21 @@
 //! [`run`] plays one seed: lives of the daemon with faults between and within them, then a calm one in which everything
 //! must come to its end; then the provider's bill and what the clients have seen are held against the promises.
 //!
-//! Reading order: `plan` says what a seed stands for, `life` runs the daemon once until it dies, `client` asks, `wire` is
-//! the network, `world` what outlives the daemon, `check` the invariants.
+//! Reading order: `plan` says what a seed stands for, `life` runs the daemon once until it dies, `client` and `job` ask
+//! in the words of `api`, `wire` is the network, `world` what outlives the daemon, `check` the invariants.
 
+mod api;
 mod check;
 mod client;
 mod dice;
+mod job;
 mod life;
 mod plan;
 mod wire;
 mod world;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
@@ -34,6 +37,8 @@ pub struct Outcome {
     pub hash: u64,
     /// Promises that were broken; empty if all is well.
     pub violations: Vec<String>,
+    /// What happened how often: faults, and in parentheses what they are to be compared with.
+    pub counts: BTreeMap<&'static str, u64>,
 }
 
 impl Outcome {
@@ -85,7 +90,7 @@ pub fn run(seed: u64, plugins: &Plugins, is_told: bool) -> Outcome {
         Ok(world) => world,
         Err(error) => {
             let violations = vec![format!("no folder for the run: {error}")];
-            return Outcome { seed, hash: 0, violations };
+            return Outcome { seed, hash: 0, violations, counts: BTreeMap::new() };
         }
     };
     if is_told {
@@ -100,7 +105,8 @@ pub fn run(seed: u64, plugins: &Plugins, is_told: bool) -> Outcome {
     if PANICKED.get() {
         world.notes.violation("a task panicked".to_owned());
     }
-    Outcome { seed, hash: world.notes.hash(), violations: world.notes.violations() }
+    let (hash, violations) = (world.notes.hash(), world.notes.violations());
+    Outcome { seed, hash, violations, counts: world.counts() }
 }
 
 fn play(world: &std::sync::Arc<World>) -> Result<(), String> {

@@ -16,6 +16,7 @@ use offpeak_core::words::Timestamp;
 use offpeak_store::disk::memory::MemoryDisk;
 use tokio::runtime::Builder;
 
+use crate::api::Api;
 use crate::check;
 use crate::client::{Session, TENANT_KEYS};
 use crate::plan::{End, KEEP_RESULTS, LifePlan, PROVIDER_KEY};
@@ -24,6 +25,12 @@ use crate::world::{Life, World};
 
 /// In calm, everything must be over within this: a batch that expires twice, and some.
 const CALM: Duration = Duration::from_hours(24 * 12);
+
+/// A daemon that takes longer to open or to stop hangs.
+const PATIENCE: Duration = Duration::from_hours(1);
+
+/// After so long nobody may ask for anything any more.
+const AFTERWARDS_MS: i64 = 70 * 24 * 3_600_000;
 
 /// What a life leaves behind.
 pub(crate) struct Left {
@@ -50,6 +57,11 @@ pub(crate) fn run(world: &Arc<World>, number: u64, plan: &LifePlan, before: &Lef
     let at_ms = runtime.block_on(async { life.now_ms() });
     let stopped_well = matches!(plan.end, End::Stop(_) | End::Calm) && !life.disk.is_off();
     drop(runtime);
+    world.count("(lives)");
+    world.count(plan.end.name());
+    let (failed, refused) = life.disk.trouble();
+    world.count_many("disk: an operation fails", failed);
+    world.count_many("disk: full", refused);
     let disk = if stopped_well { life.disk.clone() } else { wreck(world, &life) };
     disk.limit_bytes(None);
     Ok(Left { disk, at_ms: at_ms + plan.downtime_ms, skew_ms })
@@ -60,7 +72,17 @@ fn wreck(world: &World, life: &Life) -> Arc<MemoryDisk> {
     let mut dice = world.dice.lock();
     if life.plan.loses_power {
         let keeps = dice.pick(&[0, 200, 500, 900]).unwrap_or(500);
-        life.disk.after_power_failure(&mut || dice.hits(keeps))
+        let (mut kept, mut lost) = (0, 0);
+        let disk = life.disk.after_power_failure(&mut || {
+            let is_kept = dice.hits(keeps);
+            *(if is_kept { &mut kept } else { &mut lost }) += 1;
+            is_kept
+        });
+        drop(dice);
+        world.count("disk: power fails");
+        world.count_many("disk: a write that was not synced is lost", lost);
+        world.count_many("(writes that were not synced and stayed)", kept);
+        disk
     } else {
         // What a process wrote is there when it was killed, synced or not.
         life.disk.after_power_failure(&mut || true)
@@ -70,7 +92,8 @@ fn wreck(world: &World, life: &Life) -> Arc<MemoryDisk> {
 async fn live(life: &Arc<Life>, number: u64, skew_ms: i64) -> Result<i64, String> {
     life.note(&|| format!("life {number} begins: {:?}", life.plan));
     let clock = VirtualClock::starting_at(Timestamp(life.wall().0.saturating_add_signed(skew_ms)));
-    let Some((gateway, running)) = open(life, number, Clock::Virtual(clock)).await? else {
+    let opened = tokio::time::timeout(PATIENCE, open(life, number, Clock::Virtual(clock))).await;
+    let Some((gateway, running)) = opened.map_err(|_| "the daemon hangs while it opens")?? else {
         return Ok(skew_ms);
     };
     let mut tasks = Vec::new();
@@ -91,10 +114,11 @@ async fn live(life: &Arc<Life>, number: u64, skew_ms: i64) -> Result<i64, String
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(at)).await;
             life.note(&|| format!("the clock is set by {by} ms"));
+            life.world.count(if by > 0 { "clock: set forward" } else { "clock: set back" });
             clock.set_by(by);
         });
     }
-    until_it_ends(life, &gateway, running).await;
+    until_it_ends(life, &gateway, running, clock).await;
     let wall = Clock::Virtual(clock).now().0;
     for task in tasks {
         task.abort();
@@ -151,7 +175,7 @@ async fn open(
     }
 }
 
-async fn until_it_ends(life: &Arc<Life>, gateway: &Arc<Gateway>, running: Running) {
+async fn until_it_ends(life: &Arc<Life>, gateway: &Arc<Gateway>, running: Running, clock: &VirtualClock) {
     match life.plan.end {
         End::Stop(after) => {
             life.ended_or(Duration::from_millis(after)).await;
@@ -168,19 +192,22 @@ async fn until_it_ends(life: &Arc<Life>, gateway: &Arc<Gateway>, running: Runnin
             life.note(&|| "dead".to_owned());
             life.end();
         }
-        End::Calm => calm(life, gateway, running).await,
+        End::Calm => calm(life, gateway, running, clock).await,
     }
 }
 
 async fn stop(life: &Life, running: Running) {
     life.note(&|| "stopping".to_owned());
-    let stopped = running.stop(Duration::from_secs(30)).await;
-    life.note(&|| format!("stopped: {stopped:?}"));
+    match tokio::time::timeout(PATIENCE, running.stop(Duration::from_secs(30))).await {
+        Ok(stopped) => life.note(&|| format!("stopped: {stopped:?}")),
+        Err(_) if life.is_over() => life.note(&|| "died while stopping".to_owned()),
+        Err(_) => life.world.notes.violation("the daemon does not stop".to_owned()),
+    }
     life.end();
 }
 
 /// The last life: everybody gets what is due, and nothing is left over.
-async fn calm(life: &Arc<Life>, gateway: &Arc<Gateway>, running: Running) {
+async fn calm(life: &Arc<Life>, gateway: &Arc<Gateway>, running: Running, clock: &VirtualClock) {
     let world = &life.world;
     world.provider.faults().set(provider_sim::Faults::default());
     let all_done = || world.clients.iter().all(|client| client.lock().is_done);
@@ -206,7 +233,11 @@ async fn calm(life: &Arc<Life>, gateway: &Arc<Gateway>, running: Running) {
     check::promises(world);
     check::provider(world);
     check::nothing_under_way(world, gateway).await;
+    check::ledger(world, gateway).await;
     tokio::time::sleep(KEEP_RESULTS + KEEP_RESULTS / 4).await;
+    // Jobs are remembered, and their inputs kept, for a month and more.
+    clock.set_by(AFTERWARDS_MS);
+    tokio::time::sleep(KEEP_RESULTS / 4).await;
     check::nothing_left(world, gateway).await;
     stop(life, running).await;
 }
@@ -232,17 +263,20 @@ async fn provider_cancels(life: Arc<Life>) {
     let Some(at) = life.plan.cancels_at else { return };
     tokio::time::sleep(Duration::from_millis(at)).await;
     let world = &life.world;
-    let batches = check::listing(world, "/v1/batches?limit=100");
+    let of = if world.dice.lock().hits(500) { Api::Messages } else { Api::Chat };
+    let folder = if of == Api::Messages { "/v1/messages/batches" } else { "/v1/batches" };
+    let batches = check::listing(world, &format!("{folder}?limit=100"));
     let ids: Vec<&str> = batches.iter().filter_map(|batch| batch.get("id")?.as_str()).collect();
     let Some(id) = world.dice.lock().pick(&ids) else { return };
     let mut request = Request::new(Bytes::new());
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = format!("/v1/batches/{id}/cancel").parse().unwrap_or_default();
-    if let Ok(key) = format!("Bearer {PROVIDER_KEY}").parse() {
-        request.headers_mut().insert("authorization", key);
-    }
+    *request.uri_mut() = format!("{folder}/{id}/cancel").parse().unwrap_or_default();
+    check::authorize(&mut request);
     let answer = world.ask(life.now_ms(), request);
     life.note(&|| format!("batch {id} is cancelled at the provider: {}", answer.status));
+    if answer.status.is_success() {
+        world.count("batch: cancelled by somebody else");
+    }
 }
 
 impl Life {

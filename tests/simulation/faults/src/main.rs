@@ -1,11 +1,13 @@
 //! Plays seeds, and says which of them break a promise.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use fault_simulation::{Outcome, Plugins, run};
+use parking_lot::Mutex;
 
 /// Plays the whole daemon against a simulated provider, on virtual time, with crashes and faults drawn from seeds.
 ///
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
     let began = Instant::now();
     let deadline = args.minutes.map(|minutes| began + Duration::from_mins(minutes));
     let (next, broken) = (AtomicU64::new(args.from), AtomicU64::new(0));
+    let (counts, slowest) = (Mutex::new(BTreeMap::new()), Mutex::new((Duration::ZERO, 0)));
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -82,7 +85,16 @@ fn main() -> ExitCode {
                 next.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
+            let since = Instant::now();
             let outcome = play(seed);
+            let mut slow = slowest.lock();
+            *slow = (*slow).max((since.elapsed(), seed));
+            drop(slow);
+            let mut all = counts.lock();
+            for (what, times) in &outcome.counts {
+                *all.entry(*what).or_insert(0) += times;
+            }
+            drop(all);
             if !outcome.violations.is_empty() {
                 broken.fetch_add(1, Ordering::Relaxed);
                 report(&outcome);
@@ -96,6 +108,11 @@ fn main() -> ExitCode {
     });
     let played = next.load(Ordering::Relaxed) - args.from;
     let broken = broken.load(Ordering::Relaxed);
+    for (what, times) in counts.into_inner() {
+        println!("{times:>12}  {what}");
+    }
+    let (time, seed) = slowest.into_inner();
+    println!("the slowest seed was {seed}: {time:.1?}");
     println!("{played} seeds in {:.0?}; {broken} broke a promise", began.elapsed());
     if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -8,6 +8,7 @@ use provider_sim::{
     TargetGroup, Timing,
 };
 
+use crate::api::Api;
 use crate::dice::Dice;
 
 const MINUTE: u64 = 60_000;
@@ -56,6 +57,8 @@ pub(crate) enum Kind {
     Stale,
     /// The provider is down for a while.
     Outage,
+    /// The provider's process dies, with what it is doing, and comes back.
+    ProviderCrash,
     /// The provider answers 429, 500 and 503 for a while.
     Storm,
     /// It is done, and the answer is a 5xx, or HTML.
@@ -81,7 +84,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 26] = [
         Self::Kill,
         Self::PowerLoss,
         Self::Stop,
@@ -96,6 +99,7 @@ impl Kind {
         Self::LateEffect,
         Self::Stale,
         Self::Outage,
+        Self::ProviderCrash,
         Self::Storm,
         Self::WrongAnswers,
         Self::CutAnswers,
@@ -129,6 +133,7 @@ pub(crate) struct Plan {
 #[derive(Debug, Clone)]
 pub(crate) struct Script {
     pub(crate) tenant: usize,
+    pub(crate) api: Api,
     pub(crate) way: Way,
     pub(crate) sla: &'static str,
     pub(crate) arrives_ms: u64,
@@ -139,6 +144,8 @@ pub(crate) struct Script {
     /// It cancels after so long.
     pub(crate) withdraws_after_ms: Option<u64>,
     pub(crate) words: u64,
+    /// Requests of its job.
+    pub(crate) lines: u64,
 }
 
 /// How an answer is asked for.
@@ -147,6 +154,8 @@ pub(crate) enum Way {
     Ticket,
     Held,
     Realtime,
+    Background,
+    Job,
 }
 
 /// One life of the daemon.
@@ -195,6 +204,28 @@ pub(crate) struct Wire {
     pub(crate) stale: u64,
     /// From when to when nothing gets through.
     pub(crate) outage: Option<(u64, u64)>,
+    /// When the provider's process dies, and when it is there again.
+    pub(crate) crashes: Vec<(u64, u64)>,
+}
+
+impl Wire {
+    /// The provider's process died after the first moment and not after the second.
+    pub(crate) fn crashed_between(&self, from_ms: u64, to_ms: u64) -> bool {
+        self.crashes.iter().any(|(at, _)| from_ms < *at && *at <= to_ms)
+    }
+}
+
+impl End {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::AtDiskStep(_) => "daemon: dies in the middle of a disk operation",
+            Self::BeforeCall(_) => "daemon: dies before a call has its effect",
+            Self::AfterCall(_) => "daemon: dies between a call's effect and its answer",
+            Self::At(_) => "daemon: dies at some time",
+            Self::Stop(_) => "daemon: stops in good order",
+            Self::Calm => "(lives in calm)",
+        }
+    }
 }
 
 impl Plan {
@@ -307,6 +338,27 @@ impl Plan {
         faults
     }
 
+    /// No fault hides from the daemon that something ran: its ledger has all that the provider charges for.
+    pub(crate) fn hides_no_run(&self) -> bool {
+        const HARMLESS: [Kind; 9] = [
+            Kind::Refused,
+            Kind::LostBefore,
+            Kind::Stale,
+            Kind::Outage,
+            Kind::ListingLag,
+            Kind::ItemFailures,
+            Kind::Expiry,
+            Kind::Validation,
+            Kind::Cancelled,
+        ];
+        self.kinds.iter().all(|kind| HARMLESS.contains(kind))
+    }
+
+    /// A file may be left at the provider: its deletion is tried, and not for ever.
+    pub(crate) fn may_leave_files(&self) -> bool {
+        !self.kinds.is_empty()
+    }
+
     /// An attempt's answer may be lost though it ran, so that a recorded decision may run it again.
     pub(crate) fn may_run_again(&self) -> bool {
         self.has(Kind::DamagedResults) || self.has(Kind::WrongAnswers) || self.has(Kind::CutAnswers)
@@ -328,23 +380,40 @@ fn kinds(dice: &mut Dice) -> BTreeSet<Kind> {
 }
 
 fn clients(kinds: &BTreeSet<Kind>, span: u64, dice: &mut Dice) -> Vec<Script> {
-    let count = dice.magnitude(1..=48);
+    // Most worlds are small, so that many can be played.
+    let count = dice.magnitude(1..=32);
     (0..count)
         .map(|_| {
             let way = dice
-                .pick(&[Way::Ticket, Way::Ticket, Way::Ticket, Way::Held, Way::Held, Way::Realtime])
+                .pick(&[
+                    Way::Ticket,
+                    Way::Ticket,
+                    Way::Held,
+                    Way::Held,
+                    Way::Realtime,
+                    Way::Background,
+                    Way::Job,
+                ])
                 .unwrap_or(Way::Ticket);
+            let api = match way {
+                Way::Background => Api::Responses,
+                _ if dice.hits(400) => Api::Messages,
+                _ => Api::Chat,
+            };
             let hangs_up = kinds.contains(&Kind::HangUps) && dice.hits(500);
             let patience_ms = match way {
                 Way::Held if hangs_up => dice.magnitude(1_000..=30 * MINUTE),
                 Way::Held => 4 * 24 * HOUR,
-                Way::Ticket | Way::Realtime => dice.magnitude(MINUTE..=HOUR),
+                Way::Ticket | Way::Realtime | Way::Background | Way::Job => dice.magnitude(MINUTE..=HOUR),
             };
-            let withdraws = kinds.contains(&Kind::Withdrawals) && way == Way::Ticket && dice.hits(300);
+            let withdraws = kinds.contains(&Kind::Withdrawals)
+                && matches!(way, Way::Ticket | Way::Background | Way::Job)
+                && dice.hits(300);
             // A call that was cut off and is made again without a key finds its work for ten minutes by the wall clock.
             let must_have_key = way == Way::Held && kinds.contains(&Kind::ClockJumps);
             Script {
                 tenant: usize::from(dice.hits(300)),
+                api,
                 way,
                 sla: dice.pick(&["24h", "24h", "12h", "4h", "2h", "95m"]).unwrap_or("24h"),
                 arrives_ms: dice.number(0..=span),
@@ -352,6 +421,7 @@ fn clients(kinds: &BTreeSet<Kind>, span: u64, dice: &mut Dice) -> Vec<Script> {
                 patience_ms,
                 withdraws_after_ms: withdraws.then(|| dice.magnitude(1_000..=2 * HOUR)),
                 words: dice.magnitude(1..=200),
+                lines: if way == Way::Job { dice.magnitude(1..=24) } else { 0 },
             }
         })
         .collect()
@@ -415,6 +485,17 @@ fn wire(kinds: &BTreeSet<Kind>, span: u64, dice: &mut Dice) -> Wire {
             let from = dice.number(0..=span + HOUR);
             (from, from + dice.magnitude(1_000..=10 * HOUR))
         }),
+        crashes: if kinds.contains(&Kind::ProviderCrash) {
+            let count = dice.magnitude(1..=30);
+            (0..count)
+                .map(|_| {
+                    let at = dice.number(0..=span + 4 * HOUR);
+                    (at, at + dice.magnitude(1_000..=5 * MINUTE))
+                })
+                .collect()
+        } else {
+            Vec::new()
+        },
     }
 }
 
@@ -433,6 +514,9 @@ retry = {{ max_attempts = {MAX_ATTEMPTS}, base = "{base_s}s", cap = "30m" }}
 # Real time must decide nothing.
 plugins.router.time_limit = "60s"
 plugins.providers.openai.time_limit = "60s"
+plugins.providers.anthropic.time_limit = "60s"
+plugins.cost_policy.time_limit = "60s"
+plugins.retry_policy.time_limit = "60s"
 
 [tenants]
 search.keys = [{{ env = "SEARCH_KEY" }}]
@@ -443,8 +527,16 @@ provider = "openai"
 base_url = "http://provider.invalid"
 api_key = {{ env = "PROVIDER_KEY" }}
 answer_timeout = "60s"
-models = ["*"]
+models = ["gpt-*"]
 config = {{ poll_ms = {poll_ms}, poll_max_ms = {poll_max_ms}, settle_ms = {SETTLE_MS}, delete_files = "all" }}
+
+[backends.claude]
+provider = "anthropic"
+base_url = "http://provider.invalid"
+api_key = {{ env = "PROVIDER_KEY" }}
+answer_timeout = "60s"
+models = ["claude-*"]
+config = {{ poll_ms = {poll_ms}, poll_max_ms = {poll_max_ms}, settle_ms = {SETTLE_MS} }}
 "#
     )
 }

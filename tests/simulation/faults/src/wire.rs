@@ -12,7 +12,7 @@ use offpeak_core::outcome::DidItRun;
 use provider_sim::SimResponse;
 use reqwest::Body;
 
-use crate::client::CHAT;
+use crate::api::Api;
 use crate::plan::{End, SETTLE_MS};
 use crate::world::Life;
 
@@ -33,6 +33,21 @@ enum Fate {
     Stale,
 }
 
+impl Fate {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Answered => "(calls that went through)",
+            Self::Refused => "network: connection refused",
+            Self::LostBefore => "network: lost before its effect",
+            Self::LostAfter => "network: lost after its effect",
+            Self::TimeoutBefore => "network: timeout before its effect",
+            Self::TimeoutAfter => "network: timeout after its effect",
+            Self::Late(_) => "network: effect after the caller gave up",
+            Self::Stale => "network: an older answer once more",
+        }
+    }
+}
+
 /// A network for one life.
 pub(crate) fn network(life: &Arc<Life>) -> InProcess {
     let life = life.clone();
@@ -49,12 +64,20 @@ async fn answer(life: Arc<Life>, request: Request<Body>) -> Result<Response<Body
     let request = Request::from_parts(head, body.to_bytes());
     life.alive().await;
     let number = life.count_call();
-    if request.uri().path() == CHAT {
-        life.world.sent_now(request.body());
+    let api = Api::at(request.uri().path());
+    if let Some(api) = api {
+        life.world.sent_now(api, request.body());
     }
-    let (fate, latency) = draw(&life, &request);
+    let sent_ms = life.now_ms();
+    let (mut fate, latency) = draw(&life, &request);
     tokio::time::sleep(latency).await;
     life.alive().await;
+    if life.plan.end != End::Calm && life.world.plan.wire.crashed_between(sent_ms, life.now_ms()) {
+        // The provider's process died with the call in its hands.
+        fate = if life.world.dice.lock().hits(500) { Fate::LostBefore } else { Fate::LostAfter };
+        life.world.count("provider: dies during a call");
+    }
+    life.world.count(fate.name());
     if life.plan.end == End::BeforeCall(number) {
         life.note(&|| format!("killed before {} {}", request.method(), request.uri().path()));
         life.end();
@@ -66,6 +89,9 @@ async fn answer(life: Arc<Life>, request: Request<Body>) -> Result<Response<Body
         Ok(response) => format!("call {name}: {fate:?} {}", response.status()),
         Err(error) => format!("call {name}: {fate:?} {error}"),
     });
+    if api.is_some() && !matches!(&answered, Ok(response) if response.status().is_success()) {
+        life.world.count("(real-time calls without a good answer)");
+    }
     if life.plan.end == End::AfterCall(number) {
         life.note(&|| "killed after it".to_owned());
         life.end();
@@ -82,7 +108,8 @@ fn draw(life: &Life, request: &Request<Bytes>) -> (Fate, Duration) {
     }
     let wire = &life.world.plan.wire;
     let now = life.now_ms();
-    if wire.outage.is_some_and(|(from, to)| from <= now && now < to) {
+    let is_during = |(from, to): &(u64, u64)| *from <= now && now < *to;
+    if wire.outage.iter().chain(&wire.crashes).any(is_during) {
         return (Fate::Refused, latency);
     }
     let late = Fate::Late(dice.number(0..=SETTLE_MS));
@@ -100,7 +127,9 @@ fn draw(life: &Life, request: &Request<Bytes>) -> (Fate, Duration) {
 }
 
 fn shows_one_batch(request: &Request<Bytes>) -> bool {
-    request.method() == Method::GET && request.uri().path().starts_with("/v1/batches/")
+    let path = request.uri().path();
+    let id = path.strip_prefix("/v1/batches/").or_else(|| path.strip_prefix("/v1/messages/batches/"));
+    request.method() == Method::GET && id.is_some_and(|id| !id.contains('/'))
 }
 
 async fn carry(life: &Life, fate: Fate, request: Request<Bytes>) -> Result<Response<Body>, SendError> {

@@ -10,12 +10,13 @@ use offpeak_core::words::Timestamp;
 use offpeak_host::Engine;
 use offpeak_store::disk::memory::MemoryDisk;
 use parking_lot::Mutex;
-use provider_sim::{Provider, SimResponse};
+use provider_sim::{ExecutionKey, Provider, SimResponse, execution_key};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::client::{Client, body};
+use crate::api::Api;
+use crate::client::Client;
 use crate::dice::Dice;
 use crate::plan::{EPOCH, End, LifePlan, Plan};
 
@@ -32,8 +33,10 @@ pub(crate) struct World {
     late: Mutex<BTreeMap<(u64, u64), Request<Bytes>>>,
     /// The last answers, by path.
     pub(crate) before: Mutex<HashMap<String, Response<Bytes>>>,
-    /// Prompts that were sent in real time for deferred requests.
-    rescued: Mutex<BTreeSet<Bytes>>,
+    /// What was sent in real time, for deferred requests too.
+    rescued: Mutex<BTreeSet<ExecutionKey>>,
+    /// How often what happened.
+    counts: Mutex<BTreeMap<&'static str, u64>>,
     pub(crate) notes: Notes,
 }
 
@@ -105,6 +108,7 @@ impl World {
             late: Mutex::default(),
             before: Mutex::default(),
             rescued: Mutex::default(),
+            counts: Mutex::default(),
             notes: Notes::new(are_told),
             plan,
             engine,
@@ -112,13 +116,31 @@ impl World {
     }
 
     /// A request is sent in real time.
-    pub(crate) fn sent_now(&self, body: &Bytes) {
-        self.rescued.lock().insert(body.clone());
+    pub(crate) fn sent_now(&self, api: Api, body: &Bytes) {
+        self.rescued.lock().extend(execution_key(api.path(), body));
     }
 
     /// The request with this prompt was sent in real time.
-    pub(crate) fn was_rescued(&self, prompt: &str) -> bool {
-        self.rescued.lock().contains(&body(prompt))
+    pub(crate) fn was_rescued(&self, api: Api, prompt: &str) -> bool {
+        api.key(prompt).is_some_and(|key| self.rescued.lock().contains(&key))
+    }
+
+    /// Counts what happened.
+    pub(crate) fn count(&self, what: &'static str) {
+        self.count_many(what, 1);
+    }
+
+    pub(crate) fn count_many(&self, what: &'static str, times: u64) {
+        if times > 0 {
+            *self.counts.lock().entry(what).or_default() += times;
+        }
+    }
+
+    /// What happened how often, the provider's own faults included.
+    pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let mut counts = self.counts.lock().clone();
+        counts.extend(self.provider.faults().counts());
+        counts
     }
 
     /// The provider's answer to a call that reaches it at this time.
