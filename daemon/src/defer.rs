@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName};
 use http::{Response, StatusCode};
 use offpeak_core::sla::Sla;
-use offpeak_core::words::{LaneId, LaneKey, Millis, Place, Timestamp};
+use offpeak_core::words::{KeptHeaders, LaneId, LaneKey, Millis, Place, Timestamp};
 use offpeak_store::{Appended, Idempotency, NewRequest, Standing, StoreError, body_hash};
 use sha2::{Digest, Sha256};
 
@@ -77,30 +77,16 @@ pub async fn accept(
 }
 
 /// The work of a caller who calls again, if it is under way or done already: it is not bought once more, whatever the router
-/// would choose by now.
+/// would choose by now. `kept` is what the request may have kept of its headers.
 pub async fn find(
     gateway: &Gateway,
     caller: &Identified,
     headers: &HeaderMap,
+    kept: &[KeptHeaders],
     envelope: &Envelope,
 ) -> Result<Option<Kept>, Refusal> {
     let account = caller.account();
-    let found = match given_key(headers) {
-        None => attach(gateway, account, headers, envelope).await?,
-        Some(key) => {
-            let (key, hash) = (idempotency_key(account, key), body_hash(&deferred_body(envelope)?));
-            let known = gateway.store.find_by_key(key, hash, gateway.clock.now()).await;
-            match known.map_err(|error| store_failed(&error))? {
-                None => None,
-                Some(Appended::Conflict) => return Err(conflict()),
-                Some(Appended::Same(origin) | Appended::New(origin)) => {
-                    gateway.metrics.attached();
-                    Some(origin)
-                }
-            }
-        }
-    };
-    let Some(origin) = found else { return Ok(None) };
+    let Some(origin) = earlier(gateway, account, headers, kept, envelope).await? else { return Ok(None) };
     if gateway.stopping.is_cancelled() {
         return Err(stopping());
     }
@@ -108,6 +94,39 @@ pub async fn find(
     let asked = asked_delivery(headers);
     let delivery = asked.unwrap_or(account.delivery);
     Ok(entry.map(|entry| Kept { origin, deadline: entry.deadline, delivery, is_asked: asked.is_some() }))
+}
+
+/// The request that a call repeats. Which of its headers told it from others depends on where it went, which is not known any
+/// more: it may have been any backend.
+async fn earlier(
+    gateway: &Gateway,
+    account: &Account,
+    headers: &HeaderMap,
+    kept: &[KeptHeaders],
+    envelope: &Envelope,
+) -> Result<Option<Place>, Refusal> {
+    let given = given_key(headers);
+    let body = deferred_body(envelope)?;
+    let mut is_other = false;
+    for kept in kept {
+        let Some(key) = given else {
+            match attach(gateway, account, kept, headers, envelope).await? {
+                None => continue,
+                found => return Ok(found),
+            }
+        };
+        let hash = hash(&body, kept);
+        let known = gateway.store.find_by_key(idempotency_key(account, key), hash, gateway.clock.now()).await;
+        match known.map_err(|error| store_failed(&error))? {
+            None => return Ok(None),
+            Some(Appended::Conflict) => is_other = true,
+            Some(Appended::Same(origin) | Appended::New(origin)) => {
+                gateway.metrics.attached();
+                return Ok(Some(origin));
+            }
+        }
+    }
+    if is_other { Err(conflict()) } else { Ok(None) }
 }
 
 /// Whether this may be a call that was made before: it says so, and what it asks for can wait.
@@ -146,7 +165,7 @@ pub async fn keep(
     flags: u8,
 ) -> Result<Place, Refusal> {
     check_room(gateway, account, envelope.body.len())?;
-    match attach(gateway, account, &deferral.key, headers, &envelope).await? {
+    match attach(gateway, account, &deferral.key.headers, headers, &envelope).await? {
         Some(origin) => Ok(origin),
         None => append(gateway, account, deferral, headers, envelope, arrived, flags).await,
     }
@@ -177,7 +196,7 @@ async fn hold(gateway: &Arc<Gateway>, origin: Place) -> Result<Response<ReplyBod
 async fn attach(
     gateway: &Gateway,
     account: &Account,
-    key: &LaneKey,
+    kept: &KeptHeaders,
     headers: &HeaderMap,
     envelope: &Envelope,
 ) -> Result<Option<Place>, Refusal> {
@@ -185,7 +204,7 @@ async fn attach(
         return Ok(None);
     }
     let lanes: Vec<LaneId> = gateway.lanes.of_tenant(&account.id);
-    let hash = hash(&deferred_body(envelope)?, key);
+    let hash = hash(&deferred_body(envelope)?, kept);
     let since = gateway.clock.now().before(RETRIES_COME_WITHIN);
     let found =
         gateway.store.find_by_body(&lanes, hash, since).await.map_err(|error| store_failed(&error))?;
@@ -205,7 +224,7 @@ async fn append(
     flags: u8,
 ) -> Result<Place, Refusal> {
     let body = deferred_body(&envelope)?;
-    let body_hash = hash(&body, &deferral.key);
+    let body_hash = hash(&body, &deferral.key.headers);
     let lane = gateway.lanes.lane(&gateway.store, &gateway.backends, deferral.key, arrived).await;
     let lane = lane.map_err(|error| no_lane(&error))?;
     let idempotency = given_key(headers).map(|key| Idempotency {
@@ -249,8 +268,8 @@ pub fn deferred_body(envelope: &Envelope) -> Result<Bytes, Refusal> {
 }
 
 /// What tells a request from others: its body, and the headers that change its meaning.
-fn hash(body: &[u8], key: &LaneKey) -> u64 {
-    let headers = key.headers.iter().fold(Vec::new(), |mut text, (name, value)| {
+fn hash(body: &[u8], kept: &KeptHeaders) -> u64 {
+    let headers = kept.iter().fold(Vec::new(), |mut text, (name, value)| {
         text.extend_from_slice(name.as_bytes());
         text.push(b'\n');
         text.extend_from_slice(value.as_bytes());

@@ -115,11 +115,13 @@ async fn model_call(
     }
     match route::route(gateway, &caller, head.uri.path(), &head.headers, &envelope, arrived.0)? {
         Routed::Now(call) => {
-            if defer::may_be_a_repetition(&head.headers, &envelope)
-                && let Some(kept) = Box::pin(defer::find(gateway, &caller, &head.headers, &envelope)).await?
-            {
-                drop(head);
-                return Box::pin(defer::answer(gateway, kept)).await;
+            if defer::may_be_a_repetition(&head.headers, &envelope) {
+                let kept = route::kept_anywhere(&gateway.backends, &head.headers);
+                let found = Box::pin(defer::find(gateway, &caller, &head.headers, &kept, &envelope)).await?;
+                if let Some(kept) = found {
+                    drop(head);
+                    return Box::pin(defer::answer(gateway, kept)).await;
+                }
             }
             caller.check_sla(SlaScope::Realtime)?;
             let demand = call.sale.learnt.demand(envelope.input_tokens, envelope.max_output_tokens);

@@ -9,7 +9,7 @@ use offpeak_core::words::{KeptHeaders, LaneKey, Millis, Mode, SlaClass, Timestam
 use offpeak_host::values::router::{self, Decision};
 use offpeak_host::{PluginError, RouterPlugin};
 
-use crate::backends::{Backend, Menu, Offer, PrepareError, Seller};
+use crate::backends::{Backend, Backends, Menu, Offer, PrepareError, Seller};
 use crate::config::OnRouterFailure;
 use crate::defer::Deferral;
 use crate::dispatch::{NowCall, OrElse};
@@ -353,6 +353,17 @@ pub fn kept_headers(backend: &Backend, headers: &HeaderMap) -> Result<KeptHeader
         }
     }
     Ok(KeptHeaders::new(kept))
+}
+
+/// What a request would keep of these headers at one backend or another, each once.
+pub fn kept_anywhere(backends: &Backends, headers: &HeaderMap) -> Vec<KeptHeaders> {
+    let mut kept = Vec::new();
+    for headers in backends.iter().filter_map(|backend| kept_headers(backend, headers).ok()) {
+        if !kept.contains(&headers) {
+            kept.push(headers);
+        }
+    }
+    kept
 }
 
 fn bad_header(name: &str) -> Refusal {

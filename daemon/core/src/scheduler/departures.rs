@@ -42,7 +42,13 @@ impl Deal {
 }
 
 /// What has to wait may become urgent while it does.
-fn held_up(next: Next, step: &Step, earliest_deadline: Timestamp, now: Timestamp, done: &mut Effects) -> Next {
+fn held_up(
+    next: Next,
+    step: &Step,
+    earliest_deadline: Timestamp,
+    now: Timestamp,
+    done: &mut Effects,
+) -> Next {
     let urgent_at = step.terms.urgent_at(earliest_deadline);
     let moments = match next {
         Next::Held(until) | Next::Shut(until) => [urgent_at, until],

@@ -23,7 +23,7 @@ pub(super) struct Counts {
 
 impl Counts {
     pub(super) fn read(&mut self, object: &[u8]) {
-        let mut read = Read::default();
+        let mut read = Numbers::default();
         let mut json = serde_json::Deserializer::from_slice(object);
         let walk = Walk { read: &mut read, at: At::Inside(Holder::Usage) };
         if walk.deserialize(&mut json).and_then(|()| json.end()).is_err() {
@@ -65,7 +65,7 @@ impl Counts {
 
 /// The numbers of one object.
 #[derive(Default)]
-struct Read {
+struct Numbers {
     prompt: Option<u64>,
     input: Option<u64>,
     completion: Option<u64>,
@@ -90,7 +90,7 @@ enum Holder {
 }
 
 /// Where a number goes.
-type Slot = fn(&mut Read) -> &mut Option<u64>;
+type Slot = fn(&mut Numbers) -> &mut Option<u64>;
 
 /// What the next value is.
 enum At {
@@ -131,7 +131,7 @@ impl Holder {
 /// Takes the numbers out of an object as it is parsed, without building anything of it. What has another type than it
 /// should is passed over.
 struct Walk<'a> {
-    read: &'a mut Read,
+    read: &'a mut Numbers,
     at: At,
 }
 

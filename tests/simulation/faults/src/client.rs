@@ -100,7 +100,7 @@ impl Session {
                 Way::Held => self.hold().await,
                 Way::Realtime => self.ask_now().await,
                 Way::Background if self.knows(|client| client.ticket.is_some()) => {
-                    self.look_at_response().await
+                    self.look_at_response().await;
                 }
                 Way::Background => self.begin_response().await,
                 Way::Job => self.work_on_job().await,
@@ -176,7 +176,7 @@ impl Session {
             // It was bought in real time: whatever the provider says is its answer.
             _ if answer.is_in_real_time() => self.done(answer),
             (StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS, _) => {
-                self.wait_after(&answer, &prompt).await
+                self.wait_after(&answer, &prompt).await;
             }
             _ => self.surprise("a ticket was refused", answer),
         }
@@ -238,7 +238,7 @@ impl Session {
             "deferred" => self.done(answer),
             _ if answer.is_in_real_time() => self.done(answer),
             "refused" if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
-                self.wait_after(&answer, &prompt).await
+                self.wait_after(&answer, &prompt).await;
             }
             _ => self.surprise("a held call was refused", answer),
         }
