@@ -1,7 +1,6 @@
 //! Clients with jobs: a file and a batch as OpenAI's API has them, or a message batch as Anthropic's.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -64,8 +63,8 @@ impl Session {
             let api = self.script.api;
             let line =
                 json!({ "custom_id": id, "method": "POST", "url": api.path(), "body": api.body(&prompt) });
-            // Writing into a text cannot fail.
-            let _ = writeln!(text, "{line}");
+            text += &line.to_string();
+            text.push('\n');
         }
         let form = format!(
             "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n--{BOUNDARY}\r\n\
