@@ -1,6 +1,6 @@
 //! A background response as events, for those who stream it. Its answer is there in one piece, so the text of each part
-//! comes in one piece too. All events follow from the response alone: whoever lost the stream asks again from the last
-//! number that arrived, at any time.
+//! comes in one piece too. Which events there are follows from the response alone: whoever lost the stream asks again from
+//! the last number that arrived, at any time. Only the response that the first events show is filled in by then.
 
 use bytes::Bytes;
 use serde::Serialize;

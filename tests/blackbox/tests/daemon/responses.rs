@@ -182,6 +182,11 @@ async fn begin(daemon: &Daemon, body: &Value) -> (reqwest::Response, String, Str
     (response, text, id)
 }
 
+/// Which events they are.
+fn outline(events: &[Value]) -> Vec<(&Value, &Value)> {
+    events.iter().map(|event| (&event["sequence_number"], &event["type"])).collect()
+}
+
 /// The events of a response for those who come later.
 async fn told_again(daemon: &Daemon, id: &str, after: &str) -> Vec<Value> {
     let call = daemon.call("search", Method::GET, &format!("{PATH}/{id}?stream=true{after}"));
@@ -211,9 +216,12 @@ async fn it_is_streamed_and_the_stream_taken_up_again() {
 
     for known in [0, 1, 2, told.len() - 2, told.len() - 1] {
         let rest = told_again(&rig.daemon, &id, &format!("&starting_after={known}")).await;
-        assert_eq!(rest, told[known + 1..], "{known}");
+        assert_eq!(outline(&rest), outline(&told[known + 1..]), "{known}");
+        // What an event before that shows of the response is filled in by now.
+        let first = known.max(2) + 1;
+        assert_eq!(rest[first - known - 1..], told[first..], "{known}");
     }
-    assert_eq!(told_again(&rig.daemon, &id, "").await, told);
+    assert_eq!(outline(&told_again(&rig.daemon, &id, "").await), outline(&told));
     let path = format!("{PATH}/{id}?stream=true&starting_after=some");
     let refused = send(rig.daemon.call("search", Method::GET, &path)).await;
     assert_eq!(refused.error(), (400, "invalid_value"));
