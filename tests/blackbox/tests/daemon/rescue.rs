@@ -1,6 +1,6 @@
 //! Deadlines that a batch would miss are kept in real time, at its price.
 
-use provider_sim::{BatchFault, Mode};
+use provider_sim::{BatchFault, Endpoint, Faults, Mode};
 
 use crate::rig::{BY_HAND, MODEL, Rig, eventually, sim};
 
@@ -39,4 +39,24 @@ async fn a_deadline_that_no_batch_keeps_is_bought_in_real_time_at_once() {
     assert!(answer.answers(MODEL, "in half a minute"), "{answer:?}");
     assert_eq!(answer.header("x-offpeak-mode"), "realtime");
     assert_eq!((rig.billed(Mode::Realtime), rig.billed(Mode::Batch)), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rescue_with_time_left_is_bought_as_flex_and_without_room_for_it_at_the_list_price() {
+    let settings = "[backends.simulated]\nlanes.max_running = 1\n\
+                    config = { batch_usual = \"2s\", flex = true, flex_usual = \"2s\", standard_usual = \"50ms\" }";
+    let rig = Rig::start(sim(), settings).await;
+    rig.provider.faults().next_batch(vec![BatchFault::Turnaround { ms: 20 * 3_600_000 }]);
+    rig.daemon.ticket("takes the only place").await;
+    eventually("the first batch is made", async || (rig.batches() == 1).then_some(())).await;
+    let urgent = rig.daemon.ticket_of("search", "with room", "9m").await;
+    rig.all_answered(&[urgent]).await;
+    assert_eq!((rig.billed(Mode::Flex), rig.billed(Mode::Realtime)), (1, 0));
+    rig.provider.faults().set(Faults { flex_unavailable: 1.0, ..Faults::default() });
+    let urgent = rig.daemon.ticket_of("search", "without", "9m").await;
+    let answers = rig.all_answered(&[urgent]).await;
+    assert_eq!(answers[0].header("x-offpeak-attempts"), "1", "want of room is nobody's failure");
+    assert_eq!((rig.billed(Mode::Flex), rig.billed(Mode::Realtime), rig.ran_twice()), (1, 1, 0));
+    assert_eq!(rig.provider.calls(Endpoint::ChatCompletions), 3);
+    assert_eq!(rig.daemon.metric("offpeak_offer_without_room_total", "").await, 1);
 }
