@@ -44,7 +44,8 @@ async fn a_deadline_that_no_batch_keeps_is_bought_in_real_time_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rescue_with_time_left_is_bought_as_flex_and_without_room_for_it_at_the_list_price() {
     let settings = "[backends.simulated]\nlanes.max_running = 1\n\
-                    config = { batch_usual = \"2s\", flex = true, flex_usual = \"2s\", standard_usual = \"50ms\" }";
+                    config.batch_usual = \"2s\"\nconfig.standard_usual = \"50ms\"\n\
+                    config.tiers.flex = { price_permille = 600, usual = \"2s\" }";
     let rig = Rig::start(sim(), settings).await;
     rig.provider.faults().next_batch(vec![BatchFault::Turnaround { ms: 20 * 3_600_000 }]);
     rig.daemon.ticket("takes the only place").await;
