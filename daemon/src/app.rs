@@ -11,7 +11,8 @@ use offpeak_core::retry::RetryBudget;
 use offpeak_core::words::{Millis, Timestamp};
 use offpeak_host::values::provider::CredentialPlace;
 use offpeak_host::{
-    CostPlugin, Engine, EngineOptions, HostError, Limits, ProviderPlugin, RetryPlugin, RouterPlugin, Source,
+    CostPlugin, Engine, EngineOptions, EnginePlugin, HostError, Limits, ProviderPlugin, RetryPlugin,
+    RouterPlugin, Source,
 };
 use offpeak_store::disk::Disk;
 use offpeak_store::{Options, Recovered, Store, StoreError};
@@ -31,11 +32,13 @@ use crate::costs::book::{self, BookError};
 use crate::costs::ledger::{self, Pages};
 use crate::costs::report::{self, Dimension, Query};
 use crate::costs::{Costs, Ledger};
+use crate::engine;
 use crate::fallback::Fallbacks;
 use crate::gateway::{Gateway, Router};
 use crate::health::Health;
 use crate::held::Held;
 use crate::history;
+use crate::idle;
 use crate::job_book::JobBook;
 use crate::lane_book::{Commands, LaneBook};
 use crate::lanes;
@@ -258,6 +261,9 @@ impl Core {
         lanes::remember(&gateway).await?;
         lanes::recover(&gateway, recovered.lanes, recovered.open_batches);
         jobs::recover(&gateway).await?;
+        for backend in gateway.backends.iter().filter(|backend| backend.engine.is_some()) {
+            gateway.spawn(idle::watch(gateway.clone(), backend.clone()));
+        }
         let tasks =
             [tokio::spawn(lanes::run(gateway.clone(), commands)), tokio::spawn(sweep(gateway.clone()))];
         Ok(Running { gateway, tasks })
@@ -622,6 +628,7 @@ fn open_backend(
         PluginSource::File(path) => Source::File(path),
     };
     let limits = limits(&Limits::provider(), &chosen.limits);
+    let adapter = open_adapter(backend, chosen, source, engine, &limits, clock)?;
     let provider =
         ProviderPlugin::load(engine, &chosen.name, source, backend.config.clone(), limits, clock.now().0)?;
     let place = match &provider.description().credential {
@@ -650,10 +657,35 @@ fn open_backend(
         provider,
         upstream,
         turns: Turns::new(clock, backend.lanes.rescue_concurrency),
+        engine: adapter.map(|adapter| engine::Engine::new(adapter, &backend.engine, clock)),
         retries: Mutex::new(RetryBudget::new(RETRY_SHARE_PERMILLE)),
         quota_a_minute: AtomicU64::new(0),
         listed: Mutex::default(),
     })
+}
+
+/// The second role of a component that is an engine's; none if it is none's.
+fn open_adapter(
+    backend: &config::Backend,
+    chosen: &config::ProviderPlugin,
+    source: Source<'_>,
+    engine: &Engine,
+    limits: &Limits,
+    clock: Clock,
+) -> Result<Option<EnginePlugin>, HostError> {
+    let may_be_one = match chosen.source {
+        PluginSource::Bundled => chosen.name == "vllm",
+        PluginSource::File(_) => true,
+    };
+    if !may_be_one && !backend.engine.is_set {
+        return Ok(None);
+    }
+    let (config, limits) = (backend.config.clone(), limits.clone());
+    match EnginePlugin::load(engine, &chosen.name, source, config, limits, clock.now().0) {
+        Ok(adapter) => Ok(Some(adapter)),
+        Err(HostError::WrongWorld { .. }) if !backend.engine.is_set => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn limits(defaults: &Limits, configured: &PluginLimits) -> Limits {

@@ -24,6 +24,7 @@ use reqwest::Url;
 use crate::blocking::blocking;
 use crate::config::{Lanes, ModelPatterns};
 use crate::costs::{Sale, SharedSale};
+use crate::engine::Engine;
 use crate::fallback::Fallbacks;
 use crate::lost_offers::LostOffers;
 use crate::members::{self, Edit};
@@ -33,6 +34,15 @@ use crate::upstream::{BadPath, Upstream};
 
 /// Menus are kept for this many pairs of endpoint and model; clients choose the models' names, so there is a bound.
 const MENUS_MAX: usize = 4096;
+
+/// Requests of an engine's idle time that are driven together: few enough that a piece is soon over.
+const PIECE_REQUESTS: u64 = 256;
+
+/// And their bytes.
+const PIECE_BYTES: u64 = 32 << 20;
+
+/// An engine takes requests one by one, so that waiting for others gains nothing but fewer records in the store.
+const PIECE_LINGER: Millis = Millis(50);
 
 /// Bodies up to this size are written anew where they are; for larger ones other tasks get another thread.
 const SMALL_BYTES: usize = 64 << 10;
@@ -53,6 +63,8 @@ pub struct Backend {
     pub quota: Arc<Quota>,
     /// Turns at its real-time API for deferred work.
     pub turns: Turns,
+    /// What it has if it is an engine of one's own.
+    pub engine: Option<Engine>,
     /// How many retries it gets.
     pub retries: Mutex<RetryBudget>,
     /// Real-time calls a minute that the provider lets the account make, as it said last; 0 until it does.
@@ -303,7 +315,7 @@ impl Backends {
         }
         Ok(Some(LaneTerms {
             ladder: ladder.into(),
-            linger: lanes.linger,
+            linger: if backend.engine.is_some() { lanes.linger.min(PIECE_LINGER) } else { lanes.linger },
             rescue: RescueTerms {
                 least: lanes.rescue,
                 at_once: lanes.rescue_concurrency as u64,
@@ -338,7 +350,8 @@ impl Backend {
                     Some(room) => Some(room),
                     None => continue,
                 },
-                // Nothing drives these yet, so they are not bought.
+                Mode::Engine if self.engine.is_some() => Some(self.piece_room()),
+                // Nothing drives these, so they are not bought.
                 Mode::Engine => continue,
             };
             rungs.push(Rung {
@@ -351,6 +364,16 @@ impl Backend {
             });
         }
         Ok(rungs)
+    }
+
+    /// What one piece of an engine's idle time holds.
+    fn piece_room(&self) -> BatchRoom {
+        BatchRoom {
+            max_requests: self.lanes.max_requests.unwrap_or(PIECE_REQUESTS),
+            max_bytes: self.lanes.max_bytes.unwrap_or(PIECE_BYTES),
+            overhead_bytes: 0,
+            gate: GateLimits { running: self.lanes.max_running, an_hour: usize::MAX },
+        }
     }
 
     fn batch_room(

@@ -34,7 +34,7 @@ pub use error::{ConfigErrors, Place, Problem, Problems};
 pub use patterns::ModelPatterns;
 pub use secret::{Secret, SecretOrigin};
 pub use tree::{
-    Access, Alerts, Backend, Config, Costs, Delivery, Lanes, Limits, Log, LogFormat, ModelLimits,
+    Access, Alerts, Backend, Config, Costs, Delivery, Engine, Lanes, Limits, Log, LogFormat, ModelLimits,
     OnRouterFailure, PluginLimits, PluginSource, Plugins, Policy, ProviderPlugin, Route, RouteAnswer,
     RouterPlugin, Server, Store, Tenant, TlsFiles,
 };

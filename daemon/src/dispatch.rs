@@ -116,6 +116,7 @@ pub async fn run(
         started: Instant::now(),
         input_estimate: call.input_tokens,
         admission,
+        present: call.backend.engine.as_ref().map(|engine| engine.presence.enter()),
     };
     let spare = call.or_else.as_ref().map(|or_else| (or_else, headers.clone(), body.clone()));
     let started = gateway.clock.now();
@@ -137,6 +138,9 @@ pub async fn run(
         } else if sent.as_ref().is_ok_and(|response| response.status().is_success()) {
             gateway.lanes.tell(Event::Answered { way, took: gateway.clock.now().since(started) });
         }
+    }
+    if let (Ok(_), Some(present)) = (&sent, &metered.present) {
+        present.answered(metered.started.elapsed());
     }
     gateway.report(id, Mode::Realtime, report_of(&sent));
     match sent {

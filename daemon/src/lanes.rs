@@ -11,13 +11,13 @@ use offpeak_core::extent::{self, Cargo, Range};
 use offpeak_core::lane::Sums;
 use offpeak_core::scheduler::{Effect, Event, Freight, Scheduler};
 use offpeak_core::turnaround::{Sketch, Way};
-use offpeak_core::words::{BatchId, LaneId, LaneKey, TenantId, Timestamp};
+use offpeak_core::words::{BatchId, LaneId, LaneKey, Mode, TenantId, Timestamp};
 use offpeak_store::{BatchRecord, Document, Kind, LaneState, NewBatch, Order, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
 use crate::lane_book::{Command, Commands, LaneError, View};
-use crate::{batch, rescue};
+use crate::{batch, idle, rescue};
 
 /// A pause before trying again what the store refused.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -312,7 +312,13 @@ impl Task {
             Journey::Batch { cargo, progress } => {
                 let stop = CancellationToken::new();
                 self.stops.insert(record.id, stop.clone());
-                here.spawn(batch::drive(gateway, backend, record, cargo, progress, stop));
+                let is_idle = backend.engine.is_some()
+                    && here.backends.sale(&record, here.clock.now()).mode == Mode::Engine;
+                if is_idle {
+                    here.spawn(idle::drive(gateway, backend, record, cargo, stop));
+                } else {
+                    here.spawn(batch::drive(gateway, backend, record, cargo, progress, stop));
+                }
             }
         }
     }

@@ -32,13 +32,13 @@ use crate::turns::Asker;
 use crate::upstream::SendError;
 
 /// Bodies that are in memory at once, in bytes.
-const CHUNK_BYTES: usize = 4 << 20;
+pub const CHUNK_BYTES: usize = 4 << 20;
 
 /// The largest answer of one call.
 const ANSWER_MAX: usize = 64 << 20;
 
 /// A pause before trying again what the store or the plugin refused.
-const PAUSE: Duration = Duration::from_secs(1);
+pub const PAUSE: Duration = Duration::from_secs(1);
 
 /// While a backend is out of order, it is looked at again after this time at the latest.
 const LOOK_AGAIN: Millis = Millis::from_secs(5);
@@ -141,7 +141,7 @@ async fn prepare(gateway: &Gateway, backend: &Backend, record: &BatchRecord) -> 
 }
 
 /// None if the daemon stops meanwhile.
-async fn pause(gateway: &Gateway, pause: Duration) -> Option<()> {
+pub async fn pause(gateway: &Gateway, pause: Duration) -> Option<()> {
     tokio::select! {
         biased;
         () = gateway.stopping.cancelled() => None,
@@ -385,7 +385,8 @@ fn report_of(ending: &Ending) -> Report {
     }
 }
 
-async fn send(
+/// Sends one request, and returns how that ended.
+pub async fn send(
     gateway: &Gateway,
     backend: &Backend,
     call: &PreparedCall,

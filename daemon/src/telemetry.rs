@@ -125,9 +125,114 @@ impl prometheus_client::encoding::EncodeLabelValue for Line {
     }
 }
 
+/// What was seen at a look at an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineSeen {
+    /// It takes calls.
+    pub is_ready: bool,
+    /// Requests that it works on, if it tells.
+    pub running: Option<u32>,
+    /// Requests that wait within it, if it tells.
+    pub waiting: Option<u32>,
+    /// How much of its cache is in use, in thousandths, if it tells.
+    pub cache_permille: Option<u32>,
+    /// Real-time calls since the look before.
+    pub realtime: u64,
+    /// Deferred requests under way.
+    pub deferred: u64,
+    /// Deferred requests that may be under way until the next look.
+    pub ceiling: u64,
+    /// Tokens a second since the look before, if it tells.
+    pub speed: Option<u64>,
+    /// The highest of those.
+    pub peak: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AtEngineLabels {
+    backend: String,
+    kind: &'static str,
+}
+
+/// What is known of engines of one's own.
+struct Engines {
+    ready: Family<BackendLabels, Gauge>,
+    requests: Family<AtEngineLabels, Gauge>,
+    ceiling: Family<BackendLabels, Gauge>,
+    cache: Family<BackendLabels, Gauge<f64, AtomicU64>>,
+    speed: Family<BackendLabels, Gauge>,
+    peak: Family<BackendLabels, Gauge>,
+    efficiency: Family<BackendLabels, Gauge<f64, AtomicU64>>,
+    seconds: Family<BackendLabels, Counter<f64, AtomicU64>>,
+    busy_seconds: Family<BackendLabels, Counter<f64, AtomicU64>>,
+    sizes: Family<BackendLabels, Histogram, fn() -> Histogram>,
+}
+
+/// 1 to 1024 requests.
+fn sizes() -> Histogram {
+    Histogram::new(exponential_buckets(1.0, 2.0, 11))
+}
+
+impl Engines {
+    fn new() -> Self {
+        Self {
+            ready: Family::default(),
+            requests: Family::default(),
+            ceiling: Family::default(),
+            cache: Family::default(),
+            speed: Family::default(),
+            peak: Family::default(),
+            efficiency: Family::default(),
+            seconds: Family::default(),
+            busy_seconds: Family::default(),
+            sizes: Family::new_with_constructor(sizes as fn() -> Histogram),
+        }
+    }
+
+    fn describe(&self, r: &mut Registry) {
+        r.register("engine_ready", "1 while an engine takes calls", self.ready.clone());
+        r.register(
+            "engine_requests",
+            "Requests at an engine: running and waiting as it says, realtime and deferred as offpeak sent them",
+            self.requests.clone(),
+        );
+        r.register(
+            "engine_deferred_at_once",
+            "Deferred requests that an engine is given at once",
+            self.ceiling.clone(),
+        );
+        r.register("engine_cache_usage", "The share of an engine's cache that is in use", self.cache.clone());
+        r.register("engine_tokens_per_second", "Tokens read and made in the last second", self.speed.clone());
+        r.register("engine_peak_tokens_per_second", "The highest of those", self.peak.clone());
+        r.register(
+            "engine_batch_efficiency",
+            "Tokens a second as a share of the highest that was seen",
+            self.efficiency.clone(),
+        );
+        r.register_with_unit(
+            "engine_looked",
+            "Time that an engine was looked at and ready",
+            Unit::Seconds,
+            self.seconds.clone(),
+        );
+        r.register_with_unit(
+            "engine_busy",
+            "Of that, time in which it had work: its utilisation",
+            Unit::Seconds,
+            self.busy_seconds.clone(),
+        );
+        r.register(
+            "engine_batch_size",
+            "Requests that an engine ran at once, at each look",
+            self.sizes.clone(),
+        );
+    }
+}
+
 /// Everything that is counted.
 pub struct Metrics {
     registry: Registry,
+    engines: Engines,
     requests: Family<RequestLabels, Counter>,
     overhead: Histogram,
     accepted: Counter,
@@ -188,12 +293,14 @@ impl Metrics {
             waiting: Gauge::default(),
             waiting_bytes: Gauge::default(),
             oldest_seconds: Gauge::default(),
+            engines: Engines::new(),
             registry: Registry::with_prefix("offpeak"),
         };
         let mut registry = std::mem::take(&mut metrics.registry);
         metrics.describe_work(&mut registry);
         metrics.describe_batches(&mut registry);
         metrics.describe_costs(&mut registry);
+        metrics.engines.describe(&mut registry);
         Self { registry, ..metrics }
     }
 
@@ -382,6 +489,41 @@ impl Metrics {
     pub fn job_ended(&self, status: &'static str) {
         self.jobs.dec();
         self.jobs_ended.get_or_create(&JobLabels { status }).inc();
+    }
+
+    /// An engine was looked at, so long after the look before.
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52; a gauge is for a graph")]
+    pub fn looked(&self, backend: &str, seen: &EngineSeen, since: std::time::Duration) {
+        let labels = BackendLabels { backend: backend.to_owned() };
+        let engines = &self.engines;
+        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        engines.ready.get_or_create(&labels).set(i64::from(seen.is_ready));
+        engines.ceiling.get_or_create(&labels).set(count(seen.ceiling));
+        let told = [("running", seen.running), ("waiting", seen.waiting)];
+        let told = told.into_iter().filter_map(|(kind, requests)| Some((kind, u64::from(requests?))));
+        for (kind, requests) in told.chain([("realtime", seen.realtime), ("deferred", seen.deferred)]) {
+            let labels = AtEngineLabels { backend: backend.to_owned(), kind };
+            engines.requests.get_or_create(&labels).set(count(requests));
+        }
+        if let Some(cache) = seen.cache_permille {
+            engines.cache.get_or_create(&labels).set(f64::from(cache) / 1000.0);
+        }
+        if let Some(speed) = seen.speed {
+            engines.speed.get_or_create(&labels).set(count(speed));
+            engines.peak.get_or_create(&labels).set(count(seen.peak));
+            if seen.peak > 0 {
+                engines.efficiency.get_or_create(&labels).set(speed as f64 / seen.peak as f64);
+            }
+        }
+        if !seen.is_ready {
+            return;
+        }
+        engines.seconds.get_or_create(&labels).inc_by(since.as_secs_f64());
+        let running = seen.running.map_or(seen.realtime + seen.deferred, u64::from);
+        if running > 0 {
+            engines.busy_seconds.get_or_create(&labels).inc_by(since.as_secs_f64());
+            engines.sizes.get_or_create(&labels).observe(running as f64);
+        }
     }
 
     /// A plugin's call failed.

@@ -64,14 +64,36 @@ impl Turns {
         Self { clock, queue: Mutex::new(queue) }
     }
 
+    /// At most so many at once, and none before [`Self::limit`] says how many.
+    pub fn closed(clock: Clock, most: usize) -> Self {
+        let turns = Self::new(clock, most);
+        {
+            let mut queue = turns.queue.lock();
+            queue.pace = queue.pace.under(0);
+        }
+        turns
+    }
+
+    /// No more than so many at once from now on.
+    pub fn limit(&self, ceiling: u64) {
+        let mut queue = self.queue.lock();
+        queue.pace.limit(ceiling);
+        queue.grant(self.clock.now());
+    }
+
+    /// Calls under way.
+    pub fn under_way(&self) -> u64 {
+        self.queue.lock().pace.under_way()
+    }
+
     /// Waits for a turn.
     pub async fn take(&self, asker: &Asker<'_>) -> Turn<'_> {
-        let mut granted = self.queue.lock().enter(asker);
+        let mut place = InQueue { turns: self, granted: self.queue.lock().enter(asker) };
         loop {
             let pause = self.grant();
             tokio::select! {
                 // An error means that the queue is gone, and it is not: it is borrowed here.
-                _ = &mut granted => return Turn { turns: self, is_told: false },
+                _ = &mut place.granted => return Turn { turns: self, is_told: false },
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -129,6 +151,22 @@ impl Queue {
     }
 }
 
+/// Somebody who waits. Who leaves when the turn was just given hands it back.
+struct InQueue<'a> {
+    turns: &'a Turns,
+    granted: oneshot::Receiver<()>,
+}
+
+impl Drop for InQueue<'_> {
+    fn drop(&mut self) {
+        // Nothing comes after this: it is given and lies here, or it never will be.
+        self.granted.close();
+        if self.granted.try_recv().is_ok() {
+            drop(Turn { turns: self.turns, is_told: false });
+        }
+    }
+}
+
 impl Turn<'_> {
     /// The call is over; `too_much` if the provider refused it for want of room.
     pub fn done(mut self, too_much: bool, retry_after: Option<Millis>) {
@@ -157,6 +195,18 @@ mod tests {
 
     fn asker(tenant: &TenantId, deadline: u64) -> Asker<'_> {
         Asker { tenant, weight: 100, deadline: Timestamp(deadline), tokens: 100 }
+    }
+
+    #[tokio::test]
+    async fn who_leaves_with_a_turn_in_hand_gives_it_back() {
+        let turns = Turns::new(Clock::System, 1);
+        let tenant = TenantId::from("one");
+        let first = turns.take(&asker(&tenant, 1)).await;
+        let waits = InQueue { turns: &turns, granted: turns.queue.lock().enter(&asker(&tenant, 2)) };
+        first.done(false, None);
+        assert_eq!(turns.under_way(), 1, "it was given");
+        drop(waits);
+        assert_eq!(turns.under_way(), 0);
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ pub mod price;
 pub mod quota;
 pub mod retry;
 pub mod scheduler;
+pub mod sizing;
 pub mod sla;
 pub mod turnaround;
 pub mod usage;

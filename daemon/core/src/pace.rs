@@ -14,6 +14,7 @@ const CALM: Millis = Millis::from_secs(1);
 pub struct Pace {
     most: u64,
     window: u64,
+    ceiling: u64,
     under_way: u64,
     held_until: Timestamp,
     halved_at: Timestamp,
@@ -38,6 +39,7 @@ impl Pace {
         Self {
             most,
             window: (most * PLACE / 2).max(PLACE),
+            ceiling: u64::MAX,
             under_way: 0,
             held_until: Timestamp(0),
             halved_at: Timestamp(0),
@@ -48,7 +50,7 @@ impl Pace {
     pub fn ask(&mut self, now: Timestamp) -> Turn {
         if now < self.held_until {
             Turn::At(self.held_until)
-        } else if self.under_way * PLACE >= self.window {
+        } else if self.under_way * PLACE >= self.window || self.under_way >= self.ceiling {
             Turn::AfterAnother
         } else {
             self.under_way += 1;
@@ -70,6 +72,26 @@ impl Pace {
             self.window = (self.window / 2).max(PLACE);
             self.halved_at = now;
         }
+    }
+
+    /// No more than so many at once, whatever the window, until another word: somebody else decides about that. It may be
+    /// none at all.
+    #[must_use]
+    pub const fn under(mut self, ceiling: u64) -> Self {
+        self.ceiling = ceiling;
+        self.window = self.most * PLACE;
+        self
+    }
+
+    /// Another ceiling.
+    pub const fn limit(&mut self, ceiling: u64) {
+        self.ceiling = ceiling;
+    }
+
+    /// Calls under way.
+    #[must_use]
+    pub const fn under_way(&self) -> u64 {
+        self.under_way
     }
 
     /// How many may be under way at once, as things stand.
@@ -105,6 +127,18 @@ mod tests {
             pace.done(false, None, later);
         }
         assert_eq!(pace.at_once(), 16);
+    }
+
+    #[test]
+    fn a_ceiling_holds_whatever_the_window() {
+        let mut pace = Pace::new(16).under(2);
+        let now = Timestamp(0);
+        assert_eq!([pace.ask(now), pace.ask(now), pace.ask(now)], [Turn::Now, Turn::Now, Turn::AfterAnother]);
+        pace.limit(0);
+        pace.done(false, None, now);
+        assert_eq!((pace.ask(now), pace.under_way()), (Turn::AfterAnother, 1));
+        pace.limit(16);
+        assert_eq!((0..20).filter(|_| pace.ask(now) == Turn::Now).count(), 15);
     }
 
     proptest! {

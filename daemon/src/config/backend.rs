@@ -10,7 +10,7 @@ use super::amounts::Least;
 use super::field::Field;
 use super::patterns::ModelPatterns;
 use super::section::{Section, nearest};
-use super::tree::{Backend, Lanes, Plugins};
+use super::tree::{Backend, Engine, Lanes, Plugins};
 
 /// The version that users write behind a base URL because SDKs want it there; here plugins give the whole path.
 const VERSION: &str = "/v1";
@@ -19,6 +19,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// As long as SDKs wait by default: models that think are silent for minutes.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(10);
+
+/// How often engines are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The beginning of an answer that takes no longer feels like one at once.
+const LATENCY: Millis = Millis::from_secs(2);
+
+/// More than engines run at once; what they can take is found out.
+const CONCURRENCY: usize = 512;
 
 pub(super) fn backends(section: &Section<'_>, lanes: &Lanes, plugins: &Plugins) -> Vec<Backend> {
     if section.is_empty() {
@@ -42,6 +51,7 @@ fn backend(name: &str, section: Section<'_>, defaults: &Lanes, plugins: &Plugins
     let answer_timeout = section.get("answer_timeout").and_then(|f| f.duration(Least::AboveZero));
     let config = section.get("config").and_then(|f| f.json()).unwrap_or_else(|| "{}".to_owned());
     let lanes = lanes(section.section("lanes"), Some(defaults));
+    let engine = engine(section.section("engine"));
     let own_limits = section.section("limits");
     let backend_limits = limits(&own_limits);
     own_limits.finish();
@@ -63,7 +73,23 @@ fn backend(name: &str, section: Section<'_>, defaults: &Lanes, plugins: &Plugins
         config,
         limits: backend_limits,
         lanes,
+        engine,
     })
+}
+
+/// `[backends.<name>.engine]`
+fn engine(section: Section<'_>) -> Engine {
+    let engine = Engine {
+        is_set: section.is_there(),
+        look_every: section
+            .get("look_every")
+            .and_then(|f| f.duration(Least::AboveZero))
+            .unwrap_or(LOOK_EVERY),
+        latency: section.get("latency").and_then(|f| f.millis(Least::AboveZero)).unwrap_or(LATENCY),
+        concurrency: section.get("concurrency").and_then(|f| f.number(1..=10_000)).unwrap_or(CONCURRENCY),
+    };
+    section.finish();
+    engine
 }
 
 /// `[lanes]`, or those of a backend, which take the rest from `[lanes]`.

@@ -169,6 +169,17 @@ fn write_backend(f: &mut Formatter<'_>, number: usize, backend: &Backend) -> fmt
     let (connect, answer) = (from_std(backend.connect_timeout), from_std(backend.answer_timeout));
     writeln!(f, "    patience  {} to connect, {} of silence", Shown(connect), Shown(answer))?;
     write_lanes(f, &backend.lanes)?;
+    if backend.engine.is_set || backend.provider == "vllm" {
+        let engine = &backend.engine;
+        let (every, latency) = (from_std(engine.look_every), Shown(engine.latency));
+        writeln!(
+            f,
+            "    engine    looked at every {}; at most {} deferred requests at once, fewer where a real-time answer does not \
+             begin within {latency}",
+            Shown(every),
+            engine.concurrency
+        )?;
+    }
     if backend.config != "{}" {
         writeln!(f, "    config    {}", backend.config)?;
     }

@@ -222,6 +222,24 @@ pub struct Backend {
     pub limits: Limits,
     /// How its lanes leave: its own settings over those of `[lanes]`.
     pub lanes: Lanes,
+    /// How much deferred work it gets, if it is an engine.
+    pub engine: Engine,
+}
+
+/// `[backends.<name>.engine]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Engine {
+    /// Something of it stands in the file.
+    #[serde(skip)]
+    pub is_set: bool,
+    /// How often its metrics are read.
+    #[serde(serialize_with = "shown_duration")]
+    pub look_every: Duration,
+    /// Until the answer to a real-time call begins, it should take no longer; deferred work gives way where it does.
+    #[serde(serialize_with = "shown_millis")]
+    pub latency: Millis,
+    /// Deferred requests at once, at most.
+    pub concurrency: usize,
 }
 
 /// `[lanes]` and `[backends.<name>.lanes]`

@@ -12,6 +12,7 @@ use super::{Purpose, SharedSale, Taken};
 use crate::admission::Admission;
 use crate::body::Watch;
 use crate::clock::Clock;
+use crate::engine::Present;
 
 /// A real-time call, as far as it is known when it is sent.
 pub struct Call {
@@ -27,6 +28,8 @@ pub struct Call {
     pub input_estimate: u64,
     /// What it has taken from its quotas.
     pub admission: Admission,
+    /// Its engine gives it the right of way until its answer has passed.
+    pub present: Option<Present>,
 }
 
 /// Watches one answer. Its end is when it is dropped: after the last byte, or when the client or the provider hangs up,

@@ -12,6 +12,7 @@ mod chaos;
 mod costs;
 mod dialects;
 mod door;
+mod engines;
 mod escalate;
 mod expired;
 mod jobs;

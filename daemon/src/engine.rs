@@ -1,0 +1,202 @@
+//! A self-hosted engine: what is read from it at each look, what that means, and how much deferred work it gets.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{HeaderMap, Method};
+use offpeak_core::sizing::{Look, Sizing, SizingTerms};
+use offpeak_core::words::{Millis, Timestamp};
+use offpeak_host::values::adapter::{Load, Sight, State, UnderWay};
+use offpeak_host::{EnginePlugin, PluginError};
+use parking_lot::Mutex;
+use reqwest::Body;
+
+use crate::blocking::blocking;
+use crate::clock::Clock;
+use crate::config;
+use crate::telemetry::EngineSeen;
+use crate::turns::Turns;
+use crate::upstream::Upstream;
+
+/// As much of an answer as the plugin gets to see.
+const SIGHT_MAX: usize = 1 << 20;
+
+/// A look that takes longer has seen nothing.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
+/// What a backend has if it is an engine.
+pub struct Engine {
+    /// What its metrics mean.
+    pub plugin: EnginePlugin,
+    /// Turns for deferred work.
+    pub turns: Turns,
+    /// How often it is looked at.
+    pub every: Duration,
+    /// Deferred requests at once, at most.
+    pub most: usize,
+    /// Its real-time calls.
+    pub presence: Arc<Presence>,
+    sizing: Mutex<Sizing>,
+}
+
+/// The real-time calls of an engine: those under way, and what was seen of them since the last look.
+#[derive(Debug, Default)]
+pub struct Presence {
+    under_way: AtomicU64,
+    begun: AtomicU64,
+    slowest_ms: AtomicU64,
+}
+
+/// One real-time call, until its answer has passed.
+#[derive(Debug)]
+pub struct Present(Arc<Presence>);
+
+impl Engine {
+    /// One that was not looked at yet, so that it gets no deferred work.
+    pub fn new(plugin: EnginePlugin, settings: &config::Engine, clock: Clock) -> Self {
+        let terms = SizingTerms { most: settings.concurrency as u64, target: settings.latency };
+        Self {
+            plugin,
+            turns: Turns::closed(clock, settings.concurrency),
+            every: settings.look_every,
+            most: settings.concurrency,
+            presence: Arc::default(),
+            sizing: Mutex::new(Sizing::new(terms)),
+        }
+    }
+
+    /// Looks at it, and gives it as much deferred work as it can take.
+    pub async fn look(&self, upstream: &Upstream, clock: Clock) -> Result<(State, EngineSeen), PluginError> {
+        let sights = join_all(self.plugin.looks().iter().map(|look| see(upstream, &look.path))).await;
+        let now = clock.now();
+        let (realtime, latency) = self.presence.take();
+        let deferred = self.turns.under_way();
+        let load = self.interpret(&sights, realtime, deferred, now);
+        let load = match load {
+            Ok(load) => load,
+            Err(error) => {
+                // What nobody understands gets no more work.
+                self.turns.limit(0);
+                return Err(error);
+            }
+        };
+        let tokens = match (load.prompt_tokens, load.generated_tokens) {
+            (None, None) => None,
+            (read, made) => Some(read.unwrap_or(0).saturating_add(made.unwrap_or(0))),
+        };
+        let look = Look {
+            is_ready: load.state == State::Ready,
+            waiting: load.waiting.map(u64::from),
+            room: load.room.map(u64::from),
+            tokens,
+            realtime,
+            latency,
+            deferred,
+        };
+        let (ceiling, speed, peak) = {
+            let mut sizing = self.sizing.lock();
+            (sizing.look(&look, now), sizing.speed(), sizing.peak())
+        };
+        self.turns.limit(ceiling);
+        let Load { state, running, waiting, cache_permille, .. } = load;
+        let is_ready = state == State::Ready;
+        let seen = EngineSeen {
+            is_ready,
+            running,
+            waiting,
+            cache_permille,
+            realtime,
+            deferred,
+            ceiling,
+            speed,
+            peak,
+        };
+        Ok((state, seen))
+    }
+
+    fn interpret(
+        &self,
+        sights: &[(Option<u16>, Bytes)],
+        realtime: u64,
+        deferred: u64,
+        now: Timestamp,
+    ) -> Result<Load, PluginError> {
+        let sights: Vec<Sight<'_>> =
+            sights.iter().map(|(status, body)| Sight { status: *status, body }).collect();
+        let count = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let under_way = UnderWay { realtime: count(realtime), deferred: count(deferred) };
+        blocking(|| self.plugin.interpret(&sights, under_way, now.0))
+    }
+
+    /// It did not take a call: it gets no more before it was looked at.
+    pub fn doubt(&self) {
+        self.turns.limit(0);
+    }
+}
+
+/// Reads one thing; no status if there was no answer in time.
+async fn see(upstream: &Upstream, path: &str) -> (Option<u16>, Bytes) {
+    let Ok(url) = upstream.url(path) else {
+        tracing::error!(path, "the engine's plugin names a path outside the backend; it is not read");
+        return (None, Bytes::new());
+    };
+    let call = upstream.call(Method::GET, url, HeaderMap::new(), Body::default(), SIGHT_MAX);
+    match tokio::time::timeout(LOOK_MAX, call).await {
+        Ok(Ok(response)) => (Some(response.status().as_u16()), response.into_body()),
+        Ok(Err(_)) | Err(_) => (None, Bytes::new()),
+    }
+}
+
+impl Presence {
+    /// A real-time call begins.
+    pub fn enter(self: &Arc<Self>) -> Present {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Present(self.clone())
+    }
+
+    /// Calls that were there since the last time, and the slowest beginning of an answer among them.
+    fn take(&self) -> (u64, Option<Millis>) {
+        let begun = self.begun.swap(0, Ordering::Relaxed);
+        let calls = begun.max(self.under_way.load(Ordering::Relaxed));
+        let slowest = self.slowest_ms.swap(0, Ordering::Relaxed);
+        (calls, (slowest > 0).then_some(Millis(slowest)))
+    }
+}
+
+impl Present {
+    /// Its answer begins.
+    pub fn answered(&self, after: Duration) {
+        let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
+        self.0.slowest_ms.fetch_max(after, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_present_until_their_answers_have_passed() {
+        let presence = Arc::<Presence>::default();
+        let (first, second) = (presence.enter(), presence.enter());
+        first.answered(Duration::from_millis(30));
+        second.answered(Duration::from_millis(70));
+        drop(first);
+        assert_eq!(presence.take(), (2, Some(Millis(70))));
+        assert_eq!(presence.take(), (1, None), "one is under way");
+        drop(second);
+        assert_eq!(presence.take(), (0, None));
+        drop(presence.enter());
+        assert_eq!(presence.take(), (1, None), "one came and went between two looks");
+    }
+}

@@ -1,0 +1,225 @@
+//! Deferred work of an engine's own idle time: each request is sent by itself, as many at once as the engine has room for.
+//! What it does not take, breaks off or answers with a failure goes back to its lane.
+
+use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt};
+use offpeak_core::breaker::Report;
+use offpeak_core::extent::{self, Cargo};
+use offpeak_core::outcome::{DidItRun, Ending};
+use offpeak_core::scheduler::{Event, Fate};
+use offpeak_core::words::{Mode, TenantId};
+use offpeak_host::values::adapter::State;
+use offpeak_store::{BatchRecord, Entry, Selection, StoreError};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::backends::{Backend, PreparedCall};
+use crate::engine::Engine;
+use crate::gateway::Gateway;
+use crate::outcomes::{self, Attempt, Source};
+use crate::rescue::{CHUNK_BYTES, PAUSE, pause, send};
+use crate::turns::Asker;
+
+/// Outcomes that are recorded in one commit, at most.
+const RECORD_AT_ONCE: usize = 256;
+
+/// Codes that begin so say that the engine gave no answer.
+const NO_ANSWER: &str = "backend_";
+
+/// One piece of deferred work under way.
+struct Piece {
+    gateway: Arc<Gateway>,
+    backend: Arc<Backend>,
+    record: BatchRecord,
+    cargo: Vec<Cargo>,
+    /// Somebody wants it back.
+    stop: CancellationToken,
+}
+
+/// Looks at an engine again and again, until the daemon stops.
+pub async fn watch(gateway: Arc<Gateway>, backend: Arc<Backend>) {
+    let Some(engine) = &backend.engine else { return };
+    let (mut before, mut looked) = (None, Instant::now());
+    loop {
+        let look = tokio::select! {
+            biased;
+            () = gateway.stopping.cancelled() => return,
+            look = engine.look(&backend.upstream, gateway.clock) => look,
+        };
+        let since = std::mem::replace(&mut looked, Instant::now()).elapsed();
+        match look {
+            Ok((state, seen)) => {
+                gateway.metrics.looked(backend.id.as_str(), &seen, since);
+                if before.replace(state) != Some(state) {
+                    tracing::info!(backend = %backend.id, state = in_words(state), "an engine was looked at");
+                }
+                match state {
+                    State::Ready => gateway.report(&backend.id, Mode::Engine, Report::Fine),
+                    State::Down => gateway.report(&backend.id, Mode::Engine, Report::Failed),
+                    // It is there, and will be back.
+                    State::Resting => {}
+                }
+            }
+            Err(error) => {
+                gateway.metrics.plugin_failed(&error.plugin);
+                tracing::error!(backend = %backend.id, %error, "an engine gets no deferred work: its plugin failed");
+            }
+        }
+        if pause(&gateway, engine.every).await.is_none() {
+            return;
+        }
+    }
+}
+
+const fn in_words(state: State) -> &'static str {
+    match state {
+        State::Ready => "ready",
+        State::Resting => "resting",
+        State::Down => "down",
+    }
+}
+
+/// Runs what has no outcome yet. After a crash this starts again with what is left; what was under way then may have run.
+/// `stop` has it give back what was not sent.
+pub async fn drive(
+    gateway: Arc<Gateway>,
+    backend: Arc<Backend>,
+    record: BatchRecord,
+    cargo: Vec<Cargo>,
+    stop: CancellationToken,
+) {
+    let piece = Piece { gateway, backend, record, cargo, stop };
+    loop {
+        match piece.run().await {
+            Ok(()) | Err(StoreError::Closed) => return,
+            Err(error) => {
+                let batch = piece.record.id;
+                tracing::error!(%batch, %error, "deferred work is held up by the store; it goes on by itself");
+            }
+        }
+        if pause(&piece.gateway, PAUSE).await.is_none() {
+            return;
+        }
+    }
+}
+
+impl Piece {
+    async fn run(&self) -> Result<(), StoreError> {
+        let Some(engine) = &self.backend.engine else { return Ok(()) };
+        let Some(call) = self.prepare().await else { return Ok(()) };
+        let source = Source { mode: Mode::Engine, ..Source::batch(&self.gateway, &self.record) };
+        let mut any_good = false;
+        let mut selection = Some(Selection::from(extent::ranges(&self.cargo)));
+        while let Some(what) = selection {
+            let chunk = self.gateway.store.requests(what, CHUNK_BYTES).await?;
+            selection = chunk.rest;
+            let attempts = stream::iter(chunk.entries)
+                .map(|entry| self.run_one(engine, &call, entry))
+                .buffer_unordered(engine.most)
+                .ready_chunks(RECORD_AT_ONCE);
+            let mut attempts = std::pin::pin!(attempts);
+            while let Some(attempts) = attempts.next().await {
+                let attempts: Vec<Attempt> = attempts.into_iter().flatten().collect();
+                any_good |= attempts.iter().any(|attempt| attempt.ending.is_success());
+                record_surely(&self.gateway, &source, attempts).await?;
+            }
+            if self.gateway.stopping.is_cancelled() {
+                return Ok(());
+            }
+        }
+        let (ending, fate) = match (self.stop.is_cancelled(), any_good) {
+            (true, _) => ("cancelled", Fate::GivenUp),
+            (false, true) => ("completed", Fate::Completed),
+            // How long that took says nothing about how long it takes.
+            (false, false) => ("completed", Fate::Refused),
+        };
+        self.gateway.store.end(self.record.id, self.gateway.clock.now(), ending).await?;
+        self.gateway.metrics.ended(self.record.backend.as_str(), ending);
+        self.gateway.lanes.tell(Event::Ended { batch: self.record.id, hold_until: None, fate });
+        Ok(())
+    }
+
+    /// Waits while the plugin is out of order; none if the daemon stops before.
+    async fn prepare(&self) -> Option<PreparedCall> {
+        let record = &self.record;
+        loop {
+            let (endpoint, model, offer) =
+                (record.endpoint.as_str(), record.model.as_str(), record.offer.as_str());
+            match self.backend.prepare(endpoint, model, offer, self.gateway.clock.now()) {
+                Ok(call) => return Some(call),
+                Err(error) => {
+                    tracing::error!(batch = %record.id, %error, "requests wait: their call could not be prepared");
+                    pause(&self.gateway, PAUSE).await?;
+                }
+            }
+        }
+    }
+
+    /// Runs one request once; none if the daemon stops before it is sent.
+    async fn run_one(&self, engine: &Engine, call: &PreparedCall, entry: Entry) -> Option<Attempt> {
+        let (gateway, backend) = (&self.gateway, &self.backend);
+        let key = gateway.store.lane_key(entry.place.lane);
+        let tenant = key.map_or_else(|| TenantId::from(""), |key| key.tenant);
+        let asker = Asker {
+            tenant: &tenant,
+            weight: gateway.lanes.weight(&tenant),
+            deadline: entry.deadline,
+            tokens: u64::from(entry.tokens),
+        };
+        let turn = tokio::select! {
+            biased;
+            () = gateway.stopping.cancelled() => return None,
+            () = self.stop.cancelled() => return Some(given_back(&entry)),
+            turn = engine.turns.take(&asker) => turn,
+        };
+        // While it waited, it may have been run beside this piece, or cancelled.
+        if gateway.beside.covers(self.record.id, entry.place) {
+            return None;
+        }
+        let ended = send(gateway, backend, call, &self.record, &entry).await;
+        let is_refused = matches!(ended.ending, Ending::Answered { status: 429 | 503 });
+        let is_lost = matches!(&ended.ending, Ending::Failed { code, .. } if code.starts_with(NO_ANSWER));
+        if is_refused || is_lost {
+            engine.doubt();
+        }
+        turn.done(is_refused, ended.retry_after);
+        let did_not_run = is_refused
+            || matches!(ended.ending, Ending::Failed { ran: DidItRun::NotSent | DidItRun::Refused, .. });
+        // What it did not take uses up nobody's attempts; the deadline bounds how long that goes on.
+        let tries = if did_not_run { 0 } else { ended.tries };
+        Some(Attempt { tries, ..ended })
+    }
+}
+
+fn given_back(entry: &Entry) -> Attempt {
+    Attempt {
+        place: entry.place,
+        ending: Ending::Failed {
+            ran: DidItRun::NotSent,
+            code: "batch_cancelled".into(),
+            message: "it was taken back before the engine had its turn for it".into(),
+        },
+        tries: 0,
+        retry_after: None,
+        request_id: None,
+        body: bytes::Bytes::new(),
+    }
+}
+
+/// Records how attempts ended. They took time, so they are not given up while the store is in trouble.
+async fn record_surely(
+    gateway: &Arc<Gateway>,
+    source: &Source,
+    attempts: Vec<Attempt>,
+) -> Result<(), StoreError> {
+    loop {
+        match outcomes::record(gateway, source, attempts.clone()).await {
+            Err(error) if error.is_temporary() => {
+                tracing::error!(batch = %source.batch, %error, "answers wait for the store");
+                tokio::time::sleep(PAUSE).await;
+            }
+            recorded => return recorded,
+        }
+    }
+}

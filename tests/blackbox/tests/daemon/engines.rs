@@ -1,0 +1,136 @@
+//! Deferred work on an engine of one's own: no batch API, no discount, but idle time.
+
+use futures_util::future::join_all;
+use http::StatusCode;
+use provider_sim::{EngineOptions, Handle, Mode, Provider, Server};
+use serde_json::json;
+
+use crate::rig::{Answer, CHAT, Daemon, MODEL, Ticket, eventually, send, sim};
+
+/// A daemon before an engine.
+struct Workshop {
+    daemon: Daemon,
+    provider: Provider,
+    server: Handle,
+    settings: String,
+}
+
+impl Workshop {
+    /// With steps of these lengths.
+    async fn open(step_us: Vec<(u32, u64)>) -> Self {
+        let options = EngineOptions { step_us, ..EngineOptions::default() };
+        let provider = sim().speed(1).models([MODEL]).engine(options).build();
+        let server = Server::on_free_port(provider.clone()).await.unwrap();
+        let settings = format!(
+            "backends.simulated.models = [\"none\"]\nplugins.providers.vllm.time_limit = \"5s\"\n\
+             [backends.gpu]\nprovider = \"vllm\"\nbase_url = \"{}\"\nmodels = [\"*\"]\napi_key = {{ env = \"PROVIDER_KEY\" }}\n\
+             engine.look_every = \"50ms\"",
+            server.url()
+        );
+        let daemon = Daemon::start(&server.url(), &settings).await;
+        Self { daemon, provider, server, settings }
+    }
+
+    fn running(&self) -> usize {
+        self.provider.engine().unwrap().running
+    }
+
+    async fn all_answered(&self, tickets: &[Ticket]) -> Vec<Answer> {
+        let answers = join_all(tickets.iter().map(|ticket| self.daemon.redeem(ticket))).await;
+        for (ticket, answer) in tickets.iter().zip(&answers) {
+            assert!(answer.is_to(ticket), "{ticket:?} got {answer:?}");
+        }
+        answers
+    }
+
+    /// Waits for a gauge of the engine.
+    async fn gauge(&self, name: &str, label: &str, is_right: impl Fn(u64) -> bool) {
+        eventually(&format!("{name}{{{label}}}"), async || {
+            is_right(self.daemon.metric(name, label).await).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deferred_work_runs_on_an_engine_that_has_no_batch_api() {
+    let shop = Workshop::open(EngineOptions::default().step_us).await;
+    let tickets = shop.daemon.tickets(60, |n| format!("question {n}")).await;
+    let answers = shop.all_answered(&tickets).await;
+    assert!(answers.iter().all(|answer| answer.header("x-offpeak-mode") != "realtime"), "{:?}", answers[0]);
+    let bill = shop.provider.bill();
+    assert_eq!((bill.requests(Mode::Realtime), bill.executions.repeated().len()), (60, 0));
+    let finished = shop.daemon.metric("offpeak_deferred_finished_total", "gpu").await;
+    assert_eq!(finished, 60);
+    let held = shop.daemon.hold("a held one").await;
+    assert!(held.answers(MODEL, "a held one"), "{held:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_number_at_once_grows_with_the_gain_and_falls_when_a_real_time_call_comes() {
+    let shop = Workshop::open(vec![(1, 10_000), (256, 60_000)]).await;
+    let body = |n: usize| {
+        json!({
+            "model": MODEL, "max_tokens": 150, "ignore_eos": true,
+            "messages": [{ "role": "user", "content": format!("a long story {n}") }],
+        })
+    };
+    let calls = (0..400).map(|n| {
+        let call = shop.daemon.post(CHAT, &body(n));
+        send(call.header("x-offpeak-sla", "24h").header("prefer", "respond-async"))
+    });
+    let tickets = join_all(calls).await;
+    assert!(tickets.iter().all(|answer| answer.status == StatusCode::ACCEPTED));
+    shop.gauge("offpeak_engine_deferred_at_once", "gpu", |at_once| at_once >= 32).await;
+    eventually("many run", async || (shop.running() >= 32).then_some(())).await;
+    let has_given_way = async {
+        shop.gauge("offpeak_engine_requests", "realtime", |calls| calls > 0).await;
+        shop.gauge("offpeak_engine_deferred_at_once", "gpu", |at_once| at_once < 16).await;
+    };
+    let asking = async {
+        let mut n = 0;
+        loop {
+            let answer = shop.daemon.ask(MODEL, &format!("urgent {n}")).await;
+            assert!(answer.answers(MODEL, &format!("urgent {n}")), "{answer:?}");
+            n += 1;
+        }
+    };
+    tokio::select! {
+        () = has_given_way => {}
+        () = asking => {}
+    }
+    for ticket in tickets {
+        let ticket = Ticket {
+            prompt: String::new(),
+            tenant: "search",
+            location: ticket.header("location").to_owned(),
+        };
+        assert_eq!(shop.daemon.redeem(&ticket).await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_engine_dies_with_runs_when_it_is_back() {
+    let shop = Workshop::open(vec![(1, 10_000), (256, 60_000)]).await;
+    let tickets = shop.daemon.tickets(80, |n| format!("question {n}")).await;
+    eventually("some run", async || (shop.running() >= 2).then_some(())).await;
+    shop.provider.crash_engine();
+    shop.gauge("offpeak_engine_ready", "gpu", |ready| ready == 0).await;
+    shop.provider.start_engine();
+    eventually("some run again", async || (shop.running() >= 2).then_some(())).await;
+    // As vLLM ends on SIGTERM: calls under way are answered 200 with half a text.
+    shop.provider.stop_engine();
+    shop.gauge("offpeak_engine_ready", "gpu", |ready| ready == 0).await;
+    shop.provider.start_engine();
+    shop.all_answered(&tickets).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_stops_goes_on_with_what_its_engine_has_not_answered() {
+    let Workshop { daemon, provider, server, settings } =
+        Workshop::open(vec![(1, 10_000), (256, 60_000)]).await;
+    let tickets = daemon.tickets(40, |n| format!("question {n}")).await;
+    eventually("some run", async || (provider.engine().unwrap().running >= 2).then_some(())).await;
+    let daemon = daemon.restart(&server.url(), &settings).await;
+    Workshop { daemon, provider, server, settings }.all_answered(&tickets).await;
+}
