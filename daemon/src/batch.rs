@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backends::{Backend, PrepareError, headers};
 use crate::blocking::blocking;
+use crate::costs::Took;
 use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
 use crate::upstream::{BadPath, SendError};
@@ -386,6 +387,7 @@ impl Driver {
                 retry_after: None,
                 request_id: None,
                 body: Bytes::new(),
+                took: Took::NO_TIME,
             });
             outcomes::record(&self.gateway, &source, attempts.collect()).await?;
         }

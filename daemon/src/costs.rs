@@ -88,8 +88,28 @@ pub struct Taken {
     pub estimated: bool,
     /// Nobody gets the answer.
     pub wasted: bool,
+    /// The time that it took of an engine.
+    pub took: Took,
+}
+
+/// The time that a request took, and with how many it shared it: what an instance's price is divided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Took {
     /// How long it took.
-    pub took_ms: u64,
+    pub ms: u64,
+    /// Requests that ran at once, this one included; 1 where that is not known.
+    pub together: u32,
+}
+
+impl Took {
+    /// Where nobody counts time.
+    pub const NO_TIME: Self = Self { ms: 0, together: 1 };
+
+    /// So long, with so many at once.
+    pub fn new(took: std::time::Duration, together: u64) -> Self {
+        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        Self { ms, together: u32::try_from(together).unwrap_or(u32::MAX).max(1) }
+    }
 }
 
 /// What an attempt cost.

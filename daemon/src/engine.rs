@@ -48,11 +48,16 @@ pub struct Presence {
     under_way: AtomicU64,
     begun: AtomicU64,
     slowest_ms: AtomicU64,
+    deferred: AtomicU64,
 }
 
 /// One real-time call, until its answer has passed.
 #[derive(Debug)]
 pub struct Present(Arc<Presence>);
+
+/// One deferred request, until it is answered.
+#[derive(Debug)]
+pub struct Guest(Arc<Presence>);
 
 impl Engine {
     /// One that was not looked at yet, so that it gets no deferred work.
@@ -158,6 +163,16 @@ impl Presence {
         Present(self.clone())
     }
 
+    /// A deferred request is sent.
+    pub fn admit(self: &Arc<Self>) -> Guest {
+        self.deferred.fetch_add(1, Ordering::Relaxed);
+        Guest(self.clone())
+    }
+
+    fn together(&self) -> u64 {
+        self.under_way.load(Ordering::Relaxed).saturating_add(self.deferred.load(Ordering::Relaxed))
+    }
+
     /// Calls that were there since the last time, and the slowest beginning of an answer among them.
     fn take(&self) -> (u64, Option<Millis>) {
         let begun = self.begun.swap(0, Ordering::Relaxed);
@@ -172,6 +187,26 @@ impl Present {
     pub fn answered(&self, after: Duration) {
         let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
         self.0.slowest_ms.fetch_max(after, Ordering::Relaxed);
+    }
+}
+
+impl Present {
+    /// Requests of offpeak's at the engine now.
+    pub fn together(&self) -> u64 {
+        self.0.together()
+    }
+}
+
+impl Guest {
+    /// Requests of offpeak's at the engine now.
+    pub fn together(&self) -> u64 {
+        self.0.together()
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.deferred.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -194,6 +229,9 @@ mod tests {
         drop(first);
         assert_eq!(presence.take(), (2, Some(Millis(70))));
         assert_eq!(presence.take(), (1, None), "one is under way");
+        let guest = presence.admit();
+        assert_eq!((second.together(), guest.together()), (2, 2));
+        drop(guest);
         drop(second);
         assert_eq!(presence.take(), (0, None));
         drop(presence.enter());

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backends::{Backend, PreparedCall};
+use crate::costs::Took;
 use crate::engine::Engine;
 use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
@@ -177,7 +178,10 @@ impl Piece {
         if gateway.beside.covers(self.record.id, entry.place) {
             return None;
         }
+        let guest = engine.presence.admit();
         let ended = send(gateway, backend, call, &self.record, &entry).await;
+        let took = Took { together: u32::try_from(guest.together()).unwrap_or(u32::MAX), ..ended.took };
+        drop(guest);
         let is_refused = matches!(ended.ending, Ending::Answered { status: 429 | 503 });
         let is_lost = matches!(&ended.ending, Ending::Failed { code, .. } if code.starts_with(NO_ANSWER));
         if is_refused || is_lost {
@@ -188,7 +192,7 @@ impl Piece {
             || matches!(ended.ending, Ending::Failed { ran: DidItRun::NotSent | DidItRun::Refused, .. });
         // What it did not take uses up nobody's attempts; the deadline bounds how long that goes on.
         let tries = if did_not_run { 0 } else { ended.tries };
-        Some(Attempt { tries, ..ended })
+        Some(Attempt { tries, took, ..ended })
     }
 }
 
@@ -204,6 +208,7 @@ fn given_back(entry: &Entry) -> Attempt {
         retry_after: None,
         request_id: None,
         body: bytes::Bytes::new(),
+        took: Took::NO_TIME,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::backends::{Offer, Seller};
 use crate::blocking::blocking;
 use crate::costs::ledger::{self, Of};
 use crate::costs::usage::{self, Found};
-use crate::costs::{Entry, Purpose, Sale, SharedSale, Taken};
+use crate::costs::{Entry, Purpose, Sale, SharedSale, Taken, Took};
 use crate::delivery::{request_id, spent};
 use crate::gateway::Gateway;
 use crate::history::{self, Note};
@@ -45,6 +45,8 @@ pub struct Attempt {
     pub request_id: Option<String>,
     /// The answer.
     pub body: Bytes,
+    /// The time that it took of an engine.
+    pub took: Took,
 }
 
 /// Which batch the attempts belong to.
@@ -90,6 +92,7 @@ pub fn refused(place: Place, origin: Place, record: &BatchRecord, refusal: &Refu
         retry_after: None,
         request_id: None,
         body: reply::error_body(Dialect::of(record.endpoint.as_str()), text).into(),
+        took: Took::NO_TIME,
     }
 }
 
@@ -109,12 +112,12 @@ pub async fn record(
         if !attempt.ending.is_success() && gateway.beside.covers(source.batch, attempt.place) {
             continue;
         }
-        let tries = attempt.tries;
+        let (tries, took) = (attempt.tries, attempt.took);
         match judge(gateway, source, attempt, now).await? {
             Some(outcome) => {
                 are_good.push(outcome.ending.is_success());
                 let is_first = outcome.attempts <= tries;
-                bills.push(taken(&gateway.store, source, &outcome, is_first));
+                bills.push(taken(&gateway.store, source, &outcome, is_first, took));
                 outcomes.push(outcome);
             }
             None => unknown += 1,
@@ -348,7 +351,7 @@ async fn attempts_before(store: &Store, place: Place) -> Result<Option<u16>, Sto
 }
 
 /// What is known of an attempt that was judged, for its price.
-fn taken(store: &Store, source: &Source, outcome: &NewOutcome, is_first: bool) -> Taken {
+fn taken(store: &Store, source: &Source, outcome: &NewOutcome, is_first: bool, took: Took) -> Taken {
     let (ran, status) = match &outcome.ending {
         Ending::Answered { status } => (DidItRun::Ran, Some(*status)),
         Ending::Failed { ran, .. } => (*ran, None),
@@ -368,7 +371,7 @@ fn taken(store: &Store, source: &Source, outcome: &NewOutcome, is_first: bool) -
         usage: found.usage,
         estimated: false,
         wasted: !matches!(outcome.verdict, Verdict::Final),
-        took_ms: 0,
+        took,
     }
 }
 

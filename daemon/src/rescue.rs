@@ -20,9 +20,10 @@ use offpeak_host::PluginError;
 use offpeak_host::values::provider::Refusal;
 use offpeak_store::{BatchRecord, Entry, Selection, Standing, StoreError};
 use serde::de::IgnoredAny;
+use tokio::time::Instant;
 
 use crate::backends::{Backend, DressError, Dressed, PrepareError, PreparedCall};
-use crate::costs::SharedSale;
+use crate::costs::{SharedSale, Took};
 use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
 use crate::retries::Meaning;
@@ -298,7 +299,11 @@ impl Rescue<'_> {
                 return None;
             }
             let started = gateway.clock.now();
-            let ended = send(gateway, backend, &way.call, self.record, &entry).await;
+            let present = backend.engine.as_ref().map(|engine| engine.presence.enter());
+            let mut ended = send(gateway, backend, &way.call, self.record, &entry).await;
+            ended.took.together =
+                present.as_ref().map_or(1, |present| u32::try_from(present.together()).unwrap_or(u32::MAX));
+            drop(present);
             let now = gateway.clock.now();
             let attempts = entry.attempts.saturating_add(tries).saturating_add(ended.tries);
             let due = entry.deadline;
@@ -401,6 +406,7 @@ pub async fn send(
         })
         .collect();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let started = Instant::now();
     let ended = |ending, retry_after, request_id, body| Attempt {
         place: entry.place,
         ending,
@@ -408,6 +414,7 @@ pub async fn send(
         retry_after,
         request_id,
         body,
+        took: Took::new(started.elapsed(), 1),
     };
     let failed = |ran, code: &str, message: String| {
         ended(Ending::Failed { ran, code: code.into(), message }, None, None, Bytes::new())

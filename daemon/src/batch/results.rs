@@ -15,6 +15,7 @@ use offpeak_store::{BatchRecord, StoreError};
 
 use crate::backends::Backend;
 use crate::blocking::blocking;
+use crate::costs::Took;
 use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
 use crate::telemetry::Line;
@@ -249,7 +250,15 @@ fn attempt(place: Place, result: ItemResult) -> Attempt {
     };
     // What the provider did not get to run is nobody's attempt.
     let never_ran = matches!(ending, Ending::Failed { ran: DidItRun::NotSent | DidItRun::Refused, .. });
-    Attempt { place, ending, tries: u16::from(!never_ran), retry_after: None, request_id, body }
+    Attempt {
+        place,
+        ending,
+        tries: u16::from(!never_ran),
+        retry_after: None,
+        request_id,
+        body,
+        took: Took::NO_TIME,
+    }
 }
 
 fn count(lines: usize) -> u32 {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::ledger::{Ledger, Passed};
 use super::usage::Scanner;
-use super::{Purpose, SharedSale, Taken};
+use super::{Purpose, SharedSale, Taken, Took};
 use crate::admission::Admission;
 use crate::body::Watch;
 use crate::clock::Clock;
@@ -71,7 +71,7 @@ impl Drop for Meter {
             ..Usage::default()
         });
         let taken = Taken {
-            tenant: call.tenant,
+            tenant: call.tenant.clone(),
             purpose: Purpose::First,
             ran: DidItRun::Ran,
             status: Some(self.status),
@@ -79,22 +79,26 @@ impl Drop for Meter {
             estimated: reckoned.is_some(),
             usage: found.usage.or(reckoned),
             wasted: false,
-            took_ms: u64::try_from(call.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            took: took(&call),
         };
         if let Some(usage) = found.usage {
             call.sale.learnt.learn(call.input_estimate, usage);
         }
-        let took = taken.usage.unwrap_or_default();
-        let reservation = call.admission.settle(Demand { input: took.input, output: took.output });
+        let used = taken.usage.unwrap_or_default();
+        let reservation = call.admission.settle(Demand { input: used.input, output: used.output });
         let (sale, at) = (call.sale, self.clock.now());
         self.ledger.note(Passed { sale, taken, at, request: call.request, reservation });
     }
 }
 
+fn took(call: &Call) -> Took {
+    Took::new(call.started.elapsed(), call.present.as_ref().map_or(1, Present::together))
+}
+
 /// Notes a call that was sent and got no answer: it may have run.
 pub fn note_unknown(ledger: &Ledger, call: Call, clock: Clock) {
     let taken = Taken {
-        tenant: call.tenant,
+        tenant: call.tenant.clone(),
         purpose: Purpose::First,
         ran: DidItRun::Unknown,
         status: None,
@@ -102,7 +106,7 @@ pub fn note_unknown(ledger: &Ledger, call: Call, clock: Clock) {
         usage: None,
         estimated: false,
         wasted: true,
-        took_ms: u64::try_from(call.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        took: took(&call),
     };
     let demand = call.admission.demand();
     let reservation = call.admission.settle(demand);

@@ -176,8 +176,8 @@ fn shown_outcome(taken: &Taken) -> cost::Outcome<'_> {
             audio_output: usage.audio_output,
         }),
         wasted: taken.wasted,
-        took_ms: taken.took_ms,
-        together: 1,
+        took_ms: taken.took.ms,
+        together: taken.took.together,
     }
 }
 

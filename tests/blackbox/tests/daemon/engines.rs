@@ -18,13 +18,17 @@ struct Workshop {
 impl Workshop {
     /// With steps of these lengths.
     async fn open(step_us: Vec<(u32, u64)>) -> Self {
+        Self::open_with(step_us, "").await
+    }
+
+    async fn open_with(step_us: Vec<(u32, u64)>, more: &str) -> Self {
         let options = EngineOptions { step_us, ..EngineOptions::default() };
         let provider = sim().speed(1).models([MODEL]).engine(options).build();
         let server = Server::on_free_port(provider.clone()).await.unwrap();
         let settings = format!(
             "backends.simulated.models = [\"none\"]\nplugins.providers.vllm.time_limit = \"5s\"\n\
              [backends.gpu]\nprovider = \"vllm\"\nbase_url = \"{}\"\nmodels = [\"*\"]\napi_key = {{ env = \"PROVIDER_KEY\" }}\n\
-             engine.look_every = \"50ms\"",
+             engine.look_every = \"50ms\"\n{more}",
             server.url()
         );
         let daemon = Daemon::start(&server.url(), &settings).await;
@@ -133,4 +137,22 @@ async fn a_daemon_that_stops_goes_on_with_what_its_engine_has_not_answered() {
     eventually("some run", async || (provider.engine().unwrap().running >= 2).then_some(())).await;
     let daemon = daemon.restart(&server.url(), &settings).await;
     Workshop { daemon, provider, server, settings }.all_answered(&tickets).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instances_hour_is_shared_by_those_who_run_at_once() {
+    let settings = "[plugins.cost_policy.config]\nusd_per_hour = { gpu = 3600.0 }";
+    let shop = Workshop::open_with(vec![(1, 10_000), (256, 60_000)], settings).await;
+    let alone = shop.daemon.redeem(&shop.daemon.ticket("alone").await).await;
+    let tickets = shop.daemon.tickets(40, |n| format!("question {n}")).await;
+    let many = shop.all_answered(&tickets).await;
+    let cost = |answer: &Answer| answer.header("x-offpeak-cost-usd").parse::<f64>().unwrap();
+    assert!(cost(&alone) > 0.0, "{alone:?}");
+    let busy_us = shop.provider.engine().unwrap().busy_us;
+    let busy_s = std::time::Duration::from_micros(busy_us).as_secs_f64();
+    let all: f64 = cost(&alone) + many.iter().map(cost).sum::<f64>();
+    // A dollar a second; calls take longer than the engine works on them, and counts are taken as they end.
+    assert!(all > busy_s * 0.3 && all < busy_s * 4.0, "{all} dollars for {busy_s} s");
+    let sum_alone: f64 = cost(&alone) * 40.0;
+    assert!(many.iter().map(cost).sum::<f64>() < sum_alone, "they shared");
 }
