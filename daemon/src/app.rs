@@ -11,8 +11,7 @@ use offpeak_core::retry::RetryBudget;
 use offpeak_core::words::{Millis, Timestamp};
 use offpeak_host::values::provider::CredentialPlace;
 use offpeak_host::{
-    CostPlugin, Engine, EngineOptions, EnginePlugin, HostError, Limits, ProviderPlugin, RetryPlugin,
-    RouterPlugin, Source,
+    CostPlugin, Engine, EngineOptions, HostError, Limits, ProviderPlugin, RetryPlugin, RouterPlugin, Source,
 };
 use offpeak_store::disk::Disk;
 use offpeak_store::{Options, Recovered, Store, StoreError};
@@ -628,7 +627,7 @@ fn open_backend(
         PluginSource::File(path) => Source::File(path),
     };
     let limits = limits(&Limits::provider(), &chosen.limits);
-    let adapter = open_adapter(backend, chosen, source, engine, &limits, clock)?;
+    let adapter = engine::adapter_of(backend, chosen, source, engine, &limits, clock)?;
     let provider =
         ProviderPlugin::load(engine, &chosen.name, source, backend.config.clone(), limits, clock.now().0)?;
     let place = match &provider.description().credential {
@@ -662,30 +661,6 @@ fn open_backend(
         quota_a_minute: AtomicU64::new(0),
         listed: Mutex::default(),
     })
-}
-
-/// The second role of a component that is an engine's; none if it is none's.
-fn open_adapter(
-    backend: &config::Backend,
-    chosen: &config::ProviderPlugin,
-    source: Source<'_>,
-    engine: &Engine,
-    limits: &Limits,
-    clock: Clock,
-) -> Result<Option<EnginePlugin>, HostError> {
-    let may_be_one = match chosen.source {
-        PluginSource::Bundled => chosen.name == "vllm",
-        PluginSource::File(_) => true,
-    };
-    if !may_be_one && !backend.engine.is_set {
-        return Ok(None);
-    }
-    let (config, limits) = (backend.config.clone(), limits.clone());
-    match EnginePlugin::load(engine, &chosen.name, source, config, limits, clock.now().0) {
-        Ok(adapter) => Ok(Some(adapter)),
-        Err(HostError::WrongWorld { .. }) if !backend.engine.is_set => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 fn limits(defaults: &Limits, configured: &PluginLimits) -> Limits {

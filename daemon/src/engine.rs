@@ -10,13 +10,13 @@ use http::{HeaderMap, Method};
 use offpeak_core::sizing::{Look, Sizing, SizingTerms};
 use offpeak_core::words::{Millis, Timestamp};
 use offpeak_host::values::adapter::{Load, Sight, State, UnderWay};
-use offpeak_host::{EnginePlugin, PluginError};
+use offpeak_host::{Engine as Host, EnginePlugin, HostError, Limits, PluginError, Source};
 use parking_lot::Mutex;
 use reqwest::Body;
 
 use crate::blocking::blocking;
 use crate::clock::Clock;
-use crate::config;
+use crate::config::{self, PluginSource};
 use crate::telemetry::EngineSeen;
 use crate::turns::Turns;
 use crate::upstream::Upstream;
@@ -139,6 +139,30 @@ impl Engine {
     /// It did not take a call: it gets no more before it was looked at.
     pub fn doubt(&self) {
         self.turns.limit(0);
+    }
+}
+
+/// The second role of a component that is an engine's; none if it is none's.
+pub fn adapter_of(
+    backend: &config::Backend,
+    chosen: &config::ProviderPlugin,
+    source: Source<'_>,
+    host: &Host,
+    limits: &Limits,
+    clock: Clock,
+) -> Result<Option<EnginePlugin>, HostError> {
+    let may_be_one = match chosen.source {
+        PluginSource::Bundled => chosen.name == "vllm",
+        PluginSource::File(_) => true,
+    };
+    if !may_be_one && !backend.engine.is_set {
+        return Ok(None);
+    }
+    let (config, limits) = (backend.config.clone(), limits.clone());
+    match EnginePlugin::load(host, &chosen.name, source, config, limits, clock.now().0) {
+        Ok(adapter) => Ok(Some(adapter)),
+        Err(HostError::WrongWorld { .. }) if !backend.engine.is_set => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

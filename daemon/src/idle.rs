@@ -174,7 +174,7 @@ impl Piece {
             () = self.stop.cancelled() => return Some(given_back(&entry)),
             turn = engine.turns.take(&asker) => turn,
         };
-        // While it waited, it may have been run beside this piece, or cancelled.
+        // While it waited, it may have been taken over by what runs beside this piece.
         if gateway.beside.covers(self.record.id, entry.place) {
             return None;
         }

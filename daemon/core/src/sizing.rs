@@ -134,12 +134,16 @@ impl Sizing {
             // More than it can start soon: that only takes freedom from whoever comes.
             self.window = self.window.min(look.deferred).saturating_sub(waiting / 2).max(1);
         }
+        // An engine that tells neither what waits nor what it can take is not flooded to find out.
+        let is_blind = look.waiting.is_none() && look.room.is_none();
         // What is not filled says nothing about what would be.
-        if self.was_shared || look.deferred < self.window || waiting > 0 {
+        if is_blind || self.was_shared || look.deferred < self.window || waiting > 0 {
             return self.window;
         }
         match (self.before, self.speed) {
-            (Some(before), Some(speed)) if speed * 1000 < before * (1000 + GAIN_PERMILLE) => {
+            (Some(before), Some(speed))
+                if speed.saturating_mul(1000) < before.saturating_mul(1000 + GAIN_PERMILLE) =>
+            {
                 // It was no faster with this one than with half of it. It may be once the work is another, so that it is
                 // tried again, in small steps.
                 self.window = (self.window + self.window.div_ceil(16)).min(self.terms.most);
@@ -165,7 +169,7 @@ impl Sizing {
                 self.safe = (self.safe.saturating_mul(target) / latency).max(1);
             }
             Some(latency)
-                if latency * 1000 < target * CALM_PERMILLE
+                if latency.saturating_mul(1000) < target.saturating_mul(CALM_PERMILLE)
                     && look.deferred >= self.safe
                     && look.waiting.is_none_or(|waiting| waiting == 0) =>
             {
@@ -267,7 +271,7 @@ mod tests {
     #[test]
     fn an_engine_that_is_not_ready_gets_nothing_and_begins_small_again() {
         let mut sizing = Sizing::new(TERMS);
-        let ready = Look { is_ready: true, ..Look::default() };
+        let ready = Look { is_ready: true, waiting: Some(0), ..Look::default() };
         let mut ceiling = sizing.look(&ready, Timestamp(0));
         assert_eq!(ceiling, FIRST);
         for second in 1..5 {
@@ -277,6 +281,15 @@ mod tests {
         assert!(ceiling > FIRST);
         assert_eq!(sizing.look(&Look::default(), Timestamp(9_000)), 0);
         assert_eq!(sizing.look(&ready, Timestamp(10_000)), FIRST);
+    }
+
+    #[test]
+    fn an_engine_that_tells_nothing_is_not_flooded() {
+        let mut sizing = Sizing::new(TERMS);
+        for second in 0..20 {
+            let look = Look { is_ready: true, deferred: FIRST, ..Look::default() };
+            assert_eq!(sizing.look(&look, Timestamp(second * 1000)), FIRST);
+        }
     }
 
     proptest! {

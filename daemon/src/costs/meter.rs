@@ -70,8 +70,9 @@ impl Drop for Meter {
             output: self.scanner.events().saturating_sub(2),
             ..Usage::default()
         });
+        let took = took(&call);
         let taken = Taken {
-            tenant: call.tenant.clone(),
+            tenant: call.tenant,
             purpose: Purpose::First,
             ran: DidItRun::Ran,
             status: Some(self.status),
@@ -79,7 +80,7 @@ impl Drop for Meter {
             estimated: reckoned.is_some(),
             usage: found.usage.or(reckoned),
             wasted: false,
-            took: took(&call),
+            took,
         };
         if let Some(usage) = found.usage {
             call.sale.learnt.learn(call.input_estimate, usage);
@@ -97,8 +98,9 @@ fn took(call: &Call) -> Took {
 
 /// Notes a call that was sent and got no answer: it may have run.
 pub fn note_unknown(ledger: &Ledger, call: Call, clock: Clock) {
+    let took = took(&call);
     let taken = Taken {
-        tenant: call.tenant.clone(),
+        tenant: call.tenant,
         purpose: Purpose::First,
         ran: DidItRun::Unknown,
         status: None,
@@ -106,7 +108,7 @@ pub fn note_unknown(ledger: &Ledger, call: Call, clock: Clock) {
         usage: None,
         estimated: false,
         wasted: true,
-        took: took(&call),
+        took,
     };
     let demand = call.admission.demand();
     let reservation = call.admission.settle(demand);
