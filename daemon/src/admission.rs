@@ -4,12 +4,17 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use offpeak_core::quota::{Demand, Limited, Quota, Rate, Refused};
+use offpeak_core::quota::{Demand, Limited, Quota, Rate, Refused, Standing};
+use offpeak_core::words::{Millis, Timestamp};
 use tokio::time::Instant;
 
 use crate::budgets::Reservation;
 use crate::config::Limits;
-use crate::reply::Refusal;
+use crate::reply::{Dialect, Refusal};
+
+/// SDKs wait as long as they are told only up to a minute; asked for more they come after a second or two, in vain. So they
+/// are told to leave it to their application.
+const SDK_PATIENCE_S: u64 = 60;
 
 /// Quotas that one request is held to: tenant, key, model, backend.
 const MOST: usize = 4;
@@ -29,6 +34,25 @@ pub struct Admission {
 #[derive(Default)]
 pub struct Quotas([Option<Arc<Quota>>; MOST]);
 
+/// When it is asked, and in whose words it is answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// The moment from which all quotas count time.
+    pub started: Instant,
+    /// What the clock shows now.
+    pub wall: Timestamp,
+    /// The caller's.
+    pub dialect: Dialect,
+}
+
+/// A moment by both clocks, and in whose words it is told.
+#[derive(Debug, Clone, Copy)]
+struct At {
+    nanos: u64,
+    wall: Timestamp,
+    dialect: Dialect,
+}
+
 impl Quotas {
     /// Adds one. There is a place for each kind.
     pub fn push(&mut self, quota: &Arc<Quota>) {
@@ -37,15 +61,16 @@ impl Quotas {
         }
     }
 
-    /// Takes the demand from all of them, or from none. `started` is the moment from which all quotas count time.
-    pub fn admit(self, demand: Demand, started: Instant) -> Result<Admission, Refusal> {
+    /// Takes the demand from all of them, or from none.
+    pub fn admit(self, demand: Demand, asked: Asked) -> Result<Admission, Refusal> {
+        let Asked { started, wall, dialect } = asked;
         let now = nanos(started);
         let mut admission =
             Admission { quotas: Default::default(), demand, started, is_settled: false, reservation: None };
         for (place, quota) in admission.quotas.iter_mut().zip(self.0.into_iter().flatten()) {
             if let Err(refused) = quota.take(demand, now) {
                 // What was taken before is given back as the admission is dropped.
-                return Err(refusal(refused, &quota, now));
+                return Err(refusal(refused, &quota, At { nanos: now, wall, dialect }));
             }
             *place = Some(quota);
         }
@@ -69,10 +94,10 @@ impl Admission {
         self.demand
     }
 
-    /// Tells in an answer's headers how the narrowest of the quotas stands.
-    pub fn describe(&self, headers: &mut HeaderMap) {
+    /// Tells in an answer's headers how the first of the quotas stands.
+    pub fn describe(&self, headers: &mut HeaderMap, wall: Timestamp, dialect: Dialect) {
         if let Some(quota) = self.quotas.iter().flatten().next() {
-            for (name, value) in describe(quota, nanos(self.started)) {
+            for (name, value) in describe(quota, At { nanos: nanos(self.started), wall, dialect }) {
                 headers.insert(name, value);
             }
         }
@@ -108,7 +133,7 @@ pub fn quota(limits: &Limits) -> Arc<Quota> {
     })
 }
 
-fn refusal(refused: Refused, quota: &Quota, now: u64) -> Refusal {
+fn refusal(refused: Refused, quota: &Quota, at: At) -> Refusal {
     let what = match refused.by {
         Limited::Requests => "requests a minute",
         Limited::Input => "input tokens a minute",
@@ -121,42 +146,97 @@ fn refusal(refused: Refused, quota: &Quota, now: u64) -> Refusal {
         "The limit of {what} is reached. Try again in {seconds} s, or tag what can wait (x-offpeak-sla: deferrable)."
     );
     let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
-    let mut headers = describe(quota, now);
+    let mut headers = describe(quota, at);
     headers.push((HeaderName::from_static("retry-after-ms"), HeaderValue::from(wait_ms.max(1))));
+    if seconds > SDK_PATIENCE_S {
+        headers.push((HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false")));
+    }
     let headers = Some(Box::new(headers.into_iter().collect()));
     Refusal { retry_after_s: Some(seconds), headers, ..refusal }
 }
 
-const REQUESTS: [HeaderName; 3] = [
-    HeaderName::from_static("x-ratelimit-limit-requests"),
-    HeaderName::from_static("x-ratelimit-remaining-requests"),
-    HeaderName::from_static("x-ratelimit-reset-requests"),
-];
-const TOKENS: [HeaderName; 3] = [
-    HeaderName::from_static("x-ratelimit-limit-tokens"),
-    HeaderName::from_static("x-ratelimit-remaining-tokens"),
-    HeaderName::from_static("x-ratelimit-reset-tokens"),
-];
-
-/// How a quota stands, as OpenAI's API tells it. Of input and output tokens the scarcer ones are told.
-fn describe(quota: &Quota, now: u64) -> Vec<(HeaderName, HeaderValue)> {
-    let mut headers = Vec::with_capacity(7);
-    let tokens = [&quota.input, &quota.output].into_iter().flatten();
-    let tokens = tokens.map(|rate| rate.standing(now)).min_by_key(|standing| standing.remaining);
-    let requests = quota.requests.as_ref().map(|rate| rate.standing(now));
-    for (names, standing) in [(REQUESTS, requests), (TOKENS, tokens)] {
-        let Some(standing) = standing else { continue };
-        let [limit, remaining, reset] = names;
-        headers.push((limit, HeaderValue::from(standing.limit)));
-        headers.push((remaining, HeaderValue::from(standing.remaining)));
-        let ms = standing.full_after.div_ceil(1_000_000);
-        let text = if ms < 1000 { format!("{ms}ms") } else { format!("{}.{:03}s", ms / 1000, ms % 1000) };
-        if let Ok(text) = HeaderValue::try_from(text) {
-            headers.push((reset, text));
+/// How a quota stands, in the words of the caller's API.
+fn describe(quota: &Quota, at: At) -> Vec<(HeaderName, HeaderValue)> {
+    let standing = |rate: &Option<Rate>| rate.as_ref().map(|rate| rate.standing(at.nanos));
+    let (requests, input, output) =
+        (standing(&quota.requests), standing(&quota.input), standing(&quota.output));
+    // Where one number stands for all tokens, it is that of the scarcer ones.
+    let tokens = [input, output].into_iter().flatten().min_by_key(|standing| standing.remaining);
+    let mut headers = Vec::with_capacity(13);
+    match at.dialect {
+        Dialect::OpenAi => {
+            tell(&mut headers, OPENAI_REQUESTS, requests, |after| Some(in_words(after)));
+            tell(&mut headers, OPENAI_TOKENS, tokens, |after| Some(in_words(after)));
+        }
+        Dialect::Anthropic => {
+            let when = |after| Some(rfc3339(at.wall.after(after)));
+            tell(&mut headers, ANTHROPIC_REQUESTS, requests, when);
+            tell(&mut headers, ANTHROPIC_TOKENS, tokens, when);
+            tell(&mut headers, ANTHROPIC_INPUT, input, when);
+            tell(&mut headers, ANTHROPIC_OUTPUT, output, when);
         }
     }
     headers
 }
+
+/// Names for the limit, what remains of it, and when all of it is there again.
+type Names = [HeaderName; 3];
+
+fn tell(
+    headers: &mut Vec<(HeaderName, HeaderValue)>,
+    [limit, remaining, reset]: Names,
+    standing: Option<Standing>,
+    when: impl Fn(Millis) -> Option<String>,
+) {
+    let Some(standing) = standing else { return };
+    headers.push((limit, HeaderValue::from(standing.limit)));
+    headers.push((remaining, HeaderValue::from(standing.remaining)));
+    let after = Millis(standing.full_after.div_ceil(1_000_000));
+    if let Some(text) = when(after).and_then(|text| HeaderValue::try_from(text).ok()) {
+        headers.push((reset, text));
+    }
+}
+
+/// A duration as OpenAI's API writes it.
+fn in_words(Millis(ms): Millis) -> String {
+    if ms < 1000 { format!("{ms}ms") } else { format!("{}.{:03}s", ms / 1000, ms % 1000) }
+}
+
+/// A time as Anthropic's API writes it: in whole seconds, and not before it has come.
+fn rfc3339(at: Timestamp) -> String {
+    crate::reply::rfc3339(at.after(Millis(999)))
+}
+
+const OPENAI_REQUESTS: Names = [
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+];
+const OPENAI_TOKENS: Names = [
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+];
+const ANTHROPIC_REQUESTS: Names = [
+    HeaderName::from_static("anthropic-ratelimit-requests-limit"),
+    HeaderName::from_static("anthropic-ratelimit-requests-remaining"),
+    HeaderName::from_static("anthropic-ratelimit-requests-reset"),
+];
+const ANTHROPIC_TOKENS: Names = [
+    HeaderName::from_static("anthropic-ratelimit-tokens-limit"),
+    HeaderName::from_static("anthropic-ratelimit-tokens-remaining"),
+    HeaderName::from_static("anthropic-ratelimit-tokens-reset"),
+];
+const ANTHROPIC_INPUT: Names = [
+    HeaderName::from_static("anthropic-ratelimit-input-tokens-limit"),
+    HeaderName::from_static("anthropic-ratelimit-input-tokens-remaining"),
+    HeaderName::from_static("anthropic-ratelimit-input-tokens-reset"),
+];
+const ANTHROPIC_OUTPUT: Names = [
+    HeaderName::from_static("anthropic-ratelimit-output-tokens-limit"),
+    HeaderName::from_static("anthropic-ratelimit-output-tokens-remaining"),
+    HeaderName::from_static("anthropic-ratelimit-output-tokens-reset"),
+];
 
 #[cfg(test)]
 mod tests {
@@ -173,7 +253,50 @@ mod tests {
         for quota in quotas {
             all.push(quota);
         }
-        all.admit(Demand::default(), started)
+        all.admit(Demand::default(), asked(started, Dialect::OpenAi))
+    }
+
+    fn asked(started: Instant, dialect: Dialect) -> Asked {
+        Asked { started, wall: Timestamp(0), dialect }
+    }
+
+    #[test]
+    fn each_api_has_its_own_words() {
+        let limits = Limits {
+            requests_per_minute: NonZeroU32::new(10),
+            input_tokens_per_minute: Some(600),
+            output_tokens_per_minute: Some(60),
+            ..Limits::default()
+        };
+        let (quota, started) = (quota(&limits), Instant::now());
+        let mut all = Quotas::default();
+        all.push(&quota);
+        let demand = Demand { input: 60, output: 6 };
+        let admitted = all.admit(demand, asked(started, Dialect::Anthropic)).unwrap();
+        let mut headers = HeaderMap::new();
+        admitted.describe(&mut headers, Timestamp(1_000), Dialect::Anthropic);
+        let told = |what: &str| headers[format!("anthropic-ratelimit-{what}").as_str()].to_str().unwrap();
+        assert_eq!((told("requests-limit"), told("requests-remaining")), ("10", "9"));
+        assert_eq!((told("input-tokens-limit"), told("input-tokens-remaining")), ("600", "540"));
+        assert_eq!((told("output-tokens-remaining"), told("tokens-remaining")), ("54", "54"));
+        assert_eq!(told("output-tokens-reset"), "1970-01-01T00:00:07Z");
+        assert!(headers.keys().all(|name| name.as_str().starts_with("anthropic-")));
+        let mut headers = HeaderMap::new();
+        admitted.describe(&mut headers, Timestamp(1_000), Dialect::OpenAi);
+        assert_eq!(headers["x-ratelimit-limit-tokens"], "60");
+        assert!(headers["x-ratelimit-reset-tokens"].to_str().unwrap().ends_with('s'));
+        assert!(headers.keys().all(|name| name.as_str().starts_with("x-ratelimit-")));
+    }
+
+    #[test]
+    fn an_sdk_is_not_asked_to_wait_longer_than_it_would() {
+        let (quota, started) = (limits(1, None), Instant::now());
+        let refused = |quota: &Arc<Quota>| admit(&[quota], started).err().unwrap().headers.unwrap();
+        admit(&[&quota], started).unwrap().settle(Demand::default());
+        assert!(!refused(&quota).contains_key("x-should-retry"), "it is there in a minute");
+        quota.settle(Demand::default(), Demand::default(), 0);
+        quota.requests.as_ref().unwrap().owe(3, 0);
+        assert_eq!(refused(&quota)["x-should-retry"], "false");
     }
 
     #[test]
@@ -181,7 +304,7 @@ mod tests {
         let (quota, started) = (limits(2, None), Instant::now());
         let first = admit(&[&quota], started).unwrap();
         let mut headers = HeaderMap::new();
-        first.describe(&mut headers);
+        first.describe(&mut headers, Timestamp(0), Dialect::OpenAi);
         assert_eq!(headers["x-ratelimit-limit-requests"], "2");
         assert_eq!(headers["x-ratelimit-remaining-requests"], "1");
         first.settle(Demand::default());

@@ -244,6 +244,7 @@ impl Core {
             runtime: tokio::runtime::Handle::current(),
             chance,
         };
+        gateway.backends.calibrations.remember(&gateway.store).await?;
         Ok(Self { gateway: Arc::new(gateway), commands, recovered, pages, telling })
     }
 
@@ -256,6 +257,8 @@ impl Core {
             let (store, clock, stop) = (gateway.store.clone(), gateway.clock, gateway.stopping.clone());
             gateway.tasks.spawn(alerts::run(due, target, store, clock, stop));
         }
+        let (calibrations, store) = (gateway.backends.calibrations.clone(), gateway.store.clone());
+        gateway.tasks.spawn(calibrations.run(store, gateway.stopping.clone()));
         report(&recovered);
         lanes::remember(&gateway).await?;
         lanes::recover(&gateway, recovered.lanes, recovered.open_batches);
@@ -282,6 +285,9 @@ impl Running {
         gateway.tasks.close();
         if tokio::time::timeout(drain, gateway.tasks.wait()).await.is_err() {
             tracing::warn!("calls of deferred requests were still under way when the drain time was over");
+        }
+        if let Err(error) = gateway.backends.calibrations.keep(&gateway.store).await {
+            tracing::warn!(%error, "what was learnt of models' tokens could not be kept");
         }
         gateway.ledger.close().await;
         gateway.store.close().await

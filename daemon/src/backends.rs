@@ -23,7 +23,7 @@ use reqwest::Url;
 
 use crate::blocking::blocking;
 use crate::config::{Lanes, ModelPatterns};
-use crate::costs::{Sale, SharedSale};
+use crate::costs::{Calibrations, Sale, SharedSale};
 use crate::engine::Engine;
 use crate::fallback::Fallbacks;
 use crate::lost_offers::LostOffers;
@@ -80,6 +80,8 @@ pub struct Backends {
     pub fallbacks: Fallbacks,
     /// What providers refused to sell.
     pub lost: LostOffers,
+    /// What has been learnt of their models' tokens.
+    pub calibrations: Arc<Calibrations>,
     menus: RwLock<HashMap<(String, String), Arc<Menu>>>,
 }
 
@@ -99,6 +101,8 @@ pub struct Seller {
     pub backend: Arc<Backend>,
     /// Never empty.
     pub offers: Vec<Offer>,
+    /// What the model's answers usually take there.
+    pub learnt: Arc<Learnt>,
 }
 
 /// An offer, and what follows from it.
@@ -175,7 +179,13 @@ pub enum PrepareError {
 impl Backends {
     /// In the order of preference.
     pub fn new(all: Vec<Arc<Backend>>, fallbacks: Fallbacks) -> Self {
-        Self { all, fallbacks, lost: LostOffers::default(), menus: RwLock::default() }
+        Self {
+            all,
+            fallbacks,
+            lost: LostOffers::default(),
+            calibrations: Arc::default(),
+            menus: RwLock::default(),
+        }
     }
 
     /// The backend of this name.
@@ -236,7 +246,8 @@ impl Backends {
                 Ok(offers) => {
                     let offers = offers.into_iter().map(Offer::new).collect();
                     let offers = self.left_of(backend, model, offers);
-                    sellers.push(Seller { backend: backend.clone(), offers });
+                    let learnt = self.calibrations.of(&backend.id, &endpoint.into(), &model.into());
+                    sellers.push(Seller { backend: backend.clone(), offers, learnt });
                 }
                 Err(error) => {
                     tracing::error!(backend = %backend.id, %error, "the backend is left out: its plugin failed");
@@ -260,7 +271,7 @@ impl Backends {
         let menu = self.menu(batch.endpoint.as_str(), batch.model.as_str(), now).ok();
         let sold = menu.as_ref().and_then(|menu| {
             let (seller, offer) = menu.pick(batch.backend.as_str(), batch.offer.as_str())?;
-            Some(offer.sale(menu, &seller.backend))
+            Some(offer.sale(menu, seller))
         });
         sold.unwrap_or_else(|| {
             let provider = self.get(&batch.backend).map(|backend| backend.provider.name().to_owned());
@@ -272,7 +283,7 @@ impl Backends {
                 offer: batch.offer.clone(),
                 mode: Mode::Batch,
                 permille: 500,
-                learnt: Learnt::default(),
+                learnt: self.calibrations.of(&batch.backend, &batch.endpoint, &batch.model),
                 rough: OnceLock::new(),
             })
         })
@@ -536,17 +547,17 @@ impl Offer {
     }
 
     /// What is bought with this offer, for the ledger: made once.
-    pub fn sale(&self, menu: &Menu, backend: &Backend) -> SharedSale {
+    pub fn sale(&self, menu: &Menu, seller: &Seller) -> SharedSale {
         let sale = || {
             Arc::new(Sale {
-                backend: backend.id.clone(),
-                provider: backend.provider.name().to_owned(),
+                backend: seller.backend.id.clone(),
+                provider: seller.backend.provider.name().to_owned(),
                 endpoint: menu.endpoint.clone(),
                 model: menu.model.clone(),
                 offer: self.name.clone(),
                 mode: self.mode(),
                 permille: self.terms.price_permille,
-                learnt: Learnt::default(),
+                learnt: seller.learnt.clone(),
                 rough: OnceLock::new(),
             })
         };

@@ -5,6 +5,7 @@
 //! [`ledger`]'s task prices and writes many at a time.
 
 pub mod book;
+pub mod calibrations;
 pub mod ledger;
 pub mod meter;
 pub mod policy;
@@ -20,6 +21,7 @@ use offpeak_core::usage::Usage;
 use offpeak_core::words::{BackendId, Endpoint, Mode, ModelId, OfferName, TenantId};
 use serde::{Deserialize, Serialize};
 
+pub use calibrations::Calibrations;
 pub use ledger::{Entry, Ledger};
 pub use policy::Costs;
 
@@ -41,7 +43,7 @@ pub struct Sale {
     /// Its price in thousandths of the standard one.
     pub permille: u32,
     /// What its answers usually take.
-    pub learnt: Learnt,
+    pub learnt: Arc<Learnt>,
     /// What a token of input and of output costs, roughly: by the book as it was when it was first asked.
     pub rough: OnceLock<(Money, Money)>,
 }

@@ -25,8 +25,7 @@ use crate::costs::SharedSale;
 use crate::costs::meter::{self, Meter};
 use crate::fallback::Fallback;
 use crate::gateway::Gateway;
-use crate::reply::Refusal;
-use crate::reply::stamp;
+use crate::reply::{Dialect, Refusal, stamp};
 use crate::retries::Failed;
 use crate::rewrite;
 use crate::upstream::{SendError, read_up_to};
@@ -152,7 +151,8 @@ pub async fn run(
             }
             strip(&mut head.headers);
             strip_private(&mut head.headers);
-            metered.admission.describe(&mut head.headers);
+            let dialect = Dialect::of(call.sale.endpoint.as_str());
+            metered.admission.describe(&mut head.headers, gateway.clock.now(), dialect);
             let body = watched(gateway, metered, &head, body);
             let mut response = if used.rewrites_answer {
                 rewritten(gateway, call, used, head, reqwest::Body::wrap(body), notes).await?

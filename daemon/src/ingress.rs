@@ -11,14 +11,13 @@ pub mod responses;
 pub mod uploads;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
-use offpeak_core::words::Timestamp;
 
 use crate::body::{ReplyBody, RequestBody};
 use crate::gateway::Gateway;
@@ -109,7 +108,7 @@ async fn model_call(
     let arrived = (gateway.clock.now(), Instant::now());
     let envelope = envelope::read(&head.headers, body, caller.account().sla)?;
     if envelope.background && head.uri.path() == responses::PATH {
-        caller.admit_plain(gateway.tenants.started)?;
+        caller.admit_plain(gateway.tenants.asked(arrived.0, Dialect::OpenAi))?;
         caller.account().check_budget(arrived.0)?;
         return Box::pin(responses::create(gateway, &caller, &head.headers, envelope, arrived.0)).await;
     }
@@ -125,8 +124,8 @@ async fn model_call(
             }
             caller.check_sla(SlaScope::Realtime)?;
             let demand = call.sale.learnt.demand(envelope.input_tokens, envelope.max_output_tokens);
-            let (quota, started) = (&call.backend.quota, gateway.tenants.started);
-            let mut admission = caller.admit(&envelope.model, quota, demand, started)?;
+            let asked = gateway.tenants.asked(arrived.0, Dialect::of(head.uri.path()));
+            let mut admission = caller.admit(&envelope.model, &call.backend.quota, demand, asked)?;
             if let Some(purse) = caller.account().purse() {
                 let amount = gateway.costs.estimate(&call.sale, demand);
                 admission.reservation = Some(purse.reserve(amount, arrived.0)?);
@@ -161,13 +160,6 @@ fn check_endpoint(gateway: &Gateway, method: &Method, path: &str) -> Result<(), 
         return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message));
     }
     Ok(())
-}
-
-/// A time as Anthropic's API writes it.
-pub fn rfc3339(at: Timestamp) -> String {
-    // The last second that has four digits for its year.
-    let seconds = (at.0 / 1000).min(253_402_300_799);
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }
 
 /// Reads a body of at most `max` bytes. One that arrives in one piece is not copied.

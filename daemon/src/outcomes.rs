@@ -123,6 +123,7 @@ pub async fn record(
             None => unknown += 1,
         }
     }
+    learn(&gateway.store, source, &outcomes, &bills).await?;
     let entries = blocking(|| price(gateway, source, &mut outcomes, &bills, now));
     let recorded = gateway.store.record(outcomes).await?;
     let (mut finished, mut retried, mut duplicates) = (Vec::new(), 0, 0);
@@ -373,6 +374,27 @@ fn taken(store: &Store, source: &Source, outcome: &NewOutcome, is_first: bool, t
         wasted: !matches!(outcome.verdict, Verdict::Final),
         took,
     }
+}
+
+/// Learns from answers what further ones will take: of each its output, and of one its input, because what was reckoned of
+/// that lies in the log.
+async fn learn(
+    store: &Store,
+    source: &Source,
+    outcomes: &[NewOutcome],
+    taken: &[Taken],
+) -> Result<(), StoreError> {
+    let mut reckoned = None;
+    for (outcome, usage) in outcomes.iter().zip(taken).filter_map(|(o, taken)| Some((o, taken.usage?))) {
+        if reckoned.is_none() {
+            let entry = store.entry(outcome.place).await?;
+            reckoned = Some(entry.map_or(0, |entry| u64::from(entry.tokens)));
+            source.sale.learnt.learn(reckoned.unwrap_or(0), usage);
+        } else {
+            source.sale.learnt.learn(0, usage);
+        }
+    }
+    Ok(())
 }
 
 /// An entry of the ledger, and the place that it is about.

@@ -1,9 +1,11 @@
 //! The one map from what went wrong to a status and a body in the caller's dialect.
 
 use std::borrow::Cow;
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
+use offpeak_core::words::Timestamp;
 use serde::Serialize;
 
 use crate::body::ReplyBody;
@@ -233,6 +235,13 @@ pub fn json(status: StatusCode, body: impl Into<bytes::Bytes>) -> Response<Reply
 /// An answer made from a value.
 pub fn json_of(status: StatusCode, value: &impl Serialize) -> Response<ReplyBody> {
     json(status, serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// A time as Anthropic's API writes it.
+pub fn rfc3339(at: Timestamp) -> String {
+    // The last second that has four digits for its year.
+    let seconds = (at.0 / 1000).min(253_402_300_799);
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }
 
 #[cfg(test)]

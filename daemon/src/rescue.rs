@@ -184,7 +184,8 @@ fn ways(gateway: &Gateway, backend: &Backend, record: &BatchRecord) -> Result<Ve
                 model: record.model.clone(),
             };
             let call = backend.prepare(endpoint, model, offer.name.as_str(), now)?;
-            let sale = offer.sale(menu.ok_or_else(no_realtime_offer)?, backend);
+            let (menu, seller) = menu.zip(seller).ok_or_else(no_realtime_offer)?;
+            let sale = offer.sale(menu, seller);
             Ok(Rung { way, usual: Millis(offer.terms.usual_ms), call, sale })
         })
         .collect::<Result<_, PrepareError>>()?;

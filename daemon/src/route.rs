@@ -298,13 +298,13 @@ impl Question<'_> {
                     model: self.menu.model.clone(),
                 };
                 let call = dearer.call(self.menu, &seller.backend, self.now).ok()?;
-                Some(OrElse { way, call, sale: dearer.sale(self.menu, &seller.backend) })
+                Some(OrElse { way, call, sale: dearer.sale(self.menu, seller) })
             });
             return Ok(Routed::Now(NowCall {
                 backend: seller.backend.clone(),
                 call,
                 or_else,
-                sale: offer.sale(self.menu, &seller.backend),
+                sale: offer.sale(self.menu, seller),
                 tenant: self.account.id.clone(),
                 input_tokens: self.envelope.input_tokens,
                 fallback: self.fallback.clone(),

@@ -15,13 +15,13 @@ use offpeak_store::{Store, StoreError};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-use crate::admission::{self, Admission, Quotas};
+use crate::admission::{self, Admission, Asked, Quotas};
 use crate::alerts::Alerts;
 use crate::budgets::Purse;
 use crate::clock::Chance;
 use crate::config::{Access, Delivery, ModelPatterns, Tenant};
 use crate::envelope::SlaDefaults;
-use crate::reply::Refusal;
+use crate::reply::{Dialect, Refusal};
 use crate::tenant::keys::{Digest, NewKey, Pepper, Record, SlaScope};
 
 /// A tenant and what it may do, ready for requests.
@@ -138,13 +138,13 @@ impl Identified {
     }
 
     /// Takes a call that runs no model: it counts as a request.
-    pub fn admit_plain(&self, started: Instant) -> Result<(), Refusal> {
+    pub fn admit_plain(&self, asked: Asked) -> Result<(), Refusal> {
         let mut quotas = Quotas::default();
         quotas.push(&self.0.account.quota);
         if let Some(key) = &self.0.key {
             quotas.push(&key.quota);
         }
-        drop(quotas.admit(Demand::default(), started)?.settle(Demand::default()));
+        drop(quotas.admit(Demand::default(), asked)?.settle(Demand::default()));
         Ok(())
     }
 
@@ -154,7 +154,7 @@ impl Identified {
         model: &str,
         backend: &Arc<Quota>,
         demand: Demand,
-        started: Instant,
+        asked: Asked,
     ) -> Result<Admission, Refusal> {
         let mut quotas = Quotas::default();
         quotas.push(&self.0.account.quota);
@@ -166,7 +166,7 @@ impl Identified {
             quotas.push(quota);
         }
         quotas.push(backend);
-        quotas.admit(demand, started)
+        quotas.admit(demand, asked)
     }
 }
 
@@ -288,6 +288,11 @@ impl Tenants {
     /// All accounts.
     pub fn accounts(&self) -> Vec<Arc<Account>> {
         self.known.load().accounts.values().cloned().collect()
+    }
+
+    /// A question to quotas, now.
+    pub const fn asked(&self, now: Timestamp, dialect: Dialect) -> Asked {
+        Asked { started: self.started, wall: now, dialect }
     }
 
     /// All keys that were made here, the oldest first.
@@ -519,11 +524,10 @@ mod tests {
             Timestamp(0),
         );
         let open = admission::quota(&crate::config::Limits::default());
+        let asked = tenants.asked(NOW, Dialect::OpenAi);
         let admit = |key: &str| {
             let caller = caller(&tenants, key)?;
-            caller
-                .admit("m", &open, Demand::default(), tenants.started)
-                .map_err(|refusal| refusal.code.into_owned())
+            caller.admit("m", &open, Demand::default(), asked).map_err(|refusal| refusal.code.into_owned())
         };
         admit("sk-a").unwrap().settle(Demand::default());
         tenants.put(vec![made]);

@@ -20,7 +20,7 @@ use crate::ingress::files::{self, job_of, no_such_call, seconds, unreadable};
 use crate::ingress::query::Query;
 use crate::job_book::Progress;
 use crate::jobs;
-use crate::reply::{self, Refusal};
+use crate::reply::{self, Dialect, Refusal};
 use crate::tenant::{Account, Identified};
 
 /// Where jobs are.
@@ -41,7 +41,7 @@ pub async fn answer(
     let method = request.method().clone();
     match (&method, names.as_slice()) {
         (&Method::POST, []) => {
-            caller.admit_plain(gateway.tenants.started)?;
+            caller.admit_plain(gateway.tenants.asked(gateway.clock.now(), Dialect::OpenAi))?;
             let job = submit::take(gateway, &caller, request).await?;
             shown(gateway, &job).await
         }

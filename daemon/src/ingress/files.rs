@@ -23,7 +23,7 @@ use crate::documents::job::{Api, Job, Sums};
 use crate::documents::{self, DocumentError};
 use crate::gateway::Gateway;
 use crate::ingress::query::Query;
-use crate::reply::{self, Refusal};
+use crate::reply::{self, Dialect, Refusal};
 use crate::tenant::{Account, Identified};
 
 /// Where files are.
@@ -73,7 +73,7 @@ pub async fn answer(
     let method = request.method().clone();
     match (&method, names.as_slice()) {
         (&Method::POST, []) => {
-            caller.admit_plain(gateway.tenants.started)?;
+            caller.admit_plain(gateway.tenants.asked(gateway.clock.now(), Dialect::OpenAi))?;
             let file = upload::take(gateway, caller.account(), request).await?;
             Ok(reply::json_of(StatusCode::OK, &file.object()))
         }

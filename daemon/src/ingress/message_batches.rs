@@ -21,9 +21,8 @@ use crate::gateway::Gateway;
 use crate::ingress::batches::{CostObject, page, stopping};
 use crate::ingress::files::{job_of, no_such_call};
 use crate::ingress::query::Query;
-use crate::ingress::rfc3339;
 use crate::jobs;
-use crate::reply::{self, Refusal};
+use crate::reply::{self, Dialect, Refusal};
 use crate::route;
 use crate::tenant::{Account, Identified};
 
@@ -49,7 +48,7 @@ pub async fn answer(
     let base = base(gateway, &request);
     match (&method, names.as_slice()) {
         (&Method::POST, []) => {
-            caller.admit_plain(gateway.tenants.started)?;
+            caller.admit_plain(gateway.tenants.asked(gateway.clock.now(), Dialect::Anthropic))?;
             // Which models it names is known when it has come.
             route::check_job(gateway, &caller, ENDPOINT, std::iter::empty())?;
             caller.account().check_budget(gateway.clock.now())?;
@@ -231,11 +230,11 @@ impl MessageBatch {
                     expired: sums.expired,
                 },
             },
-            created_at: rfc3339(life.created_at),
-            expires_at: rfc3339(life.deadline),
-            ended_at: life.ended_at.map(rfc3339),
-            cancel_initiated_at: life.cancelling_at.map(rfc3339),
-            archived_at: until.filter(|until| !is_readable(*until)).map(rfc3339),
+            created_at: reply::rfc3339(life.created_at),
+            expires_at: reply::rfc3339(life.deadline),
+            ended_at: life.ended_at.map(reply::rfc3339),
+            cancel_initiated_at: life.cancelling_at.map(reply::rfc3339),
+            archived_at: until.filter(|until| !is_readable(*until)).map(reply::rfc3339),
             results_url: until
                 .filter(|until| is_readable(*until))
                 .map(|_| format!("{base}{PATH}/{id}/results")),

@@ -103,7 +103,7 @@ impl From<Model> for AnthropicModel {
             r#type: "model",
             display_name: model.id.clone(),
             id: model.id,
-            created_at: crate::ingress::rfc3339(Timestamp(model.created.saturating_mul(1000))),
+            created_at: reply::rfc3339(Timestamp(model.created.saturating_mul(1000))),
             lifecycle: "active",
         }
     }

@@ -22,7 +22,7 @@ use crate::ingress::files::{FileObject, disk_failed, no_such_call, seconds, unre
 use crate::ingress::pieces::Pieces;
 use crate::ingress::read_body;
 use crate::jsonl::{Checker, Limits};
-use crate::reply::{self, Refusal};
+use crate::reply::{self, Dialect, Refusal};
 use crate::tenant::{Account, Identified};
 
 /// Where uploads are.
@@ -52,7 +52,7 @@ pub async fn answer(
     let method = request.method().clone();
     match (&method, names.as_slice()) {
         (&Method::POST, []) => {
-            caller.admit_plain(gateway.tenants.started)?;
+            caller.admit_plain(gateway.tenants.asked(gateway.clock.now(), Dialect::OpenAi))?;
             create(gateway, caller.account(), request).await
         }
         (&Method::POST, [id, "parts"]) => add_part(gateway, caller.account(), id, request).await,

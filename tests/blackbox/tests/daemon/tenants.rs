@@ -204,6 +204,25 @@ async fn quotas_hold_for_each_tenant_key_model_and_backend() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn estimates_come_nearer_and_a_restart_forgets_none_of_it() {
+    let provider = sim().build();
+    let server = provider_sim::Server::on_free_port(provider.clone()).await.unwrap();
+    let settings = "[tenants.search]\noutput_tokens_per_minute = 6000";
+    let daemon = Daemon::start(&server.url(), settings).await;
+    let left = |answer: &crate::rig::Answer| -> u64 {
+        answer.header("x-ratelimit-remaining-tokens").parse().unwrap()
+    };
+    let first = daemon.ask(MODEL, "a short one").await;
+    let took = first.body["usage"]["completion_tokens"].as_u64().unwrap();
+    assert!(took < 200, "{took}");
+    assert!(left(&first) < 5_700, "nothing is known of the model yet: {first:?}");
+    let daemon = daemon.restart(&server.url(), settings).await;
+    let second = daemon.ask(MODEL, "a short one").await;
+    assert!(left(&second) > 5_750, "{took} tokens are expected now: {second:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backends_own_limit_holds_for_all_tenants_together() {
     let rig = Rig::start(sim(), "[backends.simulated.limits]\nrequests_per_minute = 1").await;
     assert_eq!(rig.daemon.ask(MODEL, "one").await.status, StatusCode::OK);
