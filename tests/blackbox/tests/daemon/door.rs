@@ -6,10 +6,13 @@ use http::Version;
 use provider_sim::Mode;
 use rcgen::generate_simple_self_signed;
 use reqwest::{Certificate, Client, ClientBuilder, Identity};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::rig::{CHAT, MODEL, Rig, chat, key_of, sim};
+
+/// Long enough for a loaded machine, and shorter than the daemon's own patience.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn applications_come_in_by_tls_and_show_their_certificate() {
@@ -76,4 +79,43 @@ async fn clients_that_dawdle_keep_nobody_waiting() {
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     assert_eq!(rig.billed(Mode::Realtime), 20);
     drop(slow);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_over_the_limit_wait_until_one_is_free() {
+    let rig = Rig::start(sim(), "[server]\nmax_connections = 2").await;
+    let connect = || TcpStream::connect(rig.daemon.data);
+    let (first, second) = (connect().await.unwrap(), connect().await.unwrap());
+    let mut third = connect().await.unwrap();
+    third.write_all(b"GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let early = tokio::time::timeout(Duration::from_millis(300), third.read_to_end(&mut answer)).await;
+    assert!(early.is_err() && answer.is_empty(), "two are all that are served");
+    drop(first);
+    tokio::time::timeout(PATIENCE, third.read_to_end(&mut answer)).await.expect("it is its turn").unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 401"), "{}", String::from_utf8_lossy(&answer));
+    drop(second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_that_are_too_large_are_refused_and_others_are_served() {
+    let rig = Rig::start(sim(), "").await;
+    let many: String = (0..500).map(|n| format!("x-{n}: a\r\n")).collect();
+    let large = "a".repeat(1 << 20);
+    for (what, head) in [
+        ("many headers", format!("GET /v1/models HTTP/1.1\r\nhost: x\r\n{many}\r\n")),
+        ("a large header", format!("GET /v1/models HTTP/1.1\r\nhost: x\r\nx-large: {large}\r\n\r\n")),
+        ("a long path", format!("GET /v1/files/{large} HTTP/1.1\r\nhost: x\r\n\r\n")),
+    ] {
+        let mut stream = TcpStream::connect(rig.daemon.data).await.unwrap();
+        // The server may close before it has read everything, and then its answer may be lost on the way.
+        drop(stream.write_all(head.as_bytes()).await);
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        drop(tokio::time::timeout(PATIENCE, read).await.expect("it closes the connection"));
+        let answer = String::from_utf8_lossy(&answer);
+        let is_refused = ["HTTP/1.1 431", "HTTP/1.1 414"].iter().any(|status| answer.starts_with(status));
+        assert!(answer.is_empty() || is_refused, "{what}: {answer}");
+    }
+    assert!(rig.daemon.ask(MODEL, "others are served").await.status.is_success());
 }

@@ -15,6 +15,7 @@ mod door;
 mod engines;
 mod escalate;
 mod expired;
+mod isolation;
 mod jobs;
 mod ladder;
 mod limits;
