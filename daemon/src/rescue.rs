@@ -219,7 +219,8 @@ impl Rescue<'_> {
                 message: "offpeak was stopped while the provider may have run this request".into(),
             };
             let (retry_after, request_id, body) = (None, None, Bytes::new());
-            let attempt = Attempt { place, ending, tries, retry_after, request_id, body };
+            let took = Took::NO_TIME;
+            let attempt = Attempt { place, ending, tries, retry_after, request_id, body, took };
             tracing::warn!(%place, batch = %self.record.id, "a request that was being run by itself was interrupted");
             outcomes::record(self.gateway, &self.source(rung.sale.clone()), vec![attempt]).await?;
         }

@@ -124,8 +124,8 @@ fn report(outcome: &Outcome) {
     let mut text = format!("seed {}:\n", outcome.seed);
     for violation in outcome.violations.iter().take(5) {
         let shown: String = violation.chars().take(1500).collect();
-        text.push_str(&format!("  {shown}\n"));
+        text.extend(["  ", shown.as_str(), "\n"]);
     }
-    text.push_str(&format!("  replay: {}\n", outcome.replay()));
+    text.extend(["  replay: ", outcome.replay().as_str(), "\n"]);
     eprint!("{text}");
 }

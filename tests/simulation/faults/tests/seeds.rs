@@ -1,6 +1,5 @@
 //! Seeds that every run of the tests plays, and those that once found something.
 
-
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fault_simulation::{Plugins, run};
