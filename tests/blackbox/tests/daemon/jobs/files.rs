@@ -50,8 +50,10 @@ async fn each_malformed_file_fails_its_job_with_code_and_line() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_bad_line_of_a_file_is_told_with_its_number() {
+    /// The code and the member that it names, of a line that is wrong.
+    type Wrong = Option<(&'static str, Option<&'static str>)>;
     let rig = Rig::start(sim(), "[server]\nmax_body = \"64KiB\"").await;
-    let table: [(String, Option<(&str, Option<&str>)>); 13] = [
+    let table: [(String, Wrong); 13] = [
         (line("a", "fine"), None),
         ("{\"custom_id\": ".to_owned(), Some(("invalid_json_line", None))),
         (line("a", "again"), Some(("duplicate_custom_id", Some("custom_id")))),
@@ -74,7 +76,8 @@ async fn every_bad_line_of_a_file_is_told_with_its_number() {
         .filter_map(|(number, (_, wrong))| wrong.map(|(code, param)| json!([number, code, param])))
         .collect();
     for end in ["\n", "\r\n"] {
-        let text: String = table.iter().map(|(line, _)| format!("{line}{end}")).collect();
+        let lines: Vec<&str> = table.iter().map(|(line, _)| line.as_str()).collect();
+        let text = lines.join(end) + end;
         let id = rig.daemon.submit(text, "24h").await;
         let job = rig.daemon.job_is(&id, "failed").await;
         let errors = job["errors"]["data"].as_array().unwrap();
