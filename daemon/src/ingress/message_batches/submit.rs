@@ -102,46 +102,45 @@ pub(super) async fn take(
     };
     let idempotency = given_key(&head.headers).map(|key| idempotency_key(account, key));
     let job = job(gateway, &input, window, told(&head.headers), idempotency, digest);
-    let begun = begin(gateway, caller, &input, job, is_sdk_retry(&head.headers)).await;
-    if !matches!(begun, Ok(Begun::New(_))) {
+    let checked = check(gateway, caller, &input, &job, is_sdk_retry(&head.headers)).await;
+    if !matches!(checked, Ok(None)) {
         gateway.spool.remove(input.number).await.map_err(|error| disk_failed(&error))?;
     }
-    match begun? {
-        Begun::New(job) => Ok(job),
-        Begun::Before(job) => {
+    match checked? {
+        None => begin(gateway, &input, job).await,
+        Some(before) => {
             gateway.metrics.attached();
-            Ok(job)
+            Ok(Arc::new(before))
         }
     }
 }
 
-/// What became of a call.
-enum Begun {
-    /// Its job has begun.
-    New(Arc<Job>),
-    /// It repeats a call whose job this is.
-    Before(Arc<Job>),
-}
-
-async fn begin(
-    gateway: &Arc<Gateway>,
+/// Whether a call's job may begin: not if it repeats a call, whose job this gives.
+async fn check(
+    gateway: &Gateway,
     caller: &Identified,
     input: &File,
-    job: Job,
+    job: &Job,
     is_retry: bool,
-) -> Result<Begun, Refusal> {
+) -> Result<Option<Job>, Refusal> {
     let account = caller.account();
-    if let Some(before) = before(gateway, account, &job, is_retry).await? {
-        return Ok(Begun::Before(Arc::new(before)));
+    if let Some(before) = before(gateway, account, job, is_retry).await? {
+        return Ok(Some(before));
     }
     let models = input.check.models.iter().map(|model| model.name.as_str());
     route::check_job(gateway, caller, super::ENDPOINT, models)?;
     let window = job.life.deadline.since(job.life.created_at);
     jobs::expand::check_models(gateway, account, super::ENDPOINT, &job.headers, &input.check, window)?;
     check_room(gateway, account, input)?;
+    Ok(None)
+}
+
+/// Begins a job. Where the store fails, what it was told may be found after a restart all the same: so the file stays, and
+/// the next start removes it if nothing knows it.
+async fn begin(gateway: &Arc<Gateway>, input: &File, job: Job) -> Result<Arc<Job>, Refusal> {
     documents::keep(&gateway.store, input).await.map_err(|error| unreadable(&error))?;
     let open = jobs::begin(gateway, job).await.map_err(|error| unreadable(&error))?;
-    Ok(Begun::New(open.stored()))
+    Ok(open.stored())
 }
 
 /// A job that this one repeats: by its key, or because an SDK tries again what it did not hear of.
