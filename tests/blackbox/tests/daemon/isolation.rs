@@ -48,6 +48,7 @@ async fn things(daemon: &Daemon) -> Vec<String> {
 
     // One that is over, so that there is output to steal.
     let over = id(daemon.create(&file, "24h").await);
+    daemon.job_is(&over, "in_progress").await;
     daemon.cancel_job(&over).await;
     let over = daemon.job_is(&over, "cancelled").await;
     let errors = over["error_file_id"].as_str().expect("what was cancelled is told").to_owned();
