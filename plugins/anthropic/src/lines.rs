@@ -122,26 +122,42 @@ fn own_id<'a>(custom_id: &'a str, mark: &str) -> Option<&'a str> {
 pub(crate) enum Whose {
     /// They have the mark.
     Ours,
-    /// They have another.
+    /// They have others, and nowhere ours.
     Foreign,
-    /// There is no whole line.
+    /// No line has a name.
     Unclear,
 }
 
 /// Looks at the beginning of a batch's results, which may be cut off anywhere. All items of a batch were sent in one
-/// call, so that one line tells.
+/// call, so that one line of ours tells that all are. One of another does not tell that none is: providers have put strays
+/// into files.
 pub(crate) fn whose(beginning: &[u8], mark: &str) -> Whose {
+    let mut whose = Whose::Unclear;
+    for name in beginning.split(|byte| *byte == b'\n').filter_map(name) {
+        if own_id(&name, mark).is_some() {
+            return Whose::Ours;
+        }
+        whose = Whose::Foreign;
+    }
+    whose
+}
+
+/// The name of the item that a line is about; also of a line that is cut off or torn, if its beginning has it.
+fn name(line: &[u8]) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Name<'a> {
         #[serde(borrow)]
         custom_id: Cow<'a, str>,
     }
-    let mut lines = beginning.split(|byte| *byte == b'\n');
-    match lines.find_map(|line| serde_json::from_slice::<Name<'_>>(line).ok()) {
-        Some(line) if own_id(&line.custom_id, mark).is_some() => Whose::Ours,
-        Some(_) => Whose::Foreign,
-        None => Whose::Unclear,
+    if let Ok(line) = serde_json::from_slice::<Name<'_>>(line) {
+        return Some(line.custom_id);
     }
+    let mut rest = line.trim_ascii_start();
+    for part in ["{", "\"custom_id\"", ":", "\""] {
+        rest = rest.strip_prefix(part.as_bytes())?.trim_ascii_start();
+    }
+    let end = rest.iter().position(|byte| *byte == b'"')?;
+    std::str::from_utf8(rest.get(..end)?).ok().map(Cow::Borrowed)
 }
 
 #[cfg(test)]
@@ -248,14 +264,18 @@ mod tests {
     }
 
     #[test]
-    fn one_whole_line_tells_whose_results_they_are() {
+    fn one_line_of_ours_tells_whose_results_they_are() {
         let ours = format!("{{\"custom_id\":\"{MARK}-1-1\",\"result\":{{}}}}");
         let foreign = "{\"custom_id\":\"other-1-1\",\"result\":{}}";
         for (beginning, whose_they_are) in [
             (format!("{ours}\n{{\"cust"), Whose::Ours),
             (ours.clone(), Whose::Ours),
-            (format!("\n{foreign}\n{ours}"), Whose::Foreign),
+            (format!("\n{foreign}\n{ours}"), Whose::Ours),
+            (format!("<html>\n{foreign}\n{foreign}"), Whose::Foreign),
+            (ours.get(..ours.len() - 1).unwrap().to_owned(), Whose::Ours),
+            (foreign.get(..foreign.len() - 1).unwrap().to_owned(), Whose::Foreign),
             (format!("{}\n", ours.get(..20).unwrap()), Whose::Unclear),
+            ("<html>502 Bad Gateway</html>\n".to_owned(), Whose::Unclear),
             (String::new(), Whose::Unclear),
         ] {
             assert_eq!(whose(beginning.as_bytes(), MARK), whose_they_are, "{beginning}");

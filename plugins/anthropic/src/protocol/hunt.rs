@@ -104,7 +104,7 @@ fn page(
             trail.candidates.push(batch.id.clone());
         }
     }
-    if trail.candidates.len() > CANDIDATES_MAX {
+    if trail.candidates.len() + trail.unclear.len() > CANDIDATES_MAX {
         return undecided(
             "too many batches of the same size were created at the same time to tell them apart",
         );
@@ -136,7 +136,8 @@ fn searched(trail: Trail, look: u32, notes: &mut Notes, context: Context<'_>) ->
     }
     if trail.lost {
         return undecided(
-            "a batch that may have been ours was deleted at the provider before it could be told whose it was",
+            "a batch that may have been ours was deleted at the provider, or its results could not be read, before it \
+             could be told whose it was",
         );
     }
     let none = Hindrance::new("creation_interrupted", "the creation was interrupted and left no batch");
@@ -149,7 +150,8 @@ impl Trail {
     /// yet.
     fn may_be_ours(&self, batch: &MessageBatch, context: Context<'_>) -> bool {
         let is_fence = self.fence.as_ref().is_some_and(|fence| fence.id == batch.id);
-        let is_known = self.candidates.contains(&batch.id) || self.foreign.contains(&batch.id);
+        let is_known =
+            [&self.candidates, &self.foreign, &self.unclear].iter().any(|known| known.contains(&batch.id));
         let items = batch.request_counts.total();
         let fits = items == 0
             || (u64::from(context.batch.waiting)..=u64::from(context.batch.items)).contains(&items);
@@ -269,7 +271,9 @@ pub(super) fn peeked(
     }
 }
 
-/// All of a candidate's results, where their beginning did not tell.
+/// All of a candidate's results, where their beginning did not tell. That nothing in them is ours proves nothing, since lines
+/// that cannot be read count as little as those of others: whose they are is for the beginning to tell, if it can be read by
+/// now.
 pub(super) fn sifted(
     event: &Event,
     trail: Trail,
@@ -280,13 +284,14 @@ pub(super) fn sifted(
 ) -> Next {
     match event {
         Event::Read(summary) if is_proof(summary) && summary.results > 0 => ours(&trail, at, end, notes),
-        Event::Read(summary) if is_proof(summary) && summary.whole && summary.lines > 0 => {
-            foreign(trail, at, notes, context)
-        }
         Event::Read(summary)
             if collect::is_refusal(summary.status) && collect::is_gone(summary.status, notes) =>
         {
             without(Trail { lost: true, ..trail }, at, notes, context)
+        }
+        Event::Read(summary) if is_proof(summary) && summary.whole => {
+            let nameless = Hindrance::new("results_without_names", "");
+            prove_again((trail, at, false, end), &nameless, notes, context)
         }
         _ => {
             let cut_off = Hindrance::new("results_cut_off", "");
@@ -307,7 +312,9 @@ fn prove_again(
 ) -> Next {
     notes.tries += 1;
     if notes.tries >= READ_TRIES_MAX {
-        return without(Trail { lost: true, ..trail }, at, notes, context);
+        let mut trail = Trail { lost: true, ..trail };
+        trail.unclear.push(trail.candidate(at).to_owned());
+        return without(trail, at, notes, context);
     }
     Next::Pause(Phase::Prove { trail, at, whole, end }, pause_ms(notes.tries, hindrance, context))
 }

@@ -10,10 +10,10 @@
 //!   newer than the fence and has as many items as ours may be ours: a *candidate*. The newest batch of the last search is
 //!   the *ceiling*: ours cannot be newer than that, however many batches others create meanwhile.
 //! - The results of a candidate that has ended tell whose it is, because every `custom_id` begins with its batch's mark. One
-//!   line is enough. What is another's is read no further and is never touched.
+//!   line of ours is enough. What is another's is read no further and is never touched.
 //! - Only when all candidates were proven to be others', and one more search shows no further one, is the batch created
-//!   again. A candidate that vanished before it was proven (somebody deleted it) may have been ours; then nothing is created
-//!   again here, and the fate is reported as unknown.
+//!   again. A candidate that vanished before it was proven (somebody deleted it), or whose results cannot be read, may have
+//!   been ours; then nothing is created again here, and the fate is reported as unknown.
 //!
 //! Two rules hold throughout: an event that does not belong to the outstanding effect counts as that effect's fate being
 //! unknown; and nothing is deleted at the provider, since another daemon on the same account may still need to see that a
@@ -111,7 +111,10 @@ struct Trail {
     candidates: Vec<String>,
     /// Are proven to be others'.
     foreign: Vec<String>,
-    /// A candidate vanished before it was proven.
+    /// Have nothing that can be read: nobody can tell whose they are.
+    #[serde(default)]
+    unclear: Vec<String>,
+    /// A candidate vanished before it was proven, or is unclear.
     lost: bool,
 }
 

@@ -327,7 +327,8 @@ fn it_is_created_again_only_after_all_candidates_were_others_and_one_more_search
 fn results_whose_beginning_does_not_tell_are_read_whole() {
     for (event, expected) in [
         (read_event("proof", 200, 1, false), "READ /v1/messages/batches/c/results as results"),
-        (read_event("proof", 200, 0, true), LISTING),
+        // Nothing of ours can be read: perhaps the beginning tells by now whose it is.
+        (read_event("proof", 200, 0, true), "GET /v1/messages/batches/c/results"),
         (read_event("proof", 200, 0, false), "READ /v1/messages/batches/c/results as proof"),
         (read_event("results", 200, 1, true), "READ /v1/messages/batches/c/results as proof"),
         (Event::Interrupted, "READ /v1/messages/batches/c/results as proof"),
@@ -339,6 +340,44 @@ fn results_whose_beginning_does_not_tell_are_read_whole() {
         let effect = life.on(event);
         assert_eq!(sent(&life.wait_out(effect)), expected);
     }
+}
+
+#[test]
+fn a_candidate_is_not_anothers_because_of_a_stray_line_or_of_lines_that_cannot_be_read() {
+    let stray = lines("nobody-sent-this");
+    for torn in [
+        format!("{stray}\n{}", lines(MARK)),
+        format!("<html>502 Bad Gateway</html>\n{{\"custom_id\":\"{MARK}-0-0\",\"resu"),
+    ] {
+        let (mut life, _) = Life::hunting(&[made("c", 10, 2)]);
+        life.on(answered(200, &ended("c", 10, 2, 0, 0)));
+        let effect = life.on(body(&torn));
+        assert_eq!(sent(&effect), "READ /v1/messages/batches/c/results as results", "{torn}");
+    }
+
+    let (mut life, _) = Life::hunting(&[made("c", 10, 2)]);
+    let mut effect = life.on(answered(200, &ended("c", 10, 2, 0, 0)));
+    let mut readings = 0;
+    while sent(&effect) == "GET /v1/messages/batches/c/results" {
+        readings += 1;
+        let whole = life.on(body("<html>502 Bad Gateway</html>"));
+        assert_eq!(sent(&whole), "READ /v1/messages/batches/c/results as proof");
+        let answer = life.on(read_event("proof", 200, 0, true));
+        effect = life.wait_out(answer);
+    }
+    assert_eq!((readings, sent(&effect).as_str()), (100, LISTING));
+    let end = failure(life.answer(200, &list(&[made("c", 10, 2)], false)));
+    assert_eq!((end.ran, end.temporary, end.code.as_str()), (DidItRun::Unknown, true, "creation_undecided"));
+}
+
+#[test]
+fn a_candidate_whose_beginning_was_unreadable_once_is_told_to_be_anothers_later() {
+    let (mut life, _) = Life::hunting(&[made("c", 10, 2)]);
+    life.on(answered(200, &ended("c", 10, 2, 0, 0)));
+    life.on(body("<html>"));
+    let answer = life.on(read_event("proof", 200, 0, true));
+    assert_eq!(sent(&life.wait_out(answer)), "GET /v1/messages/batches/c/results");
+    assert_eq!(sent(&life.on(body(&lines("fedcba9876543210-1")))), LISTING);
 }
 
 #[test]
