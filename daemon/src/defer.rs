@@ -360,7 +360,8 @@ fn stopping() -> Refusal {
 }
 
 fn conflict() -> Refusal {
-    let message = "This Idempotency-Key was used with another body, or with other headers that change what it means. Use a new key for a new request.";
+    let message = "This Idempotency-Key was used with another body, or with other headers that change what it means. Use a \
+                   new key for a new request.";
     Refusal::new(StatusCode::CONFLICT, IDEMPOTENCY_KEY_REUSED, message)
 }
 

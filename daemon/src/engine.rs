@@ -152,7 +152,7 @@ pub fn adapter_of(
     clock: Clock,
 ) -> Result<Option<EnginePlugin>, HostError> {
     let may_be_one = match chosen.source {
-        PluginSource::Bundled => chosen.name == "vllm",
+        PluginSource::Bundled => offpeak_bundled::ENGINES.contains(&&*chosen.name),
         PluginSource::File(_) => true,
     };
     if !may_be_one && !backend.engine.is_set {
@@ -212,9 +212,7 @@ impl Present {
         let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
         self.0.slowest_ms.fetch_max(after, Ordering::Relaxed);
     }
-}
 
-impl Present {
     /// Requests of offpeak's at the engine now.
     pub fn together(&self) -> u64 {
         self.0.together()

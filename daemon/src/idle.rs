@@ -8,7 +8,7 @@ use offpeak_core::breaker::Report;
 use offpeak_core::extent::{self, Cargo};
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::scheduler::{Event, Fate};
-use offpeak_core::words::{Mode, TenantId};
+use offpeak_core::words::{Mode, Place};
 use offpeak_host::values::adapter::State;
 use offpeak_store::{BatchRecord, Entry, Selection, StoreError};
 use tokio::time::Instant;
@@ -18,9 +18,8 @@ use crate::backends::{Backend, PreparedCall};
 use crate::costs::Took;
 use crate::engine::Engine;
 use crate::gateway::Gateway;
-use crate::outcomes::{self, Attempt, Source};
-use crate::rescue::{CHUNK_BYTES, PAUSE, pause, send};
-use crate::turns::Asker;
+use crate::outcomes::{Attempt, Source};
+use crate::rescue::{CHUNK_BYTES, PAUSE, asker, is_waiting, pause, record_surely, send, tenant_of};
 
 /// Outcomes that are recorded in one commit, at most.
 const RECORD_AT_ONCE: usize = 256;
@@ -157,25 +156,33 @@ impl Piece {
         }
     }
 
-    /// Runs one request once; none if the daemon stops before it is sent.
+    /// False if there is nothing to send any more; none if the daemon stops before the store can tell.
+    async fn is_to_be_sent(&self, place: Place) -> Option<bool> {
+        loop {
+            match is_waiting(&self.gateway.store, place).await {
+                Ok(is_waiting) => return Some(is_waiting),
+                Err(StoreError::Closed) => return None,
+                Err(error) => {
+                    tracing::error!(%place, %error, "a request for an engine waits for the store");
+                    pause(&self.gateway, PAUSE).await?;
+                }
+            }
+        }
+    }
+
+    /// Runs one request once; none if there is nothing to run any more, or the daemon stops before it is sent.
     async fn run_one(&self, engine: &Engine, call: &PreparedCall, entry: Entry) -> Option<Attempt> {
         let (gateway, backend) = (&self.gateway, &self.backend);
-        let key = gateway.store.lane_key(entry.place.lane);
-        let tenant = key.map_or_else(|| TenantId::from(""), |key| key.tenant);
-        let asker = Asker {
-            tenant: &tenant,
-            weight: gateway.lanes.weight(&tenant),
-            deadline: entry.deadline,
-            tokens: u64::from(entry.tokens),
-        };
+        let tenant = tenant_of(gateway, &entry);
+        let asker = asker(gateway, &tenant, &entry);
         let turn = tokio::select! {
             biased;
             () = gateway.stopping.cancelled() => return None,
             () = self.stop.cancelled() => return Some(given_back(&entry)),
             turn = engine.turns.take(&asker) => turn,
         };
-        // While it waited, it may have been taken over by what runs beside this piece.
-        if gateway.beside.covers(self.record.id, entry.place) {
+        // While it waited, it may have been taken over by what runs beside this piece, or been cancelled.
+        if gateway.beside.covers(self.record.id, entry.place) || !self.is_to_be_sent(entry.place).await? {
             return None;
         }
         let guest = engine.presence.admit();
@@ -209,22 +216,5 @@ fn given_back(entry: &Entry) -> Attempt {
         request_id: None,
         body: bytes::Bytes::new(),
         took: Took::NO_TIME,
-    }
-}
-
-/// Records how attempts ended. They took time, so they are not given up while the store is in trouble.
-async fn record_surely(
-    gateway: &Arc<Gateway>,
-    source: &Source,
-    attempts: Vec<Attempt>,
-) -> Result<(), StoreError> {
-    loop {
-        match outcomes::record(gateway, source, attempts.clone()).await {
-            Err(error) if error.is_temporary() => {
-                tracing::error!(batch = %source.batch, %error, "answers wait for the store");
-                tokio::time::sleep(PAUSE).await;
-            }
-            recorded => return recorded,
-        }
     }
 }

@@ -18,7 +18,7 @@ use offpeak_core::turnaround::Way;
 use offpeak_core::words::{Millis, Mode, OfferName, Place, TenantId, Timestamp};
 use offpeak_host::PluginError;
 use offpeak_host::values::provider::Refusal;
-use offpeak_store::{BatchRecord, Entry, Selection, Standing, StoreError};
+use offpeak_store::{BatchRecord, Entry, Selection, Standing, Store, StoreError};
 use serde::de::IgnoredAny;
 use tokio::time::Instant;
 
@@ -102,7 +102,7 @@ async fn run_to_the_end(
         let mut attempts = std::pin::pin!(attempts);
         while let Some(attempt) = attempts.next().await {
             if let Some((attempt, sale)) = attempt {
-                record_surely(gateway, &rescue.source(sale), attempt).await?;
+                record_surely(gateway, &rescue.source(sale), vec![attempt]).await?;
             }
         }
         if gateway.stopping.is_cancelled() {
@@ -115,12 +115,16 @@ async fn run_to_the_end(
     Ok(())
 }
 
-/// Records how an attempt ended. It was paid for, so it is not given up while the store is in trouble.
-async fn record_surely(gateway: &Arc<Gateway>, source: &Source, attempt: Attempt) -> Result<(), StoreError> {
+/// Records how attempts ended. They were paid for, so they are not given up while the store is in trouble.
+pub async fn record_surely(
+    gateway: &Arc<Gateway>,
+    source: &Source,
+    attempts: Vec<Attempt>,
+) -> Result<(), StoreError> {
     loop {
-        match outcomes::record(gateway, source, vec![attempt.clone()]).await {
+        match outcomes::record(gateway, source, attempts.clone()).await {
             Err(error) if error.is_temporary() => {
-                tracing::error!(place = %attempt.place, %error, "an answer waits for the store");
+                tracing::error!(batch = %source.batch, answers = attempts.len(), %error, "answers wait for the store");
                 tokio::time::sleep(PAUSE).await;
             }
             recorded => return recorded,
@@ -138,6 +142,28 @@ async fn prepare(gateway: &Gateway, backend: &Backend, record: &BatchRecord) -> 
                 pause(gateway, PAUSE).await?;
             }
         }
+    }
+}
+
+/// Whether a request still waits at this place: it was not cancelled, its job is not over, and nobody else had its answer.
+pub async fn is_waiting(store: &Store, place: Place) -> Result<bool, StoreError> {
+    let standing = store.outcome(place).await?;
+    Ok(matches!(standing, Some(Standing::Waiting { current, .. }) if current == place))
+}
+
+/// Whose a request is. A lane that nobody knows has no tenant to be fair to; its requests are answered all the same.
+pub fn tenant_of(gateway: &Gateway, entry: &Entry) -> TenantId {
+    let key = gateway.store.lane_key(entry.place.lane);
+    key.map_or_else(|| TenantId::from(""), |key| key.tenant)
+}
+
+/// Who asks for a turn with a request.
+pub fn asker<'a>(gateway: &Gateway, tenant: &'a TenantId, entry: &Entry) -> Asker<'a> {
+    Asker {
+        tenant,
+        weight: gateway.lanes.weight(tenant),
+        deadline: entry.deadline,
+        tokens: u64::from(entry.tokens),
     }
 }
 
@@ -240,8 +266,7 @@ impl Rescue<'_> {
 
     async fn put_on_record(&self, place: Place, tries: u16) -> Result<bool, StoreError> {
         let store = &self.gateway.store;
-        let standing = store.outcome(place).await?;
-        let waits_here = matches!(standing, Some(Standing::Waiting { current, .. }) if current == place);
+        let waits_here = is_waiting(store, place).await?;
         if waits_here {
             sent::note(store, self.record.id, Sent { place, tries, is_under_way: true }).await?;
         }
@@ -272,15 +297,8 @@ impl Rescue<'_> {
     /// nothing to run any more, or the daemon stops between two attempts.
     async fn run_one(&self, entry: Entry) -> Option<(Attempt, SharedSale)> {
         let (gateway, backend) = (self.gateway, self.backend);
-        // A lane that nobody knows has no tenant to be fair to; its requests are answered all the same.
-        let key = gateway.store.lane_key(entry.place.lane);
-        let tenant = key.map_or_else(|| TenantId::from(""), |key| key.tenant);
-        let asker = Asker {
-            tenant: &tenant,
-            weight: gateway.lanes.weight(&tenant),
-            deadline: entry.deadline,
-            tokens: u64::from(entry.tokens),
-        };
+        let tenant = tenant_of(gateway, &entry);
+        let asker = asker(gateway, &tenant, &entry);
         let (mut tries, mut rung) =
             (self.tried.get(&entry.place).map_or(0, |sent| sent.tries), self.rungs.iter());
         let mut way = rung.next()?;

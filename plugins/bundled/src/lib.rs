@@ -3,6 +3,9 @@
 /// The provider plugins (world `provider`) by their names.
 pub const PROVIDERS: [(&str, &[u8]); 3] = [("anthropic", ANTHROPIC), ("openai", OPENAI), ("vllm", VLLM)];
 
+/// Those among them that know an engine's metrics too (world `engine`).
+pub const ENGINES: [&str; 1] = ["vllm"];
+
 /// The provider plugin for the Anthropic API.
 pub const ANTHROPIC: &[u8] = include_bytes!(env!("OFFPEAK_ANTHROPIC"));
 
@@ -37,6 +40,14 @@ mod tests {
             world.imports.keys().map(|key| resolve.name_world_key(key)).collect(),
             world.exports.keys().map(|key| resolve.name_world_key(key)).collect(),
         )
+    }
+
+    #[test]
+    fn engines_are_those_that_adapt() {
+        for (name, component) in PROVIDERS {
+            let adapts = interfaces(component).1.iter().any(|name| name.contains("/adapting@"));
+            assert_eq!(ENGINES.contains(&name), adapts, "{name}");
+        }
     }
 
     #[test]
