@@ -8,7 +8,8 @@ use http::{Method, Request, StatusCode};
 use offpeak::costs::report::{self, Query};
 use offpeak::gateway::Gateway;
 use offpeak_core::words::Timestamp;
-use offpeak_store::{Kind as Documents, Order};
+use offpeak_store::disk::memory::MemoryDisk;
+use offpeak_store::{Kind as Documents, Options, Order, Store, StoreError};
 use provider_sim::Executions;
 use serde_json::Value;
 
@@ -77,6 +78,8 @@ fn right_answer(world: &World, script: &Script, client: &Client, answer: &Answer
     }
     let plan = &world.plan;
     let code = answer.code();
+    let is_unreadable =
+        body.pointer("/error/details/error_code").is_some_and(|code| code == "results_unreadable");
     let explained = match code.as_str() {
         _ if answer.status == StatusCode::CONFLICT || state == Some("cancelled") => {
             script.withdraws_after_ms.is_some()
@@ -84,6 +87,8 @@ fn right_answer(world: &World, script: &Script, client: &Client, answer: &Answer
         _ if answer.attempts.is_none_or(|attempts| attempts >= MAX_ATTEMPTS) => !plan.kinds.is_empty(),
         // What fails in the same way each time is not tried again.
         _ if plan.has(Kind::Validation) => true,
+        // What ran, and whose results are never whole, is not bought once more.
+        _ if is_unreadable => plan.may_run_again(),
         // Real time cannot be asked what it meant to say.
         _ if answer.status == StatusCode::BAD_GATEWAY => {
             plan.has(Kind::WrongAnswers) || plan.has(Kind::CutAnswers)
@@ -275,4 +280,20 @@ pub(crate) async fn nothing_left(world: &World, gateway: &Gateway) {
         world.notes.violation(format!("{files} files of clients are left"));
     }
     world.count_many("(lanes)", gateway.lanes.view().await.len() as u64);
+}
+
+/// What a daemon that stopped well leaves is whole, and in the end nothing in it waits for anything.
+pub(crate) fn disk(world: &World, disk: &MemoryDisk, is_last: bool) {
+    let audit = match Store::check_on(disk, &Options::new("in memory")) {
+        Ok(audit) => audit,
+        // It never came to make one.
+        Err(StoreError::NoIndex { .. }) => return,
+        Err(error) => return world.notes.violation(format!("what it left cannot be checked: {error}")),
+    };
+    if !audit.is_healthy() {
+        world.notes.violation(format!("what it left is damaged: {:?}", audit.findings));
+    }
+    if is_last && (audit.unfinished > 0 || audit.open_batches > 0) {
+        world.notes.violation(format!("something is unfinished in the end: {audit:?}"));
+    }
 }

@@ -271,6 +271,7 @@ impl Session {
             let answer = self.send(Method::POST, &format!("{path}/cancel"), Bytes::new(), &[]).await;
             return match answer.status {
                 StatusCode::OK | StatusCode::CONFLICT | StatusCode::BAD_REQUEST => {
+                    self.life.world.count("client: cancels");
                     self.learns(|client| client.is_withdrawn = true);
                 }
                 StatusCode::SERVICE_UNAVAILABLE => self.wait_after(&answer, "").await,

@@ -119,6 +119,7 @@ impl Session {
             let answer = self.send(Method::POST, &format!("{path}/cancel"), Bytes::new(), &[]).await;
             match answer.status {
                 StatusCode::OK | StatusCode::CONFLICT | StatusCode::BAD_REQUEST => {
+                    self.life.world.count("client: cancels a job");
                     self.learns(|client| client.is_withdrawn = true);
                 }
                 _ => self.refused("a job could not be cancelled", answer).await,

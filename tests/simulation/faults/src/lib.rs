@@ -49,6 +49,51 @@ impl Outcome {
     }
 }
 
+/// Everything that may go wrong, as [`Outcome::counts`] has it. Some hundred seeds have all of it.
+pub const FAULTS: [&str; 41] = [
+    "batch: cancelled by somebody else",
+    "batch: items never run, expires",
+    "batch: refused at validation",
+    "batch: stalls and expires",
+    "call: 429",
+    "call: 5xx",
+    "call: 5xx after its effect",
+    "call: answer broken off",
+    "call: answer cut unnoticed",
+    "call: garbage for an answer",
+    "client: cancels",
+    "client: cancels a job",
+    "client: hangs up",
+    "clock: set back",
+    "clock: set forward",
+    "daemon: dies at some time",
+    "daemon: dies before a call has its effect",
+    "daemon: dies between a call's effect and its answer",
+    "daemon: dies in the middle of a disk operation",
+    "daemon: stops in good order",
+    "disk: a write that was not synced is lost",
+    "disk: an operation fails",
+    "disk: full",
+    "disk: power fails",
+    "item: 400",
+    "item: 429",
+    "item: 5xx",
+    "item: without a response",
+    "network: an older answer once more",
+    "network: connection refused",
+    "network: effect after the caller gave up",
+    "network: lost after its effect",
+    "network: lost before its effect",
+    "network: timeout after its effect",
+    "network: timeout before its effect",
+    "provider: dies during a call",
+    "provider: is down",
+    "results: a line is garbage",
+    "results: a line of nobody",
+    "results: a line twice",
+    "results: file cut off",
+];
+
 /// The plugins, compiled once for all seeds.
 #[derive(Debug)]
 pub struct Plugins {

@@ -48,6 +48,7 @@ pub(crate) fn run(world: &Arc<World>, number: u64, plan: &LifePlan, before: &Lef
         .start_paused(true)
         .build()
         .map_err(|error| format!("no runtime: {error}"))?;
+    let trouble_before = before.disk.trouble();
     let life = runtime.block_on(async {
         let life = Life::new(world.clone(), plan.clone(), before.disk.clone(), before.at_ms);
         let skew_ms = live(&life, number, before.skew_ms).await?;
@@ -57,14 +58,29 @@ pub(crate) fn run(world: &Arc<World>, number: u64, plan: &LifePlan, before: &Lef
     let at_ms = runtime.block_on(async { life.now_ms() });
     let stopped_well = matches!(plan.end, End::Stop(_) | End::Calm) && !life.disk.is_off();
     drop(runtime);
-    world.count("(lives)");
-    world.count(plan.end.name());
-    let (failed, refused) = life.disk.trouble();
-    world.count_many("disk: an operation fails", failed);
-    world.count_many("disk: full", refused);
+    count(&life, trouble_before);
     let disk = if stopped_well { life.disk.clone() } else { wreck(world, &life) };
     disk.limit_bytes(None);
+    disk.fail_steps(0..0);
+    if stopped_well {
+        check::disk(world, &disk, plan.end == End::Calm);
+    }
     Ok(Left { disk, at_ms: at_ms + plan.downtime_ms, skew_ms })
+}
+
+/// Counts how the life ended, and what the disk has done to it.
+fn count(life: &Life, trouble_before: (u64, u64)) {
+    let world = &life.world;
+    world.count("(lives)");
+    match life.plan.end {
+        End::AtDiskStep(_) if life.disk.is_off() => world.count(life.plan.end.name()),
+        // These are counted where they happen; a life may be over before.
+        End::AtDiskStep(_) | End::BeforeCall(_) | End::AfterCall(_) => {}
+        End::At(_) | End::Stop(_) | End::Calm => world.count(life.plan.end.name()),
+    }
+    let (failed, refused) = life.disk.trouble();
+    world.count_many("disk: an operation fails", failed.saturating_sub(trouble_before.0));
+    world.count_many("disk: full", refused.saturating_sub(trouble_before.1));
 }
 
 /// The disk as the next life finds it.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use fault_simulation::{Outcome, Plugins, run};
+use fault_simulation::{FAULTS, Outcome, Plugins, run};
 use parking_lot::Mutex;
 
 /// Plays the whole daemon against a simulated provider, on virtual time, with crashes and faults drawn from seeds.
@@ -108,8 +108,12 @@ fn main() -> ExitCode {
     });
     let played = next.load(Ordering::Relaxed) - args.from;
     let broken = broken.load(Ordering::Relaxed);
-    for (what, times) in counts.into_inner() {
+    let counts = counts.into_inner();
+    for (what, times) in &counts {
         println!("{times:>12}  {what}");
+    }
+    for what in FAULTS.iter().filter(|what| !counts.contains_key(*what)) {
+        println!("{:>12}  {what}", "never");
     }
     let (time, seed) = slowest.into_inner();
     println!("the slowest seed was {seed}: {time:.1?}");

@@ -80,6 +80,7 @@ async fn answer(life: Arc<Life>, request: Request<Body>) -> Result<Response<Body
     life.world.count(fate.name());
     if life.plan.end == End::BeforeCall(number) {
         life.note(&|| format!("killed before {} {}", request.method(), request.uri().path()));
+        life.world.count(life.plan.end.name());
         life.end();
         life.alive().await;
     }
@@ -94,6 +95,7 @@ async fn answer(life: Arc<Life>, request: Request<Body>) -> Result<Response<Body
     }
     if life.plan.end == End::AfterCall(number) {
         life.note(&|| "killed after it".to_owned());
+        life.world.count(life.plan.end.name());
         life.end();
     }
     life.alive().await;
@@ -110,6 +112,7 @@ fn draw(life: &Life, request: &Request<Bytes>) -> (Fate, Duration) {
     let now = life.now_ms();
     let is_during = |(from, to): &(u64, u64)| *from <= now && now < *to;
     if wire.outage.iter().chain(&wire.crashes).any(is_during) {
+        life.world.count("provider: is down");
         return (Fate::Refused, latency);
     }
     let late = Fate::Late(dice.number(0..=SETTLE_MS));

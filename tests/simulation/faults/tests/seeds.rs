@@ -1,11 +1,15 @@
 //! Seeds that every run of the tests plays, and those that once found something.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fault_simulation::{Plugins, run};
+use fault_simulation::{FAULTS, Outcome, Plugins, run};
 
 /// How many seeds where nobody says otherwise.
-const SEEDS: u64 = 120;
+const SEEDS: u64 = 400;
+
+/// With so many, each kind of fault must have occurred.
+const ENOUGH: u64 = 400;
 
 /// How many of them are played twice, to see that nothing depends on anything but the seed.
 const TWICE: u64 = 8;
@@ -17,28 +21,36 @@ const FOUND: [(u64, &str); 1] = [(
 )];
 
 #[test]
-fn seeds_break_no_promise() {
+fn seeds_break_no_promise_and_have_every_kind_of_fault() {
     let seeds: u64 = std::env::var("OFFPEAK_SEEDS").ok().map_or(SEEDS, |text| text.parse().unwrap());
     let plugins = Plugins::new().unwrap();
     let next = AtomicU64::new(0);
     let play = || {
         let mut broken = Vec::new();
+        let mut counts = BTreeMap::new();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds {
-                return broken;
+                return (broken, counts);
             }
             let outcome = run(seed, &plugins, false);
+            for (what, times) in &outcome.counts {
+                *counts.entry(*what).or_insert(0) += times;
+            }
             if !outcome.violations.is_empty() {
-                broken.push(format!("{outcome:#?}\nreplay: {}", outcome.replay()));
+                broken.push(complaint(&outcome));
             }
         }
     };
-    let broken: Vec<String> = std::thread::scope(|scope| {
+    let played: Vec<(Vec<String>, BTreeMap<&str, u64>)> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..2).map(|_| scope.spawn(play)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    let broken: Vec<&str> = played.iter().flat_map(|(broken, _)| broken).map(String::as_str).collect();
+    assert!(broken.is_empty(), "{} seeds of {seeds}:\n{}", broken.len(), broken.join("\n"));
+    let occurred = |what: &str| played.iter().any(|(_, counts)| counts.contains_key(what));
+    let missing: Vec<&&str> = FAULTS.iter().filter(|what| !occurred(what)).collect();
+    assert!(seeds < ENOUGH || missing.is_empty(), "never in {seeds} seeds: {missing:?}");
 }
 
 #[test]
@@ -46,7 +58,7 @@ fn seeds_that_found_something_stay_mended() {
     let plugins = Plugins::new().unwrap();
     for (seed, what) in FOUND {
         let outcome = run(seed, &plugins, false);
-        assert!(outcome.violations.is_empty(), "{what}: {outcome:#?}\nreplay: {}", outcome.replay());
+        assert!(outcome.violations.is_empty(), "{what}: {}", complaint(&outcome));
     }
 }
 
@@ -55,6 +67,11 @@ fn a_run_depends_on_nothing_but_its_seed() {
     let plugins = Plugins::new().unwrap();
     for seed in 1000..1000 + TWICE {
         let (first, second) = (run(seed, &plugins, false), run(seed, &plugins, false));
-        assert_eq!(first.hash, second.hash, "seed {seed}");
+        assert_eq!(first.hash, second.hash, "seed {seed}: {}", first.replay());
     }
+}
+
+fn complaint(outcome: &Outcome) -> String {
+    let few: Vec<&str> = outcome.violations.iter().take(5).map(String::as_str).collect();
+    format!("seed {}:\n  {}\n  replay: {}", outcome.seed, few.join("\n  "), outcome.replay())
 }
