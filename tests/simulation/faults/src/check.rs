@@ -78,8 +78,8 @@ fn right_answer(world: &World, script: &Script, client: &Client, answer: &Answer
     }
     let plan = &world.plan;
     let code = answer.code();
-    let is_unreadable =
-        body.pointer("/error/details/error_code").is_some_and(|code| code == "results_unreadable");
+    let detail = body.pointer("/error/details/error_code").and_then(Value::as_str);
+    let is_unreadable = [Some(code.as_str()), detail].contains(&Some("results_unreadable"));
     let explained = match code.as_str() {
         _ if answer.status == StatusCode::CONFLICT || state == Some("cancelled") => {
             script.withdraws_after_ms.is_some()
