@@ -19,23 +19,32 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    pub(crate) fn new(folder: &Path, provider: &str, key: &str) -> Self {
+    /// `settings` is TOML, written as dotted keys, that goes before the rest.
+    pub(crate) fn new(folder: &Path, provider: &str, key: &str, settings: &str) -> Self {
         let (data, admin) = (free_port(), free_port());
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");
         let config = folder.join("offpeak.toml");
         let text = format!(
             r#"
-server = {{ listen = "127.0.0.1:{data}", admin = "127.0.0.1:{admin}" }}
-store = {{ folder = "{folder}/data" }}
-lanes = {{ linger = "100ms" }}
-plugins = {{ cache = "{cache}", router.time_limit = "5s", providers.openai.time_limit = "5s" }}
-
-[backends.simulated]
-provider = "openai"
-base_url = "{provider}"
-api_key = {{ env = "PROVIDER_KEY" }}
-models = ["*"]
-config = {{ poll_ms = 30, poll_max_ms = 60, retry_ms = 20, retry_max_ms = 500, settle_ms = 150 }}
+{settings}
+server.listen = "127.0.0.1:{data}"
+server.admin = "127.0.0.1:{admin}"
+server.drain = "1s"
+store.folder = "{folder}/data"
+lanes.linger = "100ms"
+retry.base = "20ms"
+plugins.cache = "{cache}"
+plugins.router.time_limit = "5s"
+plugins.providers.openai.time_limit = "5s"
+backends.simulated.provider = "openai"
+backends.simulated.base_url = "{provider}"
+backends.simulated.api_key.env = "PROVIDER_KEY"
+backends.simulated.models = ["*"]
+backends.simulated.config.poll_ms = 30
+backends.simulated.config.poll_max_ms = 60
+backends.simulated.config.retry_ms = 20
+backends.simulated.config.retry_max_ms = 500
+backends.simulated.config.settle_ms = 150
 "#,
             folder = folder.display(),
             cache = cache.display()

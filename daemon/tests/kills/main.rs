@@ -7,13 +7,14 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 mod daemon;
+mod rescue;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use daemon::Daemon;
-use provider_sim::{Mode, Server, Sim, answer, execution_key};
+use provider_sim::{Mode, Provider, Server, Sim, answer, execution_key};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use reqwest::{Client, StatusCode};
@@ -50,10 +51,10 @@ async fn killed_at_any_moment_it_loses_nothing_and_pays_nothing_twice() {
         "{kills} kills; the same again: OFFPEAK_KILLS={kills} OFFPEAK_KILLS_SEED={seed} cargo test -p offpeak --test kills"
     );
     offpeak::upstream::install_crypto();
-    let provider = Sim::builder().seed(seed).speed(3600).keys([KEY]).track_executions(true).build();
+    let provider = simulator(seed);
     let server = Server::on_free_port(provider.clone()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let mut daemon = Daemon::new(folder.path(), &server.url(), KEY);
+    let mut daemon = Daemon::new(folder.path(), &server.url(), KEY, "");
     daemon.start().await;
     let load = Arc::new(Load {
         http: Client::builder().no_proxy().timeout(LIMIT).build().unwrap(),
@@ -90,8 +91,7 @@ async fn killed_at_any_moment_it_loses_nothing_and_pays_nothing_twice() {
     );
     assert_eq!(load.answered.load(Ordering::Relaxed), asked, "each got its answer");
     assert_eq!(bill.executions.repeated(), [], "nothing was run twice");
-    let ran = |prompt: &String| bill.executions.of(execution_key(CHAT, &body(prompt)).unwrap());
-    assert!(prompts.iter().all(|prompt| ran(prompt) == 1), "each was run");
+    assert!(prompts.iter().all(|prompt| runs(&provider, prompt) == 1), "each was run");
     assert_eq!(bill.requests(Mode::Batch), asked, "and nothing else was");
     assert!(cut_off > 0, "the kills came while calls were under way");
     daemon.kill();
@@ -111,6 +111,16 @@ async fn client(load: Arc<Load>, number: u64, seed: u64) -> Vec<String> {
         asked.push(prompt);
     }
     asked
+}
+
+/// A provider in which an hour takes a second.
+fn simulator(seed: u64) -> Provider {
+    Sim::builder().seed(seed).speed(3600).keys([KEY]).track_executions(true).build()
+}
+
+/// How often the provider has run this.
+fn runs(provider: &Provider, prompt: &str) -> u32 {
+    provider.bill().executions.of(execution_key(CHAT, &body(prompt)).unwrap())
 }
 
 fn answer_to(prompt: &str) -> Value {
