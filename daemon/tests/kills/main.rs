@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 /// How often it is killed where nobody says otherwise.
-const KILLS: u64 = 5;
+const KILLS: u64 = 15;
 /// Clients at the same time.
 const CLIENTS: u64 = 12;
 /// No request may take longer once nobody kills the daemon any more.

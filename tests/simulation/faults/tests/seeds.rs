@@ -15,10 +15,23 @@ const ENOUGH: u64 = 400;
 const TWICE: u64 = 8;
 
 /// Seeds that found something, with what it was. They stay.
-const FOUND: [(u64, &str); 1] = [(
-    106,
-    "the file of a message batch was removed when the store failed, and the job was there after a restart",
-)];
+const FOUND: [(u64, &str); 9] = [
+    (
+        106,
+        "the file of a message batch was removed when the store failed, and the job was there after a restart",
+    ),
+    (
+        261,
+        "results that can never be read are an error at once, which was taken for one that nothing explains",
+    ),
+    (293, "the same, of a held call"),
+    (303, "the same, of several"),
+    (432, "our own batch was taken for another's, and made again"),
+    (443, "the same"),
+    (587, "an error because of results that can never be read"),
+    (724, "the same"),
+    (968, "our own batch was taken for another's because of a stray line"),
+];
 
 #[test]
 fn seeds_break_no_promise_and_have_every_kind_of_fault() {
