@@ -5,7 +5,8 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `overhead` | offpeak in the path beside nginx and the straight way, plain and streaming |
+//! | `overhead` | offpeak in the path beside nginx, a bare proxy and the straight way, plain and streaming |
+//! | `bare` | that bare proxy, a process of its own |
 //! | `plugin` | what warm calls of plugins cost |
 //! | `durable` | durable acceptance, the figures of `ingest` in one report |
 //! | `ingest` | the store beside the bare disk |
@@ -16,6 +17,7 @@
 //! | `load` | the load generator |
 //! | `process`, `machine` | what the operating system tells of processes and of the machine |
 
+pub mod bare;
 pub mod durable;
 pub mod error;
 pub mod ingest;

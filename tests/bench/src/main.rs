@@ -11,11 +11,15 @@ use offpeak_bench::machine::{self, Machine};
 use offpeak_bench::overhead::{self, Kind};
 use offpeak_bench::report::Target;
 use offpeak_bench::targets::{Programs, Setup};
-use offpeak_bench::{durable, ingest, jobs, memory, plugin, upstream};
+use offpeak_bench::{bare, durable, ingest, jobs, memory, plugin, upstream};
 use serde::Serialize;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
+
+// As in the daemon, so that the bare proxy differs from it by what it does and not by how it gets memory.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The benchmarks of offpeak: against nginx in the path, against the bare disk, and in memory.
 ///
@@ -41,7 +45,7 @@ Read ratios rather than absolute figures: they move with the machine, ratios har
 enum Command {
     /// Everything, one after the other: about ten minutes.
     All(Common),
-    /// Plain answers: straight, through nginx, through offpeak, in turns.
+    /// Plain answers: straight, through nginx, through a bare proxy, through offpeak, in turns.
     Overhead(Common),
     /// Streamed answers, the same way.
     Stream(Common),
@@ -62,6 +66,14 @@ enum Command {
         listen: SocketAddr,
         #[arg(long, default_value_t = 1)]
         threads: usize,
+    },
+    /// A proxy that does nothing but pass on, as cheaply as hyper can.
+    #[command(hide = true)]
+    Bare {
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        upstream: SocketAddr,
     },
     /// Fills a store, writes a line and waits to be killed.
     #[command(hide = true)]
@@ -121,6 +133,9 @@ fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Upstream { listen, threads } => {
             runtime(threads).and_then(|it| it.block_on(upstream::serve(listen)))
+        }
+        Command::Bare { listen, upstream } => {
+            runtime(1).and_then(|it| it.block_on(bare::serve(listen, upstream)))
         }
         Command::Fill { folder, count } => {
             runtime(machine::cores()).and_then(|it| it.block_on(memory::fill(&folder, count)))

@@ -1,5 +1,5 @@
-//! What offpeak costs in the path: the same load straight to the upstream, through nginx and through offpeak, in turns,
-//! so that whatever else the machine does falls on all of them alike.
+//! What offpeak costs in the path: the same load straight to the upstream, through nginx, through a bare proxy and through
+//! offpeak, in turns, so that whatever else the machine does falls on all of them alike.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::load::{Load, Outcome, Shape};
 use crate::process::Process;
 use crate::report::{self, Table, Target, figure, median, micros, thousands};
 use crate::talk::Call;
-use crate::targets::{Nginx, Programs, Setup, Upstream};
+use crate::targets::{Bare, Nginx, Programs, Setup, Upstream};
 use crate::upstream::{self, COMPLETION_BYTES, EVENT, LAST_EVENT};
 
 /// Bytes of a request's body.
@@ -27,6 +27,9 @@ const GAP_MS: u16 = 10;
 
 /// Before each measurement: connections are made, caches filled.
 const WARM_UP: Duration = Duration::from_millis(700);
+
+/// What is compared, in the order of the tables.
+const TARGETS: [&str; 4] = ["straight", "nginx", "bare hyper", "offpeak"];
 
 /// How nginx is tried out before the rounds.
 const TRIAL: Duration = Duration::from_secs(2);
@@ -76,7 +79,7 @@ pub struct Sample {
 /// All measurements of one load on one target.
 #[derive(Debug, Clone, Serialize)]
 pub struct Series {
-    /// `straight`, `nginx` or `offpeak`.
+    /// One of those that are compared.
     pub target: &'static str,
     /// One a round.
     pub samples: Vec<Sample>,
@@ -132,11 +135,14 @@ pub async fn run(kind: Kind, options: Options, programs: &Programs, folder: &Pat
     };
     let (peak, steady) = loads(kind, &options);
     let (nginx, nginx_workers) = best_nginx(kind, &peak.1, &programs.nginx, folder, upstream.address).await?;
+    let bare = Bare::start(folder, upstream.address).await?;
     let offpeak = setup.start().await?;
+    let [straight_name, nginx_name, bare_name, offpeak_name] = TARGETS;
     let targets = [
-        InPath { name: "straight", address: upstream.address, process: None },
-        InPath { name: "nginx", address: nginx.address(kind), process: Some(&nginx.process) },
-        InPath { name: "offpeak", address: offpeak.data, process: Some(&offpeak.process) },
+        InPath { name: straight_name, address: upstream.address, process: None },
+        InPath { name: nginx_name, address: nginx.address(kind), process: Some(&nginx.process) },
+        InPath { name: bare_name, address: bare.address, process: Some(&bare.process) },
+        InPath { name: offpeak_name, address: offpeak.data, process: Some(&offpeak.process) },
     ];
     let mut parts = [peak, steady].map(|(title, load)| {
         let series =
@@ -288,7 +294,7 @@ impl Report {
         };
         let mut table = Table::new(columns);
         let part = &self.peak;
-        for target in ["straight", "nginx", "offpeak"] {
+        for target in TARGETS {
             let cell = |of: Figure| part.median(target, of);
             let rate = cell(|sample| sample.per_second);
             let processor = cell(|sample| sample.processor_us);
@@ -315,7 +321,7 @@ impl Report {
         let (p50, p99) = self.steady_figures();
         let mut table = Table::new(columns);
         let part = &self.steady;
-        for target in ["straight", "nginx", "offpeak"] {
+        for target in TARGETS {
             let processor = part.median(target, |sample| sample.processor_us);
             table.row([
                 target.to_owned(),

@@ -1,4 +1,4 @@
-//! What is put in the path: nothing, nginx, offpeak. All have the same cores and the same upstream.
+//! What is put in the path: nothing, nginx, a bare proxy, offpeak. All have the same cores and the same upstream.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -61,6 +61,39 @@ pub struct Nginx {
     pub streaming: SocketAddr,
 }
 
+/// A running bare proxy.
+#[derive(Debug)]
+pub struct Bare {
+    /// Its process: this very program with another command.
+    pub process: Process,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Bare {
+    /// Starts it in front of an upstream.
+    pub async fn start(folder: &Path, upstream: SocketAddr) -> Result<Self, Error> {
+        let program = std::env::current_exe().context("looking for this program's own file")?;
+        let address = free_port()?;
+        let mut command = Command::new(program);
+        command.arg("bare").args(["--listen", &address.to_string(), "--upstream", &upstream.to_string()]);
+        let mut process = Process::start("the bare proxy", &mut command, &folder.join("bare.log"))?;
+        wait_until_it_listens(&mut process, address).await?;
+        Ok(Self { process, address })
+    }
+}
+
+async fn wait_until_it_listens(process: &mut Process, address: SocketAddr) -> Result<(), Error> {
+    let until = Instant::now() + READY_LIMIT;
+    while std::net::TcpStream::connect(address).is_err() {
+        if Instant::now() > until || !process.is_running() {
+            return Err(process.not_ready(READY_LIMIT));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
 impl Upstream {
     /// Starts this very program with another command.
     pub fn start(threads: usize) -> Result<Self, Error> {
@@ -107,13 +140,7 @@ impl Nginx {
         let mut command = Command::new(program);
         command.arg("-p").arg(&folder).arg("-c").arg(&file);
         let mut process = Process::start("nginx", &mut command, &log)?;
-        let until = Instant::now() + READY_LIMIT;
-        while std::net::TcpStream::connect(streaming).is_err() {
-            if Instant::now() > until || !process.is_running() {
-                return Err(process.not_ready(READY_LIMIT));
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        wait_until_it_listens(&mut process, streaming).await?;
         process.adopt_workers()?;
         Ok(Self { process, plain, streaming })
     }
