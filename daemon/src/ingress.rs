@@ -131,7 +131,8 @@ async fn model_call(
                 admission.reservation = Some(purse.reserve(amount, arrived.0)?);
             }
             gateway.metrics.decided(arrived.1.elapsed());
-            dispatch::run(gateway, &call, admission, head.headers, envelope.body).await
+            // Boxed, because a call that is held has room for it otherwise.
+            Box::pin(dispatch::run(gateway, &call, admission, head.headers, envelope.body)).await
         }
         Routed::Later(deferral) => {
             caller.check_sla(SlaScope::Deferred)?;
