@@ -40,6 +40,9 @@ const ASK_AFTER: Duration = Duration::from_secs(30);
 /// and is closed if no answer comes.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
+/// File handles that are no connection's.
+const OWN_FILES: u64 = 128;
+
 /// What a listener allows.
 pub struct Terms {
     /// Connections at once.
@@ -48,6 +51,12 @@ pub struct Terms {
     pub drain: Duration,
     /// Certificates; without them it speaks plain text.
     pub tls: Option<Arc<Tls>>,
+}
+
+/// How many connections there may be at once where so many files may be open: each may need a second one to a backend, and
+/// the store, plugins, uploads and the admin plane need some of their own.
+pub fn connections_with(files: u64) -> usize {
+    usize::try_from(files.saturating_sub(OWN_FILES) / 2).unwrap_or(usize::MAX).max(1)
 }
 
 /// Serves connections until `stop`; then lets requests under way finish. Connections are served on the caller's runtime
@@ -201,5 +210,17 @@ async fn accept(listener: &TcpListener) -> TcpStream {
                 pause = (pause * 2).min(ACCEPT_BACKOFF_MAX);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_handles_are_shared_out() {
+        assert_eq!(connections_with(1024), 448);
+        assert_eq!(connections_with(100), 1, "too few to start with, and still somebody is served");
+        assert_eq!(connections_with(1 << 20), 524_224);
     }
 }

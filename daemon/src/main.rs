@@ -8,8 +8,12 @@ use offpeak::app::{App, Reloads};
 use offpeak::config::{self, Config, ProcessEnv};
 use offpeak::operate::client::OperateError;
 use offpeak::operate::{costs, db, keys};
-use offpeak::{asking, cli, demo, telemetry};
+use offpeak::{asking, cli, demo, listen, telemetry};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+/// What shells add to a signal's number for a process that it ended.
+const EXIT_BY_SIGNAL: i32 = 128;
 
 /// Exit code for what the user has to mend: the configuration, an address in use (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
@@ -222,7 +226,7 @@ async fn run_demo(options: demo::Options) -> ExitCode {
 async fn serve(config: &Config, path: Option<PathBuf>) -> ExitCode {
     telemetry::init_logging(&config.log);
     refuse_huge_pages();
-    raise_file_limit();
+    let config = &within_file_limit(config.clone(), raise_file_limit());
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -237,7 +241,10 @@ async fn serve(config: &Config, path: Option<PathBuf>) -> ExitCode {
         tracing::info!(%data, %admin, "offpeak is ready");
     }
     let stop = CancellationToken::new();
-    tokio::spawn(stop_on_signal(stop.clone()));
+    match StopSignals::new() {
+        Ok(signals) => drop(tokio::spawn(stop_on_signal(stop.clone(), signals))),
+        Err(error) => tracing::error!(%error, "signals cannot be caught; they end offpeak at once"),
+    }
     tokio::spawn(reload_on_signal(path, app.reloads()));
     match app.run(stop).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -249,14 +256,35 @@ async fn serve(config: &Config, path: Option<PathBuf>) -> ExitCode {
 }
 
 /// Each held call needs a file handle; the usual soft limit of 1,024 is a relic, and the hard limit is the system's word.
-fn raise_file_limit() {
+/// Returns how many files may be open; none if there is no limit.
+fn raise_file_limit() -> Option<u64> {
     use rustix::process::{Resource, getrlimit, setrlimit};
 
     let mut limit = getrlimit(Resource::Nofile);
+    let before = limit.current;
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit of open files could not be raised; it bounds the calls that can be held");
+        return before;
     }
+    limit.current
+}
+
+/// Connections for which there would be no file handles wait before they are accepted: those that were accepted, the calls to
+/// backends and the store do not run out of them.
+fn within_file_limit(mut config: Config, files: Option<u64>) -> Config {
+    let Some(files) = files else { return config };
+    let most = listen::connections_with(files);
+    if config.server.max_connections > most {
+        tracing::warn!(
+            files,
+            connections = most,
+            "server.max_connections is {}, and the limit of open files is too low for that; raise it (ulimit -n, LimitNOFILE)",
+            config.server.max_connections
+        );
+        config.server.max_connections = most;
+    }
+    config
 }
 
 /// The allocator asks for huge pages, of 2 MiB, and most of each would lie idle: ten thousand held calls took nearly twice
@@ -270,8 +298,6 @@ fn refuse_huge_pages() {
 
 /// SIGHUP reads the configuration again. A wrong one changes nothing.
 async fn reload_on_signal(path: Option<PathBuf>, reloads: Reloads) {
-    use tokio::signal::unix::{SignalKind, signal};
-
     let mut hangups = match signal(SignalKind::hangup()) {
         Ok(hangups) => hangups,
         Err(error) => {
@@ -291,22 +317,35 @@ async fn reload_on_signal(path: Option<PathBuf>, reloads: Reloads) {
     }
 }
 
-async fn stop_on_signal(stop: CancellationToken) {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let interrupted = tokio::signal::ctrl_c();
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminated) => {
-            tokio::select! {
-                _ = terminated.recv() => {}
-                _ = interrupted => {}
-            }
-        }
-        Err(error) => {
-            tracing::error!(%error, "SIGTERM cannot be caught; only Ctrl-C stops offpeak cleanly");
-            drop(interrupted.await);
-        }
-    }
-    tracing::info!("stopping; deferred work is safe on disk");
+/// The first SIGTERM or SIGINT stops in good order. A second one ends the process where it stands, as SIGKILL would: whoever
+/// sends it does not want to wait, and what was acknowledged is on disk.
+async fn stop_on_signal(stop: CancellationToken, mut signals: StopSignals) {
+    signals.next().await;
+    tracing::info!("stopping; deferred work is safe on disk. A second signal stops at once");
     stop.cancel();
+    let code = signals.next().await;
+    tracing::warn!("stopped at once; deferred work is safe on disk");
+    std::process::exit(code);
+}
+
+/// SIGTERM and SIGINT, as they come.
+struct StopSignals {
+    terminated: Signal,
+    interrupted: Signal,
+}
+
+impl StopSignals {
+    fn new() -> std::io::Result<Self> {
+        let (terminated, interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { terminated, interrupted })
+    }
+
+    /// The next one, as the exit code of a process that it ends.
+    async fn next(&mut self) -> i32 {
+        let kind = tokio::select! {
+            _ = self.terminated.recv() => SignalKind::terminate(),
+            _ = self.interrupted.recv() => SignalKind::interrupt(),
+        };
+        EXIT_BY_SIGNAL + kind.as_raw_value()
+    }
 }
