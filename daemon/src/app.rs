@@ -43,6 +43,7 @@ use crate::lane_book::{Commands, LaneBook};
 use crate::lanes;
 use crate::listen::Terms;
 use crate::retries::Retries;
+use crate::room::{Bodies, Room};
 use crate::spool::Spool;
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
@@ -237,6 +238,7 @@ impl Core {
             health: Health::new(config.breaker),
             beside: Beside::default(),
             max_body: config.server.max_body,
+            room: Room { all: config.store.queue, bodies: Bodies::new(config.server.body_memory) },
             public_url: config.server.public_url.clone(),
             keep_results: config.store.keep_results,
             stopping: CancellationToken::new(),

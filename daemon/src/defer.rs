@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName};
 use http::{Response, StatusCode};
+use offpeak_core::room::Load;
 use offpeak_core::sla::Sla;
 use offpeak_core::words::{KeptHeaders, LaneId, LaneKey, Millis, Place, Timestamp};
 use offpeak_store::{Appended, Idempotency, NewRequest, Standing, StoreError, body_hash};
@@ -164,7 +165,11 @@ pub async fn keep(
     arrived: Timestamp,
     flags: u8,
 ) -> Result<Place, Refusal> {
-    check_room(gateway, account, envelope.body.len())?;
+    if gateway.stopping.is_cancelled() {
+        return Err(stopping());
+    }
+    let load = Load { requests: 1, bytes: envelope.body.len() as u64 };
+    gateway.room.check(&gateway.lanes, &gateway.backends, account, Some(&deferral.key), load)?;
     match attach(gateway, account, &deferral.key.headers, headers, &envelope).await? {
         Some(origin) => Ok(origin),
         None => append(gateway, account, deferral, headers, envelope, arrived, flags).await,
@@ -311,20 +316,6 @@ fn asked_delivery(headers: &HeaderMap) -> Option<Delivery> {
         })
     });
     asks.then_some(Delivery::Ticket)
-}
-
-fn check_room(gateway: &Gateway, account: &Account, bytes: usize) -> Result<(), Refusal> {
-    if gateway.stopping.is_cancelled() {
-        return Err(stopping());
-    }
-    let waiting = gateway.lanes.waiting_of(&account.id);
-    if waiting.count >= account.max_queued || waiting.bytes + bytes as u64 > account.max_queued_bytes {
-        let message =
-            "The tenant has as many deferred requests waiting as it may. Try again when some have left.";
-        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message);
-        return Err(Refusal { retry_after_s: Some(30), ..refusal });
-    }
-    Ok(())
 }
 
 fn no_lane(error: &LaneError) -> Refusal {

@@ -24,6 +24,7 @@ use crate::job_book::JobBook;
 use crate::lane_book::LaneBook;
 use crate::lost_offers;
 use crate::retries::Retries;
+use crate::room::Room;
 use crate::spool::Spool;
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
@@ -68,6 +69,8 @@ pub struct Gateway {
     pub beside: Beside,
     /// The largest request body.
     pub max_body: usize,
+    /// Whether there is room for what can wait.
+    pub room: Room,
     /// How clients reach the data plane, for links; links are relative without it.
     pub public_url: Option<String>,
     /// How long results are kept, and with them idempotency keys.

@@ -104,7 +104,14 @@ async fn model_call(
     request: Request<RequestBody>,
 ) -> Result<Response<ReplyBody>, Refusal> {
     let (head, body) = request.into_parts();
+    // One that does not say its length may be as long as bodies may be, until it is there.
+    let most = gateway.max_body as u64;
+    let length = body.size_hint().upper().map_or(most, |length| length.min(most));
+    let mut in_memory = gateway.room.bodies.admit(length)?;
     let body = read_body(&head.headers, body, gateway.max_body).await?;
+    if let Some(in_memory) = &mut in_memory {
+        in_memory.shrink_to(body.len() as u64);
+    }
     let arrived = (gateway.clock.now(), Instant::now());
     let envelope = envelope::read(&head.headers, body, caller.account().sla)?;
     if envelope.background && head.uri.path() == responses::PATH {
@@ -140,7 +147,7 @@ async fn model_call(
             let kept = defer::accept(gateway, &caller, deferral, &head.headers, envelope, arrived.0);
             let kept = Box::pin(kept).await?;
             // A call may be held for hours, and ten thousand of them at once: what it was made of is let go.
-            drop(head);
+            drop((head, in_memory));
             Box::pin(defer::answer(gateway, kept)).await
         }
     }

@@ -20,11 +20,22 @@ use crate::backends::Backends;
 pub struct LaneBook {
     commands: mpsc::UnboundedSender<Command>,
     book: RwLock<HashMap<LaneKey, LaneId>>,
-    waiting: RwLock<HashMap<TenantId, Sums>>,
+    waiting: RwLock<Waiting>,
     usual: RwLock<HashMap<Way, Millis>>,
     weights: HashMap<TenantId, u32>,
     /// What was found in lanes that could not be opened when the daemon started.
     found: Mutex<HashMap<LaneId, Vec<Extent>>>,
+}
+
+/// What waits: by tenant, by lane, in all.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// By tenant.
+    pub tenants: HashMap<TenantId, Sums>,
+    /// By lane, where something does.
+    pub lanes: HashMap<LaneId, Sums>,
+    /// In all.
+    pub all: Sums,
 }
 
 /// There is no lane for a request.
@@ -125,7 +136,18 @@ impl LaneBook {
 
     /// What waits in a tenant's lanes; as of the last step of the scheduler.
     pub fn waiting_of(&self, tenant: &TenantId) -> Sums {
-        self.waiting.read().get(tenant).copied().unwrap_or_default()
+        self.waiting.read().tenants.get(tenant).copied().unwrap_or_default()
+    }
+
+    /// What waits in the lane of this key; as of the last step of the scheduler.
+    pub fn waiting_in(&self, key: &LaneKey) -> Sums {
+        let Some(lane) = self.book.read().get(key).copied() else { return Sums::default() };
+        self.waiting.read().lanes.get(&lane).copied().unwrap_or_default()
+    }
+
+    /// What waits in all lanes; as of the last step of the scheduler.
+    pub fn waiting_in_all(&self) -> Sums {
+        self.waiting.read().all
     }
 
     /// A batch of an earlier run goes on.
@@ -202,7 +224,7 @@ impl LaneBook {
     }
 
     /// Puts the lanes' sums, and how long batches take, where requests find them.
-    pub fn publish(&self, waiting: HashMap<TenantId, Sums>, usual: HashMap<Way, Millis>) {
+    pub fn publish(&self, waiting: Waiting, usual: HashMap<Way, Millis>) {
         *self.waiting.write() = waiting;
         if *self.usual.read() != usual {
             *self.usual.write() = usual;

@@ -8,15 +8,14 @@ use std::time::Duration;
 use offpeak_core::batch::Journey;
 use offpeak_core::depart::Reason;
 use offpeak_core::extent::{self, Cargo, Range};
-use offpeak_core::lane::Sums;
 use offpeak_core::scheduler::{Effect, Event, Freight, Scheduler};
 use offpeak_core::turnaround::{Sketch, Way};
-use offpeak_core::words::{BatchId, LaneId, LaneKey, Mode, TenantId, Timestamp};
+use offpeak_core::words::{BatchId, LaneId, LaneKey, Mode, Timestamp};
 use offpeak_store::{BatchRecord, Document, Kind, LaneState, NewBatch, Order, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
-use crate::lane_book::{Command, Commands, LaneError, View};
+use crate::lane_book::{Command, Commands, LaneError, View, Waiting};
 use crate::{batch, idle, rescue};
 
 /// A pause before trying again what the store refused.
@@ -374,8 +373,7 @@ async fn seal(gateway: &Gateway, batch: NewBatch) -> Option<BatchRecord> {
 /// Puts the lanes' sums where requests and metrics find them.
 fn publish(gateway: &Gateway, scheduler: &Scheduler) {
     let now = gateway.clock.now();
-    let mut by_tenant: HashMap<TenantId, Sums> = HashMap::new();
-    let mut all = Sums::default();
+    let mut waiting = Waiting::default();
     let mut oldest = now;
     let mut usual = HashMap::new();
     for view in scheduler.lanes() {
@@ -383,13 +381,16 @@ fn publish(gateway: &Gateway, scheduler: &Scheduler) {
             let way = Way { backend: plan.backend, offer: plan.offer, model: view.key.model.clone() };
             usual.insert(way, plan.usual);
         }
-        let sums = by_tenant.entry(view.key.tenant).or_default();
-        sums.count += view.sums.count;
-        sums.bytes += view.sums.bytes;
-        all.count += view.sums.count;
-        all.bytes += view.sums.bytes;
+        for sums in [waiting.tenants.entry(view.key.tenant).or_default(), &mut waiting.all] {
+            sums.count += view.sums.count;
+            sums.bytes += view.sums.bytes;
+        }
+        if view.sums.count > 0 {
+            waiting.lanes.insert(view.lane, view.sums);
+        }
         oldest = oldest.min(view.oldest.unwrap_or(now));
     }
-    gateway.lanes.publish(by_tenant, usual);
+    let all = waiting.all;
+    gateway.lanes.publish(waiting, usual);
     gateway.metrics.waiting(all.count, all.bytes, now.since(oldest).0);
 }

@@ -25,6 +25,7 @@ pub mod rescue;
 pub mod outcomes;
 pub mod delivery;
 pub mod gateway;
+pub mod room;
 pub mod job_book;
 pub mod history;
 pub mod sent;

@@ -22,6 +22,7 @@ pub mod pace;
 pub mod price;
 pub mod quota;
 pub mod retry;
+pub mod room;
 pub mod scheduler;
 pub mod sizing;
 pub mod sla;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use offpeak_core::budget::Allowance;
 use offpeak_core::fair::USUAL_WEIGHT;
 use offpeak_core::quota::LIMIT_MAX;
+use offpeak_core::room::Bound;
 use offpeak_core::sla::Sla;
 use offpeak_core::words::{Millis, TenantId};
 
@@ -101,6 +102,7 @@ fn keys(field: &Field<'_>, seen: &mut HashMap<String, String>) -> Vec<Secret> {
 fn tenant(section: &Section<'_>, name: &str, keys: Vec<Secret>) -> Tenant {
     let deferrable =
         section.get("deferrable").and_then(|f| f.millis(Least::AboveZero)).unwrap_or(Millis::from_hours(24));
+    let queue = queue(section, Bound { requests: 1_000_000, bytes: 8 << 30 });
     Tenant {
         id: TenantId::from(name),
         keys,
@@ -118,11 +120,22 @@ fn tenant(section: &Section<'_>, name: &str, keys: Vec<Secret>) -> Tenant {
             .and_then(|f| f.texts())
             .map_or_else(ModelPatterns::any, ModelPatterns::new),
         share: section.get("share").and_then(|f| f.number(1..=1_000_000)).unwrap_or(USUAL_WEIGHT),
-        max_queued: section.get("max_queued").and_then(|f| f.number(1..=1_000_000_000)).unwrap_or(1_000_000),
-        max_queued_bytes: section
+        max_queued: queue.requests,
+        max_queued_bytes: queue.bytes,
+    }
+}
+
+/// What may wait: of a tenant, in a lane, in all.
+pub(super) fn queue(section: &Section<'_>, default: Bound) -> Bound {
+    Bound {
+        requests: section
+            .get("max_queued")
+            .and_then(|f| f.number(1..=1_000_000_000))
+            .unwrap_or(default.requests),
+        bytes: section
             .get("max_queued_bytes")
             .and_then(|f| f.size(1 << 20..=1 << 50))
-            .unwrap_or(8 << 30),
+            .unwrap_or(default.bytes),
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use offpeak_core::room::Bound;
 use offpeak_core::words::{BackendId, Millis};
 use reqwest::Url;
 
-use super::access::limits;
+use super::access::{limits, queue};
 use super::amounts::Least;
 use super::field::Field;
 use super::patterns::ModelPatterns;
@@ -105,6 +106,7 @@ pub(super) fn lanes(section: Section<'_>, defaults: Option<&Lanes>) -> Lanes {
         cancel: Millis::from_mins(10),
         elsewhere: true,
         enqueued_tokens: None,
+        queue: Bound { requests: 1_000_000, bytes: 8 << 30 },
     });
     let lanes = Lanes {
         linger: section.get("linger").and_then(|f| f.millis(Least::Zero)).unwrap_or(defaults.linger),
@@ -132,6 +134,7 @@ pub(super) fn lanes(section: Section<'_>, defaults: Option<&Lanes>) -> Lanes {
             .get("enqueued_tokens")
             .and_then(|f| f.number(1..=1_000_000_000_000_000))
             .or(defaults.enqueued_tokens),
+        queue: queue(&section, defaults.queue),
     };
     section.finish();
     lanes

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use offpeak_core::breaker::BreakerTerms;
 use offpeak_core::retry::RetryPolicy;
+use offpeak_core::room::Bound;
 use offpeak_core::words::Millis;
 use tracing_subscriber::EnvFilter;
 
-use super::access::access;
+use super::access::{access, queue};
 use super::amounts::Least;
 use super::backend::{backends, lanes, url};
 use super::error::Problem;
@@ -82,6 +83,7 @@ fn server(section: Section<'_>) -> Server {
         listen: listen.as_ref().and_then(Field::address).unwrap_or_else(|| loopback(8400)),
         admin: admin.as_ref().and_then(Field::address).unwrap_or_else(|| loopback(8401)),
         max_body: section.get("max_body").and_then(|f| f.size(1 << 10..=1 << 30)).unwrap_or(32 << 20),
+        body_memory: section.get("body_memory").and_then(|f| f.size(1 << 20..=1 << 50)).unwrap_or(1 << 30),
         max_connections: section
             .get("max_connections")
             .and_then(|f| f.number(1..=1_000_000))
@@ -127,6 +129,7 @@ fn store(section: Section<'_>) -> Store {
             .and_then(|f| f.millis(Least::AboveZero))
             .unwrap_or(Millis::from_hours(48)),
         segment: section.get("segment").and_then(|f| f.size(1 << 20..=1 << 30)).unwrap_or(64 << 20),
+        queue: queue(&section, Bound { requests: 5_000_000, bytes: 32 << 30 }),
     };
     section.finish();
     store

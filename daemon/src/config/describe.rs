@@ -37,7 +37,8 @@ impl Display for Description<'_> {
         } = self.0;
         writeln!(f, "Listeners")?;
         write!(f, "  requests  {}: up to {} connections, ", server.listen, server.max_connections)?;
-        writeln!(f, "{} held calls, bodies up to {}", server.held_max, ShownSize(server.max_body as u64))?;
+        write!(f, "{} held calls, bodies up to {}, ", server.held_max, ShownSize(server.max_body as u64))?;
+        writeln!(f, "{} of large ones in memory", ShownSize(server.body_memory))?;
         if let Some(tls) = &server.tls {
             write!(f, "            TLS with the certificate {}", tls.certificate.display())?;
             match &tls.client_ca {
@@ -58,6 +59,7 @@ impl Display for Description<'_> {
         write_plugins(f, plugins)?;
         writeln!(f, "\nStore")?;
         writeln!(f, "  folder    {}, in segments of {}", store.folder.display(), ShownSize(store.segment))?;
+        writeln!(f, "  room      {} or {} queued", store.queue.requests, ShownSize(store.queue.bytes))?;
         writeln!(f, "  results   kept {} after they are finished", Shown(store.keep_results))?;
         writeln!(f, "\nRetries")?;
         write!(f, "  up to {} attempts, the second after {}, ", retry.max_attempts, Shown(retry.base))?;
@@ -197,6 +199,8 @@ fn write_lanes(f: &mut Formatter<'_>, lanes: &Lanes) -> fmt::Result {
         }
     }
     writeln!(f, "); at most {} batches under way", lanes.max_running)?;
+    let queue = lanes.queue;
+    writeln!(f, "              each with {} or {} queued", queue.requests, ShownSize(queue.bytes))?;
     write!(f, "    rescue    in real time {} before a deadline, ", Shown(lanes.rescue))?;
     writeln!(
         f,

@@ -8,6 +8,7 @@ use offpeak_core::breaker::BreakerTerms;
 use offpeak_core::budget::Allowance;
 use offpeak_core::money::Money;
 use offpeak_core::retry::RetryPolicy;
+use offpeak_core::room::Bound;
 use offpeak_core::sla::Sla;
 use offpeak_core::words::{BackendId, Millis, TenantId};
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,8 @@ pub struct Server {
     pub admin: std::net::SocketAddr,
     /// The largest request body, in bytes.
     pub max_body: usize,
+    /// Large request bodies that may be in memory at once, in bytes.
+    pub body_memory: u64,
     /// Connections to the data plane at once.
     pub max_connections: usize,
     /// Threads that serve the data plane; none for one each core.
@@ -95,6 +98,9 @@ pub struct Store {
     pub keep_results: Millis,
     /// Size of one segment file, in bytes.
     pub segment: u64,
+    /// What may wait in all lanes together.
+    #[serde(flatten, serialize_with = "shown_queue")]
+    pub queue: Bound,
 }
 
 /// Who may call: `[tenants.<name>]` or `[access]`.
@@ -266,6 +272,9 @@ pub struct Lanes {
     pub cancel: Millis,
     /// While the backend takes no batches, what waits may go to another one.
     pub elsewhere: bool,
+    /// What may wait in one lane.
+    #[serde(flatten, serialize_with = "shown_queue")]
+    pub queue: Bound,
     /// Tokens that the provider lets be enqueued in batches of one model; without it, that is learnt.
     pub enqueued_tokens: Option<u64>,
 }
@@ -453,6 +462,15 @@ fn shown_allowance<S: serde::Serializer>(allowance: &Allowance, serializer: S) -
     let shown = |money: Option<Money>| money.map(Money::to_decimal);
     let (day_usd, month_usd) = (shown(allowance.day), shown(allowance.month));
     Shown { day_usd, month_usd, hard: allowance.is_hard }.serialize(serializer)
+}
+
+fn shown_queue<S: serde::Serializer>(queue: &Bound, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Shown {
+        max_queued: u64,
+        max_queued_bytes: u64,
+    }
+    Shown { max_queued: queue.requests, max_queued_bytes: queue.bytes }.serialize(serializer)
 }
 
 fn shown_retry<S: serde::Serializer>(retry: &RetryPolicy, serializer: S) -> Result<S::Ok, S::Error> {

@@ -231,6 +231,17 @@ pub fn check_models(
     tried.map_err(|(refusal, _)| refusal)
 }
 
+/// The lanes that a job's requests would be put into; none where the router does not say.
+pub fn lanes_of(gateway: &Gateway, account: &Account, job: &Job, check: &Check) -> Vec<LaneKey> {
+    let window = job.life.deadline.since(job.life.created_at);
+    let mut router = Router::new(gateway, account, &job.endpoint, &job.headers);
+    // What the router refuses fails the job when it is expanded, with all its problems.
+    match router.try_all(check, window) {
+        Ok(()) => router.lanes.into_values().collect(),
+        Err(_) => Vec::new(),
+    }
+}
+
 /// Job and line in the order in which they grow: such keys are cheap to store.
 fn key(job: &Job, line: u64) -> [u8; 16] {
     let mut key = [0; 16];

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::{Request, StatusCode};
 use offpeak_core::job::Life;
+use offpeak_core::room::Load;
 use offpeak_core::sla::parse_duration;
 use offpeak_core::words::Millis;
 use offpeak_store::Order;
@@ -69,7 +70,7 @@ pub(super) async fn take(
         gateway.metrics.attached();
         return Ok(Arc::new(same));
     }
-    check_room(gateway, account, &file)?;
+    check_room(gateway, account, &job, &file)?;
     let models = file.check.models.iter().map(|model| model.name.as_str());
     route::check_job(gateway, caller, &job.endpoint, models)?;
     account.check_budget(gateway.clock.now())?;
@@ -195,21 +196,14 @@ fn output_kept(asked: &ExpiresAfter) -> Result<Millis, Refusal> {
     Err(Refusal::bad_request("invalid_value", message).param("output_expires_after"))
 }
 
-/// The tenant may have as much waiting.
-pub fn check_room(gateway: &Gateway, account: &Account, file: &File) -> Result<(), Refusal> {
-    let waiting = gateway.lanes.waiting_of(&account.id);
-    let fits = waiting.count + file.check.lines <= account.max_queued
-        && waiting.bytes + file.bytes <= account.max_queued_bytes;
-    if fits {
-        return Ok(());
-    }
-    let message = format!(
-        "The batch's {} requests are more than the tenant may have waiting besides those that wait already. Try again when \
-         some have left, or split it.",
-        file.check.lines
-    );
-    let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message);
-    Err(Refusal { retry_after_s: Some(30), ..refusal })
+/// There is room for all of its requests.
+pub fn check_room(gateway: &Gateway, account: &Account, job: &Job, file: &File) -> Result<(), Refusal> {
+    let load = Load { requests: file.check.lines, bytes: file.bytes };
+    let check = |key| gateway.room.check(&gateway.lanes, &gateway.backends, account, key, load);
+    // A lane must have room for all of them where models are mixed: how many are whose is known when they are put there.
+    let keys = jobs::expand::lanes_of(gateway, account, job, &file.check);
+    check(None)?;
+    keys.iter().try_for_each(|key| check(Some(key)))
 }
 
 fn missing(param: &'static str) -> Refusal {

@@ -131,7 +131,7 @@ async fn check(
     route::check_job(gateway, caller, super::ENDPOINT, models)?;
     let window = job.life.deadline.since(job.life.created_at);
     jobs::expand::check_models(gateway, account, super::ENDPOINT, &job.headers, &input.check, window)?;
-    check_room(gateway, account, input)?;
+    check_room(gateway, account, job, input)?;
     Ok(None)
 }
 

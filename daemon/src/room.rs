@@ -1,0 +1,168 @@
+//! Whether what can wait is taken in: room in lanes, and memory for bodies. What is refused is told when to come again; calls
+//! in real time and what was taken in before are not affected.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::StatusCode;
+use offpeak_core::room::{Bound, Full, Load, Whose};
+use offpeak_core::words::{LaneKey, TenantId};
+
+use crate::backends::Backends;
+use crate::lane_book::LaneBook;
+use crate::reply::Refusal;
+use crate::tenant::Account;
+
+/// Lanes have room again when a batch leaves, which takes a while.
+const TRY_AGAIN_S: u64 = 30;
+
+/// Bodies are in memory for moments.
+const BUSY_S: u64 = 1;
+
+/// Bodies up to this size are not counted: there is at most one a connection.
+const SMALL_BODY: u64 = 64 << 10;
+
+/// Bounds that are not a tenant's or a lane's own, and the bodies in memory.
+pub struct Room {
+    /// What may wait in all.
+    pub all: Bound,
+    /// The large bodies of calls that are in memory.
+    pub bodies: Arc<Bodies>,
+}
+
+/// Counts the bytes of large bodies in memory.
+pub struct Bodies {
+    used: AtomicU64,
+    most: u64,
+}
+
+/// A large body that is in memory as long as this is.
+pub struct InMemory {
+    bodies: Arc<Bodies>,
+    bytes: u64,
+}
+
+impl Room {
+    /// Whether so much more of a tenant may wait, in a lane where that is known.
+    pub fn check(
+        &self,
+        lanes: &LaneBook,
+        backends: &Backends,
+        account: &Account,
+        key: Option<&LaneKey>,
+        load: Load,
+    ) -> Result<(), Refusal> {
+        if self.bodies.are_too_many_to_wait() {
+            return Err(busy());
+        }
+        let tenant = Bound { requests: account.max_queued, bytes: account.max_queued_bytes };
+        let checked = tenant
+            .check(Whose::Tenant, lanes.waiting_of(&account.id), load)
+            .and_then(|()| match key.and_then(|key| Some((key, backends.get(&key.backend)?))) {
+                Some((key, backend)) => {
+                    backend.lanes.queue.check(Whose::Lane, lanes.waiting_in(key), load)
+                }
+                None => Ok(()),
+            })
+            .and_then(|()| self.all.check(Whose::All, lanes.waiting_in_all(), load));
+        checked.map_err(|full| refusal(full, load, &account.id))
+    }
+}
+
+fn refusal(full: Full, load: Load, tenant: &TenantId) -> Refusal {
+    let whose = full.whose();
+    let limit = match full {
+        Full::Requests(_, limit) => format!("{limit} requests"),
+        Full::Bytes(_, limit) => format!("{limit} bytes"),
+    };
+    let who = match whose {
+        Whose::Lane => "The lane of this model",
+        Whose::Tenant => "The tenant",
+        Whose::All => "offpeak",
+    };
+    let (more, advice) = match load.requests {
+        1 => ("one more".to_owned(), "send x-offpeak-sla: realtime"),
+        many => (format!("the {many} of this batch"), "split it"),
+    };
+    let message = format!(
+        "{who} may have deferred requests of {limit} waiting, and has no room for {more}. Try again when some have left, or \
+         {advice}."
+    );
+    tracing::debug!(%tenant, ?full, "there is no room for what could wait");
+    let status = match whose {
+        Whose::Lane | Whose::Tenant => StatusCode::TOO_MANY_REQUESTS,
+        Whose::All => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    Refusal { retry_after_s: Some(TRY_AGAIN_S), ..Refusal::new(status, "queue_full", message) }
+}
+
+fn busy() -> Refusal {
+    let message = "offpeak has as many large requests in memory as it may (server.body_memory). Try again.";
+    Refusal::unavailable("busy", message, BUSY_S)
+}
+
+impl Bodies {
+    /// At most so many bytes.
+    pub fn new(most: u64) -> Arc<Self> {
+        Arc::new(Self { used: AtomicU64::new(0), most })
+    }
+
+    /// Makes room for a body of this size, which grows to it or was told; none is needed for a small one.
+    pub fn admit(self: &Arc<Self>, bytes: u64) -> Result<Option<InMemory>, Refusal> {
+        if bytes <= SMALL_BODY {
+            return Ok(None);
+        }
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        let body = InMemory { bodies: self.clone(), bytes };
+        // One that is alone may be as large as bodies may be.
+        if before > 0 && before.saturating_add(bytes) > self.most { Err(busy()) } else { Ok(Some(body)) }
+    }
+
+    /// The second half of the memory is for calls that cannot wait.
+    fn are_too_many_to_wait(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > self.most / 2
+    }
+}
+
+impl InMemory {
+    /// It turned out to be this long.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        let rest = self.bytes.saturating_sub(bytes);
+        self.bytes -= rest;
+        self.bodies.used.fetch_sub(rest, Ordering::Relaxed);
+    }
+}
+
+impl Drop for InMemory {
+    fn drop(&mut self) {
+        self.bodies.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn bodies_in_memory_are_bounded_and_the_last_half_cannot_be_used_by_what_can_wait() {
+        let bodies = Bodies::new(10 * MIB);
+        assert!(bodies.admit(SMALL_BODY).unwrap().is_none());
+        let first = bodies.admit(5 * MIB).unwrap();
+        assert!(!bodies.are_too_many_to_wait());
+        let second = bodies.admit(5 * MIB).unwrap();
+        assert!(bodies.are_too_many_to_wait());
+        let refused = bodies.admit(MIB).err().unwrap();
+        assert_eq!((refused.status.as_u16(), refused.retry_after_s), (503, Some(1)));
+        drop(first);
+        assert!(bodies.admit(MIB).is_ok(), "what was refused left nothing behind");
+        let mut second = second.unwrap();
+        second.shrink_to(2 * MIB);
+        second.shrink_to(3 * MIB);
+        assert_eq!(bodies.used.load(Ordering::Relaxed), 2 * MIB);
+        drop(second);
+        assert_eq!(bodies.used.load(Ordering::Relaxed), 0);
+        assert!(bodies.admit(20 * MIB).is_ok(), "no body is too large for ever");
+    }
+}
