@@ -59,9 +59,7 @@ impl Room {
         let checked = tenant
             .check(Whose::Tenant, lanes.waiting_of(&account.id), load)
             .and_then(|()| match key.and_then(|key| Some((key, backends.get(&key.backend)?))) {
-                Some((key, backend)) => {
-                    backend.lanes.queue.check(Whose::Lane, lanes.waiting_in(key), load)
-                }
+                Some((key, backend)) => backend.lanes.queue.check(Whose::Lane, lanes.waiting_in(key), load),
                 None => Ok(()),
             })
             .and_then(|()| self.all.check(Whose::All, lanes.waiting_in_all(), load));

@@ -102,6 +102,9 @@ mod tests {
         assert_eq!(bound.check(Whose::Lane, waiting, load(1, 40)), Ok(()));
         assert_eq!(bound.check(Whose::Lane, waiting, load(2, 0)), Err(Full::Requests(Whose::Lane, 2)));
         assert_eq!(bound.check(Whose::All, waiting, load(1, 41)), Err(Full::Bytes(Whose::All, 100)));
-        assert_eq!(bound.check(Whose::All, waiting, load(u64::MAX, u64::MAX)).unwrap_err().whose(), Whose::All);
+        assert_eq!(
+            bound.check(Whose::All, waiting, load(u64::MAX, u64::MAX)).unwrap_err().whose(),
+            Whose::All
+        );
     }
 }

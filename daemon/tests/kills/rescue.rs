@@ -7,7 +7,8 @@ use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
 
 use crate::daemon::Daemon;
-use crate::{CHAT, KEY, LIMIT, answer_to, body, runs, simulator};
+use crate::load::Api;
+use crate::{KEY, LIMIT, simulator, until};
 
 const PROMPT: &str = "cannot wait";
 
@@ -24,8 +25,8 @@ async fn interrupted(settings: &str) -> (Response, Provider) {
     daemon.start().await;
     let http = Client::builder().no_proxy().timeout(LIMIT).build().unwrap();
     let hand_in = |prompt: &str, sla: &str| {
-        let call = http.post(format!("{}{CHAT}", daemon.url())).header("x-offpeak-sla", sla);
-        call.header("prefer", "respond-async").header("content-type", "application/json").body(body(prompt))
+        let call = http.post(format!("{}{}", daemon.url(), Api::Chat.path())).header("x-offpeak-sla", sla);
+        call.header("prefer", "respond-async").json(&Api::Chat.body(prompt))
     };
     provider.faults().next_batch(vec![BatchFault::Turnaround { ms: 20 * 3_600_000 }]);
     let first = hand_in("takes the only place", "24h").send().await.unwrap();
@@ -35,7 +36,7 @@ async fn interrupted(settings: &str) -> (Response, Provider) {
     let urgent = hand_in(PROMPT, "5s").send().await.unwrap();
     assert_eq!(urgent.status(), StatusCode::ACCEPTED);
     let ticket = urgent.headers()["location"].to_str().unwrap().to_owned();
-    until("the provider has run it", || runs(&provider, PROMPT) == 1).await;
+    until("the provider has run it", || Api::Chat.runs(&provider, PROMPT) == 1).await;
     daemon.kill();
 
     daemon.start().await;
@@ -50,28 +51,20 @@ async fn interrupted(settings: &str) -> (Response, Provider) {
     }
 }
 
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interrupted_rescue_is_run_again_by_a_decision_that_is_on_record() {
     let (answer, provider) = interrupted("").await;
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(answer.headers()["x-offpeak-attempts"], "2", "the one that was interrupted counts");
     let answer: Value = answer.json().await.unwrap();
-    assert_eq!(answer["choices"][0]["message"]["content"], answer_to(PROMPT));
-    assert_eq!(runs(&provider, PROMPT), 2);
+    assert!(Api::Chat.is_answer_to(&answer, PROMPT), "{answer}");
+    assert_eq!(Api::Chat.runs(&provider, PROMPT), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_would_rather_have_an_error_than_pay_twice_gets_one() {
     let (answer, provider) = interrupted("plugins.retry_policy.config.permanent = [\"interrupted\"]").await;
-    assert_eq!((answer.status(), runs(&provider, PROMPT)), (StatusCode::BAD_GATEWAY, 1));
+    assert_eq!((answer.status(), Api::Chat.runs(&provider, PROMPT)), (StatusCode::BAD_GATEWAY, 1));
     let answer: Value = answer.json().await.unwrap();
     assert_eq!(answer["error"]["code"], "interrupted");
 }
