@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use offpeak_core::budget::Period;
 use offpeak_core::retry::RetryBudget;
+use offpeak_core::scheduler::Event;
 use offpeak_core::words::{Millis, Timestamp};
 use offpeak_host::values::provider::CredentialPlace;
 use offpeak_host::{
@@ -400,6 +401,8 @@ impl Reloads {
         self.gateway.costs.set_book(book);
         self.gateway.tenants.set(&config.access);
         remember_spending(&self.gateway.tenants, &self.gateway.store, self.gateway.clock).await?;
+        // What waited for its rate or for money may leave by the new ones.
+        self.gateway.lanes.tell(Event::Tick);
         if let Some(tls) = &self.tls {
             tls.reload();
         }

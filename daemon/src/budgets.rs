@@ -6,6 +6,7 @@ use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use offpeak_core::budget::{Allowance, Budget, Over, Period, Told};
 use offpeak_core::money::Money;
+use offpeak_core::scheduler::Funds;
 use offpeak_core::words::{TenantId, Timestamp};
 use parking_lot::Mutex;
 
@@ -47,6 +48,16 @@ impl Purse {
     pub fn spend(&self, amount: Money, now: Timestamp) {
         let told = self.budget.lock().spend(amount, now);
         self.tell(&told);
+    }
+
+    /// What deferred work under way will cost.
+    pub fn defer(&self, amount: Money) {
+        self.budget.lock().defer(amount);
+    }
+
+    /// What a hard budget leaves for deferred work.
+    pub fn funds(&self, now: Timestamp) -> Option<Funds> {
+        self.budget.lock().funds(now).map(|(left, until)| Funds { left, until })
     }
 
     /// What is spent and allowed in each period.

@@ -1,6 +1,6 @@
 //! One task around the pure scheduler: events in, effects out to [`crate::batch`] and [`crate::rescue`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,15 +8,16 @@ use std::time::Duration;
 use offpeak_core::batch::Journey;
 use offpeak_core::depart::Reason;
 use offpeak_core::extent::{self, Cargo, Range};
-use offpeak_core::scheduler::{Effect, Event, Freight, Scheduler};
+use offpeak_core::lane::Sums;
+use offpeak_core::scheduler::{Effect, Event, Freight, Means, Reckoning, Scheduler};
 use offpeak_core::turnaround::{Sketch, Way};
-use offpeak_core::words::{BatchId, LaneId, LaneKey, Mode, Timestamp};
+use offpeak_core::words::{BatchId, LaneId, LaneKey, Mode, Place, TenantId, Timestamp};
 use offpeak_store::{BatchRecord, Document, Kind, LaneState, NewBatch, Order, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
 use crate::lane_book::{Command, Commands, LaneError, View, Waiting};
-use crate::{batch, idle, rescue};
+use crate::{batch, idle, overdue, rescue};
 
 /// A pause before trying again what the store refused.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -120,7 +121,15 @@ struct Task {
     scheduler: Scheduler,
     stops: BTreeMap<BatchId, CancellationToken>,
     wake_at: Timestamp,
+    /// Tenants with lanes, and what the scheduler was told that they have.
+    tenants: BTreeSet<TenantId>,
+    means: HashMap<TenantId, Means>,
+    /// What it was told of lanes' requests.
+    reckoned: HashMap<LaneId, Reckoning>,
 }
+
+/// What is reckoned of requests is told again when it has changed by more than this part.
+const RECKONED_PART: u64 = 16;
 
 /// Runs the scheduler until the daemon stops.
 pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
@@ -129,6 +138,9 @@ pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
         scheduler: Scheduler::new(),
         stops: BTreeMap::new(),
         wake_at: Timestamp::NEVER,
+        tenants: BTreeSet::new(),
+        means: HashMap::new(),
+        reckoned: HashMap::new(),
     };
     let mut waiting_commands = Vec::new();
     loop {
@@ -143,6 +155,9 @@ pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
                 }
             }
             () = tokio::time::sleep(pause) => waiting_commands.push(Command::Event(Event::Tick)),
+        }
+        if let Some(event) = task.news_of_means() {
+            task.step(event).await;
         }
         for command in waiting_commands.drain(..) {
             match command {
@@ -170,7 +185,8 @@ impl Task {
             self.gateway.beside.forget(*batch);
         }
         // What leaves is under way, which is an event in turn.
-        let mut events = vec![event];
+        let mut events = self.about(&event);
+        events.push(event);
         while let Some(event) = events.pop() {
             let effects = self.scheduler.step(event, self.gateway.clock.now());
             self.wake_at = effects.wake_at.unwrap_or(Timestamp::NEVER);
@@ -192,18 +208,20 @@ impl Task {
             }
             Effect::Realtime { freight, cargo } => {
                 let ranges = extent::ranges(&cargo);
-                let record = self.leave(freight, ranges, Reason::Rescue, Journey::Realtime).await?;
+                let record = self.leave(freight.clone(), ranges, Reason::Rescue, Journey::Realtime).await?;
+                let batch = record.id;
                 self.spawn(record, Journey::Realtime);
-                None
+                Some(Event::Sent { batch, freight, cargo, is_beside: false, is_recovered: false })
             }
             Effect::Hedge { batch, freight, cargo } => {
                 self.gateway.beside.begin(batch, &cargo);
                 let requests = cargo.iter().map(|cargo| cargo.range.len()).sum();
                 self.gateway.metrics.escalated(freight.backend.as_str(), "hedge", requests);
-                let journey = Journey::Beside { batch, cargo };
-                let record = self.leave(freight, Vec::new(), Reason::Rescue, journey.clone()).await?;
+                let journey = Journey::Beside { batch, cargo: cargo.clone() };
+                let record = self.leave(freight.clone(), Vec::new(), Reason::Rescue, journey.clone()).await?;
+                let batch = record.id;
                 self.spawn(record, journey);
-                None
+                Some(Event::Sent { batch, freight, cargo, is_beside: true, is_recovered: false })
             }
             Effect::Cancel { batch, deadline } => {
                 let in_s = deadline.since(self.gateway.clock.now()).0 / 1000;
@@ -215,6 +233,11 @@ impl Task {
                 let view = self.scheduler.voyages(now).find(|voyage| voyage.batch == batch)?;
                 let backend = view.freight.backend;
                 self.gateway.metrics.escalated(backend.as_str(), "cancel", view.requests);
+                None
+            }
+            Effect::Expire { extents, until } => {
+                let gateway = self.gateway.clone();
+                self.gateway.spawn(overdue::give_up(gateway, extents, until));
                 None
             }
             Effect::Keep(way, sketch) => {
@@ -230,29 +253,101 @@ impl Task {
 
     /// Goes on with a batch of an earlier run.
     async fn recovered(&mut self, record: BatchRecord, journey: Journey) {
-        match &journey {
-            Journey::Realtime => {}
-            Journey::Beside { batch, cargo } => self.gateway.beside.begin(*batch, cargo),
+        let freight = Freight {
+            backend: record.backend.clone(),
+            offer: record.offer.clone(),
+            endpoint: record.endpoint.clone(),
+            model: record.model.clone(),
+            headers: record.headers.clone(),
+        };
+        let (is_beside, cargo) = match &journey {
+            Journey::Realtime => (false, self.cargo_of(&record.ranges).await),
+            Journey::Beside { batch, cargo } => {
+                self.gateway.beside.begin(*batch, cargo);
+                (true, cargo.clone())
+            }
             Journey::Batch { cargo, .. } => {
                 let beside = |part: &Cargo| {
-                    let first = offpeak_core::words::Place { lane: part.range.lane, seq: part.range.from };
+                    let first = Place { lane: part.range.lane, seq: part.range.from };
                     self.gateway.beside.covers(record.id, first)
                 };
                 let cargo = cargo.iter().copied().filter(|part| !beside(part)).collect();
-                let freight = Freight {
-                    backend: record.backend.clone(),
-                    offer: record.offer.clone(),
-                    endpoint: record.endpoint.clone(),
-                    model: record.model.clone(),
-                    headers: record.headers.clone(),
-                };
                 let (batch, since) = (record.id, record.created_at);
                 self.spawn(record, journey);
                 self.step(Event::UnderWay { batch, freight, cargo, since, is_recovered: true }).await;
                 return;
             }
-        }
+        };
+        let batch = record.id;
         self.spawn(record, journey);
+        self.step(Event::Sent { batch, freight, cargo, is_beside, is_recovered: true }).await;
+    }
+
+    /// What an earlier run's rescue was made of, as far as it matters for what it will cost: all requests of a range are
+    /// reckoned as the first one.
+    async fn cargo_of(&self, ranges: &[Range]) -> Vec<Cargo> {
+        let mut all = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let first = Place { lane: range.lane, seq: range.from };
+            let entry = self.gateway.store.entry(first).await;
+            let entry = entry.unwrap_or_else(|error| {
+                tracing::error!(lane = range.lane.0, %error, "what a rescue will cost is not known");
+                None
+            });
+            let (tokens, deadline) =
+                entry.map_or((0, Timestamp::NEVER), |e| (u64::from(e.tokens), e.deadline));
+            all.push(Cargo { range: *range, tokens: tokens.saturating_mul(range.len()), deadline });
+        }
+        all
+    }
+
+    /// What the scheduler is to be told beside an event, the last first.
+    fn about(&mut self, event: &Event) -> Vec<Event> {
+        match event {
+            Event::Opened { lane, key, .. } => {
+                self.tenants.insert(key.tenant.clone());
+                let means = self.news_of_means();
+                means.into_iter().chain(self.news_of_lane(*lane, key)).collect()
+            }
+            Event::Settled { lane, .. } => {
+                let key = self.gateway.store.lane_key(*lane);
+                key.and_then(|key| self.news_of_lane(*lane, &key)).into_iter().collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What tenants have now, of those for whom that has changed.
+    fn news_of_means(&mut self) -> Option<Event> {
+        let (tenants, now) = (&self.gateway.tenants, self.gateway.clock.now());
+        let mut news = Vec::new();
+        for tenant in &self.tenants {
+            let means = tenants.account(tenant).map_or_else(Means::default, |account| account.means(now));
+            if self.means.get(tenant).copied().unwrap_or_default() != means {
+                self.means.insert(tenant.clone(), means);
+                news.push((tenant.clone(), means));
+            }
+        }
+        (!news.is_empty()).then_some(Event::Means(news))
+    }
+
+    /// What a lane's requests will probably take, if that is not what was told of it.
+    fn news_of_lane(&mut self, lane: LaneId, key: &LaneKey) -> Option<Event> {
+        let backends = &self.gateway.backends;
+        let provider = backends.get(&key.backend)?.provider.name();
+        let (input_price, output_price) = self.gateway.costs.list_prices(provider, key.model.as_str());
+        let demand = backends.calibrations.of(&key.backend, &key.endpoint, &key.model).demand(1000, None);
+        let reckoning =
+            Reckoning { input_permille: demand.input, output: demand.output, input_price, output_price };
+        let told = self.reckoned.get(&lane).copied().unwrap_or_default();
+        let differs = |a: u64, b: u64| a.abs_diff(b) > a.max(b) / RECKONED_PART;
+        let is_news = differs(told.input_permille, reckoning.input_permille)
+            || differs(told.output, reckoning.output)
+            || (told.input_price, told.output_price) != (input_price, output_price);
+        is_news.then(|| {
+            self.reckoned.insert(lane, reckoning);
+            Event::Reckons { lane, reckoning }
+        })
     }
 
     /// Seals what leaves. None if the daemon stops before; it is in its lane then.
@@ -392,5 +487,10 @@ fn publish(gateway: &Gateway, scheduler: &Scheduler) {
     }
     let all = waiting.all;
     gateway.lanes.publish(waiting, usual);
+    for (tenant, money) in scheduler.committed() {
+        if let Some(purse) = gateway.tenants.account(tenant).and_then(|account| account.purse().cloned()) {
+            purse.defer(money);
+        }
+    }
     gateway.metrics.waiting(all.count, all.bytes, now.since(oldest).0);
 }

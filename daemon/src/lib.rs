@@ -22,6 +22,7 @@ pub mod lanes;
 pub mod batch;
 pub mod idle;
 pub mod rescue;
+pub mod overdue;
 pub mod outcomes;
 pub mod delivery;
 pub mod gateway;

@@ -1,5 +1,6 @@
 //! Attempts that ended -> verdict -> one commit: a result for the caller, or another attempt.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,6 +8,8 @@ use http::StatusCode;
 use offpeak_core::money::Money;
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::retry::{self, Class, Judged};
+use offpeak_core::scheduler::{Event, Settled};
+use offpeak_core::tempo::Load;
 use offpeak_core::turnaround::Way;
 use offpeak_core::words::{BackendId, BatchId, LaneId, LaneKey, Millis, Mode, Place, TenantId, Timestamp};
 use offpeak_host::values::provider::Refusal;
@@ -124,6 +127,7 @@ pub async fn record(
         }
     }
     learn(&gateway.store, source, &outcomes, &bills).await?;
+    let settled = settled(&outcomes, &bills);
     let entries = blocking(|| price(gateway, source, &mut outcomes, &bills, now));
     let recorded = gateway.store.record(outcomes).await?;
     let (mut finished, mut retried, mut duplicates) = (Vec::new(), 0, 0);
@@ -146,6 +150,9 @@ pub async fn record(
             entry.entry.count(&gateway.metrics);
             gateway.tenants.spent(&entry.entry.tenant, entry.entry.cost, now);
         }
+    }
+    for (lane, settled) in settled {
+        gateway.lanes.tell(Event::Settled { batch: source.batch, lane, settled });
     }
     if duplicates > 0 {
         charge_late(gateway, source, &entries).await?;
@@ -374,6 +381,20 @@ fn taken(store: &Store, source: &Source, outcome: &NewOutcome, is_first: bool, t
         wasted: !matches!(outcome.verdict, Verdict::Final),
         took,
     }
+}
+
+/// What attempts took, by lane: what was reckoned of them is corrected by it.
+fn settled(outcomes: &[NewOutcome], taken: &[Taken]) -> BTreeMap<LaneId, Settled> {
+    let mut settled: BTreeMap<LaneId, Settled> = BTreeMap::new();
+    for (outcome, taken) in outcomes.iter().zip(taken) {
+        let of_lane = settled.entry(outcome.place.lane).or_default();
+        of_lane.requests += 1;
+        if matches!(taken.ran, DidItRun::Ran | DidItRun::Unknown) {
+            let usage = taken.usage.unwrap_or_default();
+            of_lane.ran = of_lane.ran.plus(Load { requests: 1, input: usage.input, output: usage.output });
+        }
+    }
+    settled
 }
 
 /// Learns from answers what further ones will take: of each its output, and of one its input, because what was reckoned of

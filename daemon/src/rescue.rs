@@ -112,6 +112,7 @@ async fn run_to_the_end(
     sent::forget(&gateway.store, record.id).await?;
     gateway.store.end(record.id, gateway.clock.now(), "rescued").await?;
     gateway.metrics.ended(record.backend.as_str(), "rescued");
+    gateway.lanes.tell(Event::Over(record.id));
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
 use offpeak_core::money::Money;
 use offpeak_core::quota::{Demand, Quota};
+use offpeak_core::scheduler::Means;
 use offpeak_core::words::{BackendId, TenantId, Timestamp};
 use offpeak_store::{Store, StoreError};
 use parking_lot::RwLock;
@@ -410,12 +411,18 @@ impl Known {
 }
 
 impl Account {
-    /// A budget that is used up takes nothing in. What waits was let in before and is charged when it ran.
+    /// A budget that is used up takes nothing in. What waits was let in before, and leaves as there is money for it.
     pub fn check_budget(&self, now: Timestamp) -> Result<(), Refusal> {
         if let Some(purse) = &self.purse {
             drop(purse.reserve(Money::ZERO, now)?);
         }
         Ok(())
+    }
+
+    /// What it has for deferred work now.
+    pub fn means(&self, now: Timestamp) -> Means {
+        let funds = self.purse.as_ref().and_then(|purse| purse.funds(now));
+        Means { tempo: self.configured.deferred.tempo(), funds }
     }
 
     /// Its budget, if it has one.

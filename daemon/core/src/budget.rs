@@ -127,6 +127,7 @@ pub struct Budget {
     purses: Vec<Purse>,
     is_hard: bool,
     reserved: Money,
+    deferred: Money,
 }
 
 impl Budget {
@@ -141,6 +142,7 @@ impl Budget {
             purses: periods.into_iter().filter_map(purse).collect(),
             is_hard: allowance.is_hard,
             reserved: Money::ZERO,
+            deferred: Money::ZERO,
         }
     }
 
@@ -160,9 +162,9 @@ impl Budget {
         self.turn(now);
         if self.is_hard {
             for purse in &self.purses {
-                let committed = purse.spent.plus(self.reserved).plus(amount);
+                let committed = purse.spent.plus(self.reserved).plus(self.deferred);
                 // With nothing left, even what costs nothing by the estimate is refused.
-                if committed > purse.allowed || purse.spent.plus(self.reserved) >= purse.allowed {
+                if committed.plus(amount) > purse.allowed || committed >= purse.allowed {
                     return Err(Over { period: purse.period, until: purse.period.end(now) });
                 }
             }
@@ -174,6 +176,25 @@ impl Budget {
     /// Gives back what was set aside.
     pub fn release(&mut self, amount: Money) {
         self.reserved = Money((self.reserved.0 - amount.0).max(0));
+    }
+
+    /// What deferred work under way will cost, by what is known now.
+    pub const fn defer(&mut self, amount: Money) {
+        self.deferred = amount;
+    }
+
+    /// What a hard budget leaves for deferred work, that which is under way included, and when there is more; none if
+    /// nothing is limited.
+    pub fn funds(&mut self, now: Timestamp) -> Option<(Money, Timestamp)> {
+        self.turn(now);
+        let left = |purse: &Purse| {
+            let left = purse.allowed.0.saturating_sub(purse.spent.0).saturating_sub(self.reserved.0);
+            (Money(left), purse.period.end(now))
+        };
+        // Where two periods leave nothing, the later end counts.
+        let least =
+            |(left, until): &(Money, Timestamp)| ((*left).max(Money::ZERO), Timestamp(u64::MAX - until.0));
+        self.purses.iter().filter(|_| self.is_hard).map(left).min_by_key(least)
     }
 
     /// Money was spent, now.
@@ -265,6 +286,24 @@ mod tests {
         assert_eq!(budget.reserve(Money::dollars(9), NOW), Ok(()));
         let told = budget.spend(Money::dollars(9), NOW);
         assert_eq!(told.iter().map(|told| told.percent).collect::<Vec<_>>(), [100]);
+    }
+
+    #[test]
+    fn deferred_work_under_way_is_counted_beside_what_is_set_aside() {
+        let cent = |cents: i128| Money(Money::dollars(1).0 * cents / 100);
+        let mut budget =
+            Budget::new(Allowance { day: Some(cent(100)), month: Some(cent(1000)), is_hard: true });
+        assert_eq!(budget.funds(NOW), Some((cent(100), Period::Day.end(NOW))));
+        budget.reserve(cent(30), NOW).unwrap();
+        budget.defer(cent(60));
+        assert_eq!(budget.funds(NOW), Some((cent(70), Period::Day.end(NOW))));
+        assert!(budget.reserve(cent(11), NOW).is_err());
+        assert!(budget.reserve(cent(10), NOW).is_ok());
+        budget.remember(Period::Month, cent(2000), NOW);
+        budget.remember(Period::Day, cent(200), NOW);
+        assert_eq!(budget.funds(NOW).map(|(_, until)| until), Some(Period::Month.end(NOW)));
+        let soft = Allowance { day: Some(cent(1)), month: None, is_hard: false };
+        assert_eq!(Budget::new(soft).funds(NOW), None);
     }
 
     #[test]

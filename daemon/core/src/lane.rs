@@ -79,6 +79,13 @@ impl Room {
         share(self.bytes_of(extent), self.bytes).min(share(extent.tokens, self.tokens)).min(self.requests)
     }
 
+    /// Takes off what was used of a part of it.
+    pub const fn less(&mut self, before: Self, after: Self) {
+        self.requests = self.requests.saturating_sub(before.requests.saturating_sub(after.requests));
+        self.bytes = self.bytes.saturating_sub(before.bytes.saturating_sub(after.bytes));
+        self.tokens = self.tokens.saturating_sub(before.tokens.saturating_sub(after.tokens));
+    }
+
     fn shrink(&mut self, extent: &Extent) {
         self.requests -= u64::from(extent.count);
         self.bytes = self.bytes.saturating_sub(self.bytes_of(extent));
@@ -156,14 +163,27 @@ impl Lane {
         self.waiting.front().is_some_and(|head| room.fits(head) > 0)
     }
 
-    /// Takes all up to the extent that begins at this position, whatever its size.
-    pub fn take_through(&mut self, last: Seq) -> Vec<Cargo> {
-        let mut room = Room::BOUNDLESS;
-        let mut taken = Vec::new();
-        while self.waiting.front().is_some_and(|head| head.first <= last) {
-            taken.extend(self.take(&mut room));
+    /// What stands at its head.
+    pub fn head(&self) -> Option<&Extent> {
+        self.waiting.front()
+    }
+
+    /// Takes out the extents in which something is due.
+    pub fn take_overdue(&mut self, now: Timestamp) -> Vec<Extent> {
+        let (due, rest): (Vec<Extent>, Vec<Extent>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|extent| extent.earliest_deadline <= now);
+        self.waiting = rest.into();
+        for extent in &due {
+            self.sums.sub(extent);
         }
-        taken
+        due
+    }
+
+    /// Takes back in what was taken out, at its place.
+    pub fn put_back(&mut self, extent: Extent) {
+        let at = self.waiting.partition_point(|other| other.first < extent.first);
+        self.sums.add(&extent);
+        self.waiting.insert(at, extent);
     }
 
     /// Removes the first `count` requests of the head extent.

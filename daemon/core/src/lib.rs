@@ -26,6 +26,7 @@ pub mod room;
 pub mod scheduler;
 pub mod sizing;
 pub mod sla;
+pub mod tempo;
 pub mod turnaround;
 pub mod usage;
 pub mod words;

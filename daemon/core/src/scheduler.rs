@@ -2,10 +2,12 @@
 //!
 //! It composes the deciders: lanes count what waits ([`crate::lane`]), the ladder and what was seen of it say what is bought
 //! ([`crate::offers`], [`crate::turnaround`]) and so when a lane leaves ([`crate::depart`]), gates and ledgers say whether
-//! the backend takes another batch ([`crate::gate`], [`crate::ledger`]), shares whose turn it is ([`crate::fair`]), and what
-//! is under way is watched until its deadlines are kept ([`crate::escalate`]).
+//! the backend takes another batch ([`crate::gate`], [`crate::ledger`]), shares whose turn it is ([`crate::fair`]), rates and
+//! money how much of a tenant's ([`crate::tempo`]), and what is under way is watched until its deadlines are kept
+//! ([`crate::escalate`]).
 
 mod departures;
+mod means;
 mod voyages;
 
 use std::collections::BTreeMap;
@@ -27,6 +29,8 @@ use crate::words::{
     BackendId, BatchId, Endpoint, KeptHeaders, LaneId, LaneKey, Millis, Mode, ModelId, OfferName, TenantId,
     Timestamp,
 };
+pub use means::{Funds, Means, Reckoning, Settled};
+use means::{Hold, Purse};
 use voyages::Sailing;
 
 /// Refusals of real-time calls are remembered for so long.
@@ -76,6 +80,41 @@ pub enum Event {
         /// It left before the daemon started.
         is_recovered: bool,
     },
+    /// Requests are run one by one from now on: what left for that, or an earlier run's that goes on.
+    Sent {
+        /// The number of their record.
+        batch: BatchId,
+        /// How they are bought.
+        freight: Freight,
+        /// The parts.
+        cargo: Vec<Cargo>,
+        /// They are run beside a batch that has them too.
+        is_beside: bool,
+        /// They left before the daemon started.
+        is_recovered: bool,
+    },
+    /// Outcomes of a batch were recorded, or of requests that were run one by one.
+    Settled {
+        /// Which.
+        batch: BatchId,
+        /// Whose.
+        lane: LaneId,
+        /// What they took.
+        settled: Settled,
+    },
+    /// All requests of such a record have been run.
+    Over(BatchId),
+    /// What is reckoned of a lane's requests.
+    Reckons {
+        /// Which.
+        lane: LaneId,
+        /// What.
+        reckoning: Reckoning,
+    },
+    /// What tenants have for deferred work.
+    Means(Vec<(TenantId, Means)>),
+    /// These were to be given up, and are not due yet.
+    Returned(Extent),
     /// The provider tells how far a batch is.
     Progressed {
         /// Which.
@@ -215,6 +254,13 @@ pub enum Effect {
         /// The parts.
         cargo: Vec<Cargo>,
     },
+    /// Give up what is due of this: its tenant has no money for it. What is not due yet is returned.
+    Expire {
+        /// Its parts.
+        extents: Vec<Extent>,
+        /// When there is money again.
+        until: Timestamp,
+    },
     /// Keep what is known of a turnaround.
     Keep(Way, Sketch),
 }
@@ -257,6 +303,10 @@ pub enum Next {
     TooLarge,
     /// Its offers are gone.
     NotSold,
+    /// Its tenant has used what it may use in a minute; the next portion leaves then.
+    Paced(Timestamp),
+    /// Its tenant's budget is used up; there is money again then.
+    ForMoney(Timestamp),
 }
 
 #[derive(Debug)]
@@ -265,6 +315,22 @@ struct Berth {
     key: LaneKey,
     terms: LaneTerms,
     flush: bool,
+    reckoning: Reckoning,
+    /// What keeps it here while others of its group may leave.
+    held_up: Option<Next>,
+}
+
+impl Berth {
+    fn new(lane: LaneId, key: LaneKey, terms: LaneTerms) -> Self {
+        let reckoning = Reckoning::default();
+        Self { lane: Lane::new(lane), key, terms, flush: false, reckoning, held_up: None }
+    }
+
+    /// The price of what is bought, in thousandths of the list price.
+    fn price(&self, freight: &Freight) -> u32 {
+        let is_it = |rung: &&Rung| rung.backend == freight.backend && rung.offer == freight.offer;
+        self.terms.ladder.iter().find(is_it).map_or(1000, |rung| rung.price_permille)
+    }
 }
 
 /// What is bought for a group of lanes, the cheapest first; nothing if it cannot wait.
@@ -345,6 +411,11 @@ pub struct Scheduler {
     sailings: BTreeMap<BatchId, Sailing>,
     /// How many batches each tenant has a part in.
     afloat: BTreeMap<(BackendId, OfferName, TenantId), u32>,
+    purses: BTreeMap<TenantId, Purse>,
+    /// Somebody's means are limited.
+    has_limits: bool,
+    /// What is under way has of its tenants' means.
+    holds: BTreeMap<BatchId, Vec<Hold>>,
 }
 
 impl Scheduler {
@@ -365,10 +436,30 @@ impl Scheduler {
                 }
             }
             Event::UnderWay { batch, freight, cargo, since, is_recovered } => {
+                self.hold(batch, &freight, &cargo, false, is_recovered);
                 self.set_out(batch, freight, cargo, since, is_recovered);
             }
             Event::Progressed { batch, tally } => self.progressed(batch, tally, now),
-            Event::Ended { batch, hold_until, fate } => self.ended(batch, hold_until, fate, now, &mut done),
+            Event::Ended { batch, hold_until, fate } => {
+                self.let_go_of_holds(batch, now);
+                self.ended(batch, hold_until, fate, now, &mut done);
+            }
+            Event::Sent { batch, freight, cargo, is_beside, is_recovered } => {
+                self.hold(batch, &freight, &cargo, is_beside, is_recovered);
+            }
+            Event::Settled { batch, lane, settled } => self.settle(batch, lane, settled, now),
+            Event::Over(batch) => self.let_go_of_holds(batch, now),
+            Event::Reckons { lane, reckoning } => {
+                if let Some(berth) = self.berths.get_mut(&lane) {
+                    berth.reckoning = reckoning;
+                }
+            }
+            Event::Means(all) => self.endow(all, now),
+            Event::Returned(extent) => {
+                if let Some(berth) = self.berths.get_mut(&extent.lane) {
+                    berth.lane.put_back(extent);
+                }
+            }
             Event::Answered { way, took } => {
                 self.turnarounds.entry(way).or_default().observe(took, now);
                 self.forget_outlooks();
@@ -420,7 +511,7 @@ impl Scheduler {
                 oldest: berth.lane.oldest(),
                 earliest_deadline: berth.lane.earliest_deadline(),
                 next: match group {
-                    Some(group) if !berth.lane.is_empty() => group.next,
+                    Some(group) if !berth.lane.is_empty() => berth.held_up.unwrap_or(group.next),
                     _ => Next::Empty,
                 },
                 plans: rungs
@@ -471,7 +562,7 @@ impl Scheduler {
             return;
         }
         group.lanes.push(lane);
-        self.berths.insert(lane, Berth { lane: Lane::new(lane), key, terms, flush: false });
+        self.berths.insert(lane, Berth::new(lane, key, terms));
     }
 
     fn shut(&mut self, backend: BackendId, mode: Mode, until: Option<Timestamp>) {

@@ -275,6 +275,14 @@ fn coming(next: Next, now: Timestamp) -> Coming {
         Next::TooLarge => {
             (None, "its first request fits into no batch; it is run in real time when that is due")
         }
+        Next::Paced(at) => (
+            Some(at),
+            "the next portion leaves; until then its tenant has used what it may use in a minute (deferred)",
+        ),
+        Next::ForMoney(at) => (
+            Some(at),
+            "its tenant's budget begins anew; until then it leaves as money is there, or fails when it is due",
+        ),
         Next::NotSold => (None, "nothing is known to buy for it; were its backend's offers taken away?"),
     };
     Coming { in_ms: at.map(|at| at.since(now).0), what: what.to_owned() }

@@ -14,7 +14,7 @@ use super::field::Field;
 use super::patterns::ModelPatterns;
 use super::secret::Secret;
 use super::section::Section;
-use super::tree::{Access, Delivery, Limits, ModelLimits, Server, Tenant};
+use super::tree::{Access, DeferredLimits, Delivery, Limits, ModelLimits, Server, Tenant};
 
 /// The name of the tenant of open access.
 const OPEN_TENANT: &str = "default";
@@ -113,6 +113,7 @@ fn tenant(section: &Section<'_>, name: &str, keys: Vec<Secret>) -> Tenant {
             .and_then(|f| f.choice([("held", Delivery::Held), ("ticket", Delivery::Ticket)]))
             .unwrap_or(Delivery::Held),
         limits: limits(section),
+        deferred: deferred(section.section("deferred")),
         budget: budget(section.section("budget")),
         model_limits: model_limits(&section.section("model_limits")),
         models: section
@@ -149,6 +150,18 @@ pub(super) fn limits(section: &Section<'_>) -> Limits {
         concurrent: section.get("concurrent").and_then(|f| f.number(1..=1_000_000)),
         burst: section.get("burst").and_then(|f| f.millis(Least::AboveZero)).unwrap_or(Millis::from_mins(1)),
     }
+}
+
+fn deferred(section: Section<'_>) -> DeferredLimits {
+    let rate = |key| section.get(key).and_then(|f| f.number(1..=LIMIT_MAX));
+    let deferred = DeferredLimits {
+        requests_per_minute: rate("requests_per_minute"),
+        input_tokens_per_minute: rate("input_tokens_per_minute"),
+        output_tokens_per_minute: rate("output_tokens_per_minute"),
+        burst: section.get("burst").and_then(|f| f.millis(Least::AboveZero)).unwrap_or(Millis::from_mins(1)),
+    };
+    section.finish();
+    deferred
 }
 
 fn budget(section: Section<'_>) -> Allowance {

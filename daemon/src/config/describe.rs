@@ -130,6 +130,17 @@ fn write_tenant(f: &mut Formatter<'_>, tenant: &Tenant) -> fmt::Result {
     write!(f, "    limits    ")?;
     write_limits(f, &tenant.limits)?;
     writeln!(f, "{} or {} queued", tenant.max_queued, ShownSize(tenant.max_queued_bytes))?;
+    if let Some(deferred) = tenant.deferred.tempo() {
+        let rates = [
+            (deferred.requests, "requests"),
+            (deferred.input, "input tokens"),
+            (deferred.output, "output tokens"),
+        ];
+        let rates = rates.iter().filter_map(|(limit, kind)| Some(format!("{} {kind}", (*limit)?)));
+        let rates = rates.collect::<Vec<_>>().join(", ");
+        let burst = Shown(deferred.burst);
+        writeln!(f, "    deferred  leaves at {rates} a minute, at once what {burst} gives; the rest waits")?;
+    }
     let budget = &tenant.budget;
     for (amount, period) in [(budget.day, "day"), (budget.month, "month")] {
         if let Some(amount) = amount {

@@ -10,6 +10,7 @@ use offpeak_core::money::Money;
 use offpeak_core::retry::RetryPolicy;
 use offpeak_core::room::Bound;
 use offpeak_core::sla::Sla;
+use offpeak_core::tempo::TempoLimits;
 use offpeak_core::words::{BackendId, Millis, TenantId};
 use serde::{Deserialize, Serialize};
 
@@ -131,6 +132,8 @@ pub struct Tenant {
     /// Its limits in real time.
     #[serde(flatten)]
     pub limits: Limits,
+    /// How fast its deferred work leaves.
+    pub deferred: DeferredLimits,
     /// What it may spend.
     #[serde(serialize_with = "shown_allowance")]
     pub budget: Allowance,
@@ -178,6 +181,33 @@ impl Default for Limits {
 fn read_millis<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Millis, D::Error> {
     let text = String::deserialize(deserializer)?;
     duration(&text, Least::AboveZero).map_err(serde::de::Error::custom)
+}
+
+/// `[tenants.<name>.deferred]`: how fast what can wait leaves. What is beyond that is not refused: it waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct DeferredLimits {
+    /// Requests.
+    pub requests_per_minute: Option<u64>,
+    /// Input tokens, reckoned when a request leaves and corrected when it is over.
+    pub input_tokens_per_minute: Option<u64>,
+    /// Output tokens, likewise.
+    pub output_tokens_per_minute: Option<u64>,
+    /// How much of a rate may leave at once: what it gives in this time.
+    #[serde(serialize_with = "shown_millis")]
+    pub burst: Millis,
+}
+
+impl DeferredLimits {
+    /// For the scheduler; none if nothing is limited.
+    pub fn tempo(&self) -> Option<TempoLimits> {
+        let limits = TempoLimits {
+            requests: self.requests_per_minute,
+            input: self.input_tokens_per_minute,
+            output: self.output_tokens_per_minute,
+            burst: self.burst,
+        };
+        (!limits.is_open()).then_some(limits)
+    }
 }
 
 /// `[tenants.<name>.model_limits.<name>]`

@@ -103,16 +103,22 @@ impl Costs {
     /// What a request will probably cost: for reservations, not for bills.
     pub fn estimate(&self, sale: &Sale, demand: Demand) -> Money {
         let (input, output) = *sale.rough.get_or_init(|| {
-            let book = self.book.load();
-            let prices = book.find(&sale.provider, sale.model.as_str());
-            let price = |name: &str| {
-                let rate = prices.and_then(|prices| prices.rates.iter().find(|rate| &*rate.name == name));
-                rate.map_or(Money::ZERO, |rate| rate.price.permille(sale.permille))
-            };
-            (price("input_cost_per_token"), price("output_cost_per_token"))
+            let (input, output) = self.list_prices(&sale.provider, sale.model.as_str());
+            (input.permille(sale.permille), output.permille(sale.permille))
         });
         let of = |price: Money, tokens| price.times(tokens).unwrap_or_default();
         of(input, demand.input) + of(output, demand.output)
+    }
+
+    /// What a token of input and of output costs in real time, by the book.
+    pub fn list_prices(&self, provider: &str, model: &str) -> (Money, Money) {
+        let book = self.book.load();
+        let prices = book.find(provider, model);
+        let price = |name: &str| {
+            let rate = prices.and_then(|prices| prices.rates.iter().find(|rate| &*rate.name == name));
+            rate.map_or(Money::ZERO, |rate| rate.price)
+        };
+        (price("input_cost_per_token"), price("output_cost_per_token"))
     }
 
     /// Says once of each model that nobody knows its price.

@@ -9,7 +9,7 @@ use crate::extent::Cargo;
 use crate::gate::Pass;
 use crate::lane::{Lane, Room};
 use crate::offers::{self, BatchRoom, Outlook, Rung};
-use crate::words::{BackendId, LaneId, OfferName, TenantId, Timestamp};
+use crate::words::{BackendId, LaneId, OfferName, Seq, TenantId, Timestamp};
 
 use super::voyages::time_left;
 use super::{Effect, Effects, Freight, Next, Prospect, Scheduler, Shut};
@@ -24,10 +24,10 @@ struct Deal {
 }
 
 /// One way to buy what can wait.
-struct Step {
-    rung: Rung,
+pub(super) struct Step {
+    pub(super) rung: Rung,
     room: BatchRoom,
-    terms: Terms,
+    pub(super) terms: Terms,
 }
 
 impl Deal {
@@ -63,6 +63,7 @@ fn held_up(
 
 impl Scheduler {
     pub(super) fn depart(&mut self, now: Timestamp, done: &mut Effects) {
+        self.allot(now);
         for freight in self.by_urgency(now) {
             let next = self.depart_group(&freight, now, done);
             if let Some(group) = self.groups.get_mut(&freight) {
@@ -199,6 +200,7 @@ impl Scheduler {
                 .copied()
                 .filter(|lane| self.berths.get(lane).is_some_and(|berth| is_urgent(&berth.lane)))
                 .collect();
+            let urgent = self.affordable(&urgent, step, now, done);
             let waiting = self.waiting(&urgent, step.room.overhead_bytes)?;
             // One that travels alone has nobody to wait for.
             let lingers = step.room.max_requests > 1;
@@ -226,10 +228,12 @@ impl Scheduler {
         now: Timestamp,
         done: &mut Effects,
     ) -> Next {
-        let lanes = self.patient(lanes, deal, now);
+        let patient = self.patient(lanes, deal, now);
         // Each round lets one batch go or stops; a batch holds at least one request, so this ends.
-        while let Some(waiting) = self.waiting(&lanes, deal.overhead()) {
+        while self.waiting(&patient, deal.overhead()).is_some() {
             let Some(step) = deal.steps.first() else { return Next::NotSold };
+            let lanes = self.affordable(&patient, step, now, done);
+            let Some(waiting) = self.waiting(&lanes, deal.overhead()) else { break };
             let flush = lanes.iter().any(|lane| self.berths.get(lane).is_some_and(|berth| berth.flush));
             let reason = match depart::decide(&waiting, &step.terms, now) {
                 _ if flush => Reason::Flush,
@@ -246,8 +250,8 @@ impl Scheduler {
                 Err(next) => return held_up(next, step, waiting.earliest_deadline, now, done),
             }
         }
-        for lane in lanes {
-            if let Some(berth) = self.berths.get_mut(&lane) {
+        for lane in patient {
+            if let Some(berth) = self.berths.get_mut(&lane).filter(|berth| berth.lane.is_empty()) {
                 berth.flush = false;
             }
         }
@@ -278,7 +282,7 @@ impl Scheduler {
         now: Timestamp,
     ) -> Result<Effect, Next> {
         let only_newcomers = self.pass(&step.rung, now)?;
-        let cargo = self.load(freight, lanes, step, may_leave, only_newcomers)?;
+        let cargo = self.load(freight, lanes, step, may_leave, only_newcomers, now)?;
         self.enter(freight, &step.rung, &cargo, now);
         Ok(Effect::Batch { freight: freight.bought(&step.rung), cargo, reason })
     }
@@ -323,21 +327,52 @@ impl Scheduler {
     ) {
         let kept_from = deal.soonest_kept(now);
         for lane in lanes {
-            let Some(berth) = self.berths.get_mut(lane) else { continue };
+            let Some(berth) = self.berths.get(lane) else { continue };
             // Deadlines in a lane lie close together, so what stands before the last urgent request is nearly as urgent.
             let Some(last) = berth.lane.last_before(kept_from) else { continue };
             let own: Vec<Rung> =
                 deal.ladder.iter().filter(|rung| rung.backend == freight.backend).cloned().collect();
             let ladder = if offers::fastest(&own).is_some() { &own[..] } else { &deal.ladder };
-            if offers::fastest(ladder).is_none() {
+            let Some(fastest) = offers::fastest(ladder).map(|rung| rung.price_permille) else { continue };
+            let cargo = self.take_urgent(*lane, last, fastest, now, done);
+            if cargo.is_empty() {
                 continue;
             }
-            let cargo = berth.lane.take_through(last);
             let left = time_left(&cargo, &deal.rescue, now);
             if let Some(rung) = offers::best_now(ladder, &freight.model, &self.turnarounds, left) {
+                self.reprice(&cargo, fastest, rung.price_permille);
                 done.effects.push(Effect::Realtime { freight: freight.bought(rung), cargo });
             }
         }
+    }
+
+    /// Takes a lane's requests up to this one, as far as its tenant's means go.
+    fn take_urgent(
+        &mut self,
+        lane: LaneId,
+        last: Seq,
+        price_permille: u32,
+        now: Timestamp,
+        done: &mut Effects,
+    ) -> Vec<Cargo> {
+        let mut taken = Vec::new();
+        while self
+            .berths
+            .get(&lane)
+            .and_then(|berth| berth.lane.head())
+            .is_some_and(|head| head.first <= last)
+        {
+            if let Err(next) = self.may_leave(lane, true, price_permille, now) {
+                self.hold_up(lane, next, now, done);
+                break;
+            }
+            let mut room = self.within_means(lane, &Room::BOUNDLESS, price_permille, now);
+            let part = self.berths.get_mut(&lane).and_then(|berth| berth.lane.take(&mut room));
+            let Some(part) = part else { break };
+            self.spend(&part, price_permille, now);
+            taken.push(part);
+        }
+        taken
     }
 
     /// Fills one batch: tenants by their shares, each one's earliest deadline first.
@@ -348,6 +383,7 @@ impl Scheduler {
         step: &Step,
         may_leave: &impl Fn(&Lane) -> bool,
         only_newcomers: bool,
+        now: Timestamp,
     ) -> Result<Vec<Cargo>, Next> {
         let Step { rung, room, .. } = step;
         let sailing = self.tenants_under_way(rung);
@@ -378,13 +414,14 @@ impl Scheduler {
             .filter(|lane| self.waits(*lane) && !(only_newcomers && self.is_of(*lane, &sailing)))
             .collect();
         let mut cargo = Vec::new();
-        let was_bound_by_tokens = self.fill(freight, &mut open, &mut room, may_leave, &mut cargo);
+        let by = (rung.price_permille, now);
+        let was_bound_by_tokens = self.fill(freight, &mut open, &mut room, may_leave, by, &mut cargo);
         if cargo.is_empty() && was_bound_by_tokens && must_take_one {
             // Nothing is enqueued and not even one fits: the estimate or the limit is wrong, which only trying can tell.
             room.tokens = u64::MAX;
             room.requests = 1;
             open = lanes.iter().copied().filter(|lane| self.waits(*lane)).collect();
-            self.fill(freight, &mut open, &mut room, may_leave, &mut cargo);
+            self.fill(freight, &mut open, &mut room, may_leave, by, &mut cargo);
         }
         match cargo.is_empty() {
             false => Ok(cargo),
@@ -400,12 +437,19 @@ impl Scheduler {
         open: &mut Vec<LaneId>,
         room: &mut Room,
         may_leave: &impl Fn(&Lane) -> bool,
+        (price_permille, now): (u32, Timestamp),
         cargo: &mut Vec<Cargo>,
     ) -> bool {
         let mut by_tokens = false;
         while let Some(lane) = self.next_lane(freight, open) {
+            let may_take = self.within_means(lane, room, price_permille, now);
+            let mut left = may_take;
+            let taken = self.berths.get_mut(&lane).and_then(|berth| berth.lane.take(&mut left));
+            room.less(may_take, left);
+            if let Some(taken) = &taken {
+                self.spend(taken, price_permille, now);
+            }
             let Some(berth) = self.berths.get_mut(&lane) else { break };
-            let taken = berth.lane.take(room);
             if let Some(taken) = taken {
                 let shares = self.shares.entry(freight.backend.clone()).or_default();
                 shares.give(&berth.key.tenant, taken.tokens, berth.terms.weight);

@@ -1,3 +1,5 @@
+mod means;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -82,7 +84,7 @@ fn batch_sizes(effects: &Effects) -> Vec<u64> {
             Effect::Batch { cargo, .. } | Effect::Realtime { cargo, .. } | Effect::Hedge { cargo, .. } => {
                 Some(requests(cargo))
             }
-            Effect::Cancel { .. } | Effect::Keep(..) => None,
+            Effect::Cancel { .. } | Effect::Expire { .. } | Effect::Keep(..) => None,
         })
         .collect()
 }
@@ -450,7 +452,7 @@ fn bought(effects: &Effects) -> Vec<(String, u64)> {
         Effect::Batch { freight, cargo, .. } | Effect::Realtime { freight, cargo } => {
             Some((freight.offer.to_string(), requests(cargo)))
         }
-        Effect::Hedge { .. } | Effect::Cancel { .. } | Effect::Keep(..) => None,
+        Effect::Hedge { .. } | Effect::Cancel { .. } | Effect::Expire { .. } | Effect::Keep(..) => None,
     });
     bought.collect()
 }
@@ -507,7 +509,7 @@ proptest! {
                         left.extend(cargo.iter().map(|cargo| cargo.range));
                     }
                     Effect::Realtime { cargo, .. } => left.extend(cargo.iter().map(|cargo| cargo.range)),
-                    Effect::Hedge { .. } | Effect::Cancel { .. } | Effect::Keep(..) => {}
+                    _ => {}
                 }
             }
         };

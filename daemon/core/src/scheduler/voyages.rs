@@ -172,8 +172,14 @@ impl Scheduler {
     pub(super) fn escalate(&mut self, now: Timestamp, done: &mut Effects) {
         let due: Vec<BatchId> =
             self.sailings.iter().filter(|(_, sailing)| sailing.look_at <= now).map(|(id, _)| *id).collect();
+        let before = done.effects.len();
         for batch in due {
             self.escalate_one(batch, now, done);
+        }
+        for effect in done.effects.iter().skip(before) {
+            if let Effect::Hedge { freight, cargo, .. } = effect {
+                self.spend_on_rescue(freight, cargo);
+            }
         }
         for sailing in self.sailings.values() {
             done.wake(sailing.look_at);

@@ -19,6 +19,7 @@ mod isolation;
 mod jobs;
 mod ladder;
 mod limits;
+mod means;
 mod lost;
 mod message_batches;
 mod models;

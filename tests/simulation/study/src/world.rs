@@ -314,7 +314,7 @@ impl World {
                     self.realtime(requests, freight.offer.as_str() == "flex", now);
                 }
                 Effect::Cancel { batch, .. } if self.policy == Policy::Offpeak => self.cancel(batch, now),
-                Effect::Cancel { .. } | Effect::Keep(..) => {}
+                Effect::Cancel { .. } | Effect::Expire { .. } | Effect::Keep(..) => {}
             }
         }
         if let Some(at) = effects.wake_at.filter(|at| *at < self.tick_at) {
