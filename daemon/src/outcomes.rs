@@ -448,15 +448,28 @@ fn price(
 /// request alone, so that reading the results again writes the same entry.
 async fn charge_late(gateway: &Gateway, source: &Source, entries: &[Priced]) -> Result<(), StoreError> {
     let mut documents = Vec::new();
+    let mut spent = Vec::new();
     for priced in entries.iter().filter(|priced| priced.entry.ran == DidItRun::Ran) {
         let Some(Standing::Final(outcome)) = gateway.store.outcome(priced.place).await? else { continue };
         let at = outcome.finished_at;
         if outcome.place == priced.place && is_from_elsewhere(gateway, source, &outcome).await? {
             let entry = Entry { at, wasted: true, realtime: Money::ZERO, ..priced.entry.clone() };
-            documents.push(entry.document(ledger::key(at, Of::Late(priced.place))));
+            let key = ledger::key(at, Of::Late(priced.place));
+            // What was read and charged before is spent already.
+            if gateway.store.document(Kind::Ledger, key.clone()).await?.is_none() {
+                documents.push(entry.document(key));
+                spent.push(entry);
+            }
         }
     }
-    if documents.is_empty() { Ok(()) } else { gateway.store.keep(documents).await }
+    if !documents.is_empty() {
+        gateway.store.keep(documents).await?;
+    }
+    for entry in spent {
+        entry.count(&gateway.metrics);
+        gateway.tenants.spent(&entry.tenant, entry.cost, gateway.clock.now());
+    }
+    Ok(())
 }
 
 /// Whether an outcome did not come of this source: of no batch at all, or of the batch where this is the rescue beside it,
