@@ -39,6 +39,9 @@ where
     }
 }
 
+/// What the data plane serves, in OpenAPI 3.1.
+pub const OPENAPI: &str = include_str!("../openapi.json");
+
 /// The largest body that an operator's call may have.
 const BODY_MAX: usize = 64 << 10;
 
@@ -92,10 +95,11 @@ async fn answer(
         "/admin/v1/batches" => Ok(json_of(StatusCode::OK, &batches(gateway).await?)),
         "/admin/v1/costs" => costs::answer(gateway, query).await,
         "/admin/v1/offers" => Ok(json_of(StatusCode::OK, &offers::lost(gateway))),
+        "/admin/v1/openapi" => Ok(described()),
         "/admin/v1/plugins" => Ok(json_of(StatusCode::OK, &plugins(gateway))),
         _ => {
             let message = "The admin plane has /healthz, /readyz, /metrics, /admin/v1/lanes, /admin/v1/batches, \
-                           /admin/v1/costs, /admin/v1/keys, /admin/v1/plugins, /admin/v1/offers (those that providers \
+                           /admin/v1/costs, /admin/v1/keys, /admin/v1/plugins, /admin/v1/openapi (what the data plane serves), /admin/v1/offers (those that providers \
                            refused to sell), /admin/v1/explain/{lane or request id}, POST /admin/v1/lanes/{id}/flush, and \
                            POST /admin/v1/offers/restore?backend=&offer=&model=.";
             Err(Refusal::not_found("unknown_endpoint", message))
@@ -108,12 +112,19 @@ fn expect(method: &Method, expected: &Method) -> Result<(), Refusal> {
         return Ok(());
     }
     let message = format!("This takes {expected}, not {method}.");
-    Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message))
+    let allow = if *expected == Method::POST { "POST" } else { "GET" };
+    Err(Refusal::method_not_allowed(message, allow))
 }
 
 fn text(body: &'static str) -> Response<ReplyBody> {
     let mut response = Response::new(ReplyBody::from(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn described() -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::from(OPENAPI));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

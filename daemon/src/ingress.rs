@@ -165,7 +165,7 @@ fn check_endpoint(gateway: &Gateway, method: &Method, path: &str) -> Result<(), 
     }
     if method != Method::POST {
         let message = format!("{path} takes POST, not {method}.");
-        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message));
+        return Err(Refusal::method_not_allowed(message, "POST"));
     }
     Ok(())
 }

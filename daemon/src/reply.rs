@@ -111,6 +111,13 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, code, message)
     }
 
+    /// The path takes other methods: these.
+    pub fn method_not_allowed(message: impl Into<String>, allow: &'static str) -> Self {
+        let refusal = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
+        let allow = (http::header::ALLOW, HeaderValue::from_static(allow));
+        Self { headers: Some(Box::new(HeaderMap::from_iter([allow]))), ..refusal }
+    }
+
     /// Not now.
     pub fn unavailable(code: &'static str, message: impl Into<String>, retry_after_s: u64) -> Self {
         let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message);

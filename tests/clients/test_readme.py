@@ -83,3 +83,70 @@ def test_a_ticket_by_curl(rig):
     answer = eventually(lambda: json.loads(run(look)).get("choices"), "the answer")
     assert answer[0]["message"]["content"]
     assert "already_finished" in run(cancel)
+
+
+def section(title):
+    """What stands under a heading."""
+    return re.search(rf"(?ms)^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README)[1]
+
+
+def commands(text):
+    """The commands of a section's blocks, without what is said beside them."""
+    lines = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).splitlines()
+    return [line.split(" #")[0].rstrip() for line in lines if line and not line.startswith("#")]
+
+
+@pytest.fixture
+def run(rig, tmp_path):
+    """Runs a command of the README as it stands there, but for the daemon's addresses; it must succeed."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "offpeak").symlink_to(program_path("OFFPEAK_BIN"))
+
+    def run(command, **variables):
+        environment = clean_environment(OFFPEAK_ADMIN_URL=rig.daemon.admin, **variables)
+        environment["PATH"] = f"{programs}:{environment['PATH']}"
+        command = here(command, rig).replace("curl ", "curl --silent --show-error --fail ", 1)
+        done = subprocess.run(
+            ["bash", "-ec", command], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+def test_the_page_of_tenants(rig, run, tmp_path):
+    text = section("Tenants")
+    shown = re.search(r"```toml\n(.*?)```", text, re.DOTALL)[1]
+    backend = '[backends.any]\nbase_url = "http://127.0.0.1:9"\nmodels = ["*"]\n'
+    (tmp_path / "shown.toml").write_text(shown + backend)
+    told = run("offpeak check --config shown.toml", SEARCH_KEY="sk-1")
+    assert "3000 requests, 5000000 input tokens a minute" in told, told
+    create, *others = commands(text)
+    assert [command.split()[:3] for command in others] == [["offpeak", "keys", verb] for verb in ("list", "rotate", "revoke")]
+    name = re.search(r"key-\w+", run(create))[0]
+    listed, *others = others
+    assert name in run(listed)
+    for command in others:
+        assert "key-" in command
+        run(re.sub(r"key-\w+", name, command))
+
+
+def test_the_page_of_costs(rig, run, tmp_path):
+    rig.client().chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "hello"}])
+    table, by_purpose, focus, api = commands(section("Costs"))
+    eventually(lambda: MODEL in run(table), "the call is in the ledger")
+    assert "purpose" in run(by_purpose).splitlines()[0]
+    run(focus)
+    assert (tmp_path / "november.csv").read_text().startswith("BilledCost,")
+    assert json.loads(run(api))["total"]["outcomes"] == 1
+
+
+def test_the_page_of_operating(rig, run):
+    ask = {"model": MODEL, "messages": [{"role": "user", "content": "later"}]}
+    rig.client().chat.completions.create(**ask, extra_headers={"x-offpeak-sla": "24h"})
+    calls = [command for command in commands(section("Operating it")) if command.startswith("curl")]
+    assert len(calls) >= 8
+    for command in calls:
+        assert run(command)

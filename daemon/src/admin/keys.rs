@@ -108,10 +108,15 @@ pub async fn answer(
             tracing::info!(id, tenant = %record.tenant, "a key was revoked");
             Ok(json_of(StatusCode::OK, &shown(record, None, now)))
         }
-        _ => {
+        (_, is_list, is_rotate) => {
             let message = "GET and POST /admin/v1/keys, POST /admin/v1/keys/{id}/rotate, and DELETE \
                            /admin/v1/keys/{id} are what there is.";
-            Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message))
+            let allow = match (is_list, is_rotate) {
+                (true, _) => "GET, POST",
+                (false, true) => "POST",
+                (false, false) => "DELETE",
+            };
+            Err(Refusal::method_not_allowed(message, allow))
         }
     }
 }

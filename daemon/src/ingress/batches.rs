@@ -48,7 +48,16 @@ pub async fn answer(
         (&Method::GET, []) => list(gateway, caller.account(), &Query::of(&request)).await,
         (&Method::GET, [id]) => shown(gateway, &find(gateway, caller.account(), id).await?).await,
         (&Method::POST, [id, "cancel"]) => cancel(gateway, caller.account(), id).await,
-        _ => Err(no_such_call(&method, "/v1/batches, /v1/batches/{id} and POST /v1/batches/{id}/cancel")),
+        (_, names) => {
+            let allow = match names {
+                [] => "GET, POST",
+                [_] => "GET",
+                [_, "cancel"] => "POST",
+                _ => "",
+            };
+            let paths = "/v1/batches, /v1/batches/{id} and POST /v1/batches/{id}/cancel";
+            Err(no_such_call(&method, paths, allow))
+        }
     }
 }
 

@@ -84,14 +84,25 @@ pub async fn answer(
         }
         (&Method::DELETE, [id]) => delete(gateway, caller.account(), id).await,
         (&Method::GET, [id, "content"]) => content(gateway, caller.account(), id).await,
-        _ => Err(no_such_call(&method, "/v1/files, /v1/files/{id} and /v1/files/{id}/content")),
+        (_, names) => {
+            let allow = match names {
+                [] => "GET, POST",
+                [_] => "GET, DELETE",
+                [_, "content"] => "GET",
+                _ => "",
+            };
+            Err(no_such_call(&method, "/v1/files, /v1/files/{id} and /v1/files/{id}/content", allow))
+        }
     }
 }
 
-/// There is no such call.
-pub fn no_such_call(method: &Method, paths: &str) -> Refusal {
+/// There is no such call. The path takes the methods that are allowed; if there are none, it is no path at all.
+pub fn no_such_call(method: &Method, paths: &str, allow: &'static str) -> Refusal {
     let message = format!("There is no {method} of this path; there are {paths}.");
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+    if allow.is_empty() {
+        return Refusal::not_found("unknown_endpoint", message);
+    }
+    Refusal::method_not_allowed(message, allow)
 }
 
 async fn find(gateway: &Gateway, account: &Account, id: &str) -> Result<Found, Refusal> {

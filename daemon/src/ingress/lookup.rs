@@ -37,7 +37,7 @@ pub async fn answer(
         }
         _ => {
             let message = format!("{PATH}{{id}} takes GET and DELETE, not {method}.");
-            Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message))
+            Err(Refusal::method_not_allowed(message, "GET, DELETE"))
         }
     }
 }

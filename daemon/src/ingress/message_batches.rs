@@ -63,10 +63,17 @@ pub async fn answer(
             shown(gateway, &job, &base).await
         }
         (&Method::DELETE, [id]) => delete(gateway, caller.account(), id).await,
-        _ => {
+        (_, names) => {
+            let allow = match names {
+                [] => "GET, POST",
+                [_] => "GET, DELETE",
+                [_, "results"] => "GET",
+                [_, "cancel"] => "POST",
+                _ => "",
+            };
             let paths = "/v1/messages/batches, /v1/messages/batches/{id}, /v1/messages/batches/{id}/results and POST \
                          /v1/messages/batches/{id}/cancel";
-            Err(no_such_call(&method, paths))
+            Err(no_such_call(&method, paths, allow))
         }
     }
 }

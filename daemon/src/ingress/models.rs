@@ -43,7 +43,7 @@ pub async fn answer(
     names: &[String],
 ) -> Result<Response<ReplyBody>, Refusal> {
     if request.method() != Method::GET {
-        return Err(no_such_call(request.method(), "GET /v1/models and GET /v1/models/{id}"));
+        return Err(no_such_call(request.method(), "GET /v1/models and GET /v1/models/{id}", "GET"));
     }
     let is_anthropic = request.headers().contains_key(ANTHROPIC_VERSION);
     let models = models(gateway, &caller).await;

@@ -123,10 +123,16 @@ pub async fn answer(
         }
         (&Method::POST, [id, "cancel"]) => cancel(gateway, caller.account(), id).await,
         (&Method::DELETE, [id]) => delete(gateway, caller.account(), id).await,
-        _ => {
+        (_, names) => {
+            let allow = match names {
+                [_] => "GET, DELETE",
+                [_, "input_items"] => "GET",
+                [_, "cancel"] => "POST",
+                _ => "",
+            };
             let paths = "POST /v1/responses, GET and DELETE /v1/responses/{id}, GET /v1/responses/{id}/input_items, and POST \
                          /v1/responses/{id}/cancel";
-            Err(no_such_call(&method, paths))
+            Err(no_such_call(&method, paths, allow))
         }
     }
 }

@@ -58,10 +58,14 @@ pub async fn answer(
         (&Method::POST, [id, "parts"]) => add_part(gateway, caller.account(), id, request).await,
         (&Method::POST, [id, "complete"]) => complete(gateway, caller.account(), id, request).await,
         (&Method::POST, [id, "cancel"]) => cancel(gateway, caller.account(), id).await,
-        _ => Err(no_such_call(
-            &method,
-            "POST /v1/uploads and POST /v1/uploads/{id}/parts, /complete and /cancel",
-        )),
+        (_, names) => {
+            let allow = match names {
+                [] | [_, "parts" | "complete" | "cancel"] => "POST",
+                _ => "",
+            };
+            let paths = "POST /v1/uploads and POST /v1/uploads/{id}/parts, /complete and /cancel";
+            Err(no_such_call(&method, paths, allow))
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::jobs::lines;
 use crate::rig::{Answer, BY_HAND, CHAT, Daemon, MODEL, chat, send, sim};
 
 /// Every call of a thing that offpeak keeps; `{id}` stands for which.
-const ROUTES: [(Method, &str); 18] = [
+pub(crate) const ROUTES: [(Method, &str); 19] = [
     (Method::GET, "/v1/deferred/{id}"),
     (Method::DELETE, "/v1/deferred/{id}"),
     (Method::GET, "/v1/files/{id}"),
@@ -25,6 +25,7 @@ const ROUTES: [(Method, &str); 18] = [
     (Method::POST, "/v1/messages/batches/{id}/cancel"),
     (Method::DELETE, "/v1/messages/batches/{id}"),
     (Method::GET, "/v1/responses/{id}"),
+    (Method::GET, "/v1/responses/{id}/input_items"),
     (Method::POST, "/v1/responses/{id}/cancel"),
     (Method::DELETE, "/v1/responses/{id}"),
 ];

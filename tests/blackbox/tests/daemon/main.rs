@@ -10,6 +10,7 @@ mod background;
 mod breaker;
 mod chaos;
 mod costs;
+mod described;
 mod dialects;
 mod door;
 mod engines;
