@@ -181,7 +181,7 @@ pub(crate) async fn read_body(
     if announced.is_some_and(|length| length > max) {
         return Err(too_large(max));
     }
-    let begun = Instant::now();
+    let begun = tokio::time::Instant::now();
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     loop {
@@ -189,7 +189,8 @@ pub(crate) async fn read_body(
         let Ok(frame) = tokio::time::timeout(BODY_PATIENCE, body.frame()).await else {
             return Err(slow_body());
         };
-        if !first.is_empty() && begun.elapsed() > BODY_TIME {
+        let has_begun = !first.is_empty() || !all.is_empty();
+        if has_begun && begun.elapsed() > BODY_TIME {
             return Err(slow_body());
         }
         let Some(frame) = frame else { break };

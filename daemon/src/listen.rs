@@ -1,5 +1,8 @@
 //! Listeners: accept with back-off, a bound on connections, TLS, HTTP/1.1 and HTTP/2, and a drain that lets work finish.
 
+#[cfg(test)]
+mod slow;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
