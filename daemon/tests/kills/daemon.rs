@@ -18,6 +18,7 @@ pub(crate) struct Daemon {
     log: PathBuf,
     key: String,
     data: u16,
+    admin: u16,
     child: Option<Child>,
 }
 
@@ -30,14 +31,14 @@ impl Daemon {
             log: folder.join("log"),
             key: key.to_owned(),
             data: free_port(),
+            admin: free_port(),
             child: None,
         };
-        let admin = free_port();
-        daemon.configure(&format!("{settings}\n{}", daemon.usual(provider, admin)));
+        daemon.configure(&format!("{settings}\n{}", daemon.usual(provider)));
         daemon
     }
 
-    fn usual(&self, provider: &str, admin: u16) -> String {
+    fn usual(&self, provider: &str) -> String {
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");
         format!(
             r#"
@@ -70,6 +71,7 @@ backends.claude.config.retry_max_ms = 500
 backends.claude.config.settle_ms = 15
 "#,
             data = self.data,
+            admin = self.admin,
             folder = self.folder.display(),
             cache = cache.display()
         )
@@ -90,6 +92,11 @@ backends.claude.config.settle_ms = 15
 
     pub(crate) const fn port(&self) -> u16 {
         self.data
+    }
+
+    /// Where the admin plane is.
+    pub(crate) fn admin_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.admin)
     }
 
     /// Starts it, and waits until it takes connections.

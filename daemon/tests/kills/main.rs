@@ -18,9 +18,11 @@ use std::time::{Duration, Instant};
 
 use daemon::Daemon;
 use load::Clients;
+use offpeak_core::money::Money;
 use provider_sim::{Provider, Server, Sim};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde_json::Value;
 
 /// How often it is killed where nobody says otherwise.
 const KILLS: u64 = 15;
@@ -56,6 +58,11 @@ async fn killed_at_any_moment_it_loses_nothing_and_pays_nothing_twice() {
         daemon.start().await;
     }
     clients.count(&provider).await;
+    // An outcome and its entry of the ledger are one commit, so no kill comes between them.
+    let costs = format!("{}/admin/v1/costs", daemon.admin_url());
+    let costs: Value = load.http.get(costs).send().await.unwrap().json().await.unwrap();
+    let charged: Money = costs["total"]["cost_usd"].as_str().unwrap().parse().unwrap();
+    assert_eq!(charged.0, i128::from(provider.bill().total().0), "the ledger is the bill: {costs}");
     let cut_off = load.cut_off.load(std::sync::atomic::Ordering::Relaxed);
     assert!(cut_off > 0, "the kills came while calls were under way");
     daemon.kill();
