@@ -1,5 +1,6 @@
 //! The plugin's table in the daemon's configuration.
 
+use offpeak_plugin::Duration;
 use serde::Deserialize;
 
 use crate::chat::request::{Ignorable, Options};
@@ -52,8 +53,8 @@ impl Default for Config {
             version: "2023-06-01".to_owned(),
             default_max_tokens: 4096,
             ignore: Vec::new(),
-            standard_usual: Duration { ms: 5_000 },
-            batch_usual: Duration { ms: 3_600_000 },
+            standard_usual: Duration::from_ms(5_000),
+            batch_usual: Duration::from_ms(3_600_000),
             poll_ms: 30_000,
             poll_max_ms: 120_000,
             retry_ms: 1_000,
@@ -75,41 +76,6 @@ impl Config {
             sampling: self.version.as_str() < NO_SAMPLING_SINCE,
             ignored: self.ignore.clone(),
         }
-    }
-}
-
-/// A length of time as a person writes it: `90s`, `15m`, `1h`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Duration {
-    ms: u64,
-}
-
-impl Duration {
-    /// In milliseconds.
-    pub fn ms(self) -> u64 {
-        self.ms
-    }
-}
-
-impl TryFrom<String> for Duration {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let unit_ms: Option<u64> = match unit.trim() {
-            "ms" => Some(1),
-            "s" => Some(1_000),
-            "m" => Some(60_000),
-            "h" => Some(3_600_000),
-            "d" => Some(86_400_000),
-            _ => None,
-        };
-        let ms =
-            number.parse::<u64>().ok().zip(unit_ms).and_then(|(number, unit_ms)| number.checked_mul(unit_ms));
-        ms.map(|ms| Self { ms })
-            .ok_or_else(|| format!("`{text}` is not a length of time; write 500ms, 90s, 15m, 1h or 1d"))
     }
 }
 

@@ -19,7 +19,7 @@ mod bend;
 pub mod chat;
 pub mod config;
 mod lines;
-pub mod protocol;
+mod protocol;
 mod rewrite;
 mod sale;
 mod wire;

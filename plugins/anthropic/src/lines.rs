@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use offpeak_plugin::{
     DidItRun,
+    batch::ErrorBody,
     provider::{Decoded, Item, ItemFailure, ItemOutcome, ItemResponse, ItemResult},
 };
 use serde::Deserialize;

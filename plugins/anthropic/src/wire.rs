@@ -1,6 +1,6 @@
 //! The provider's JSON objects, as far as they are used. What is not needed may be missing or odd.
 
-use offpeak_plugin::provider::Progress;
+use offpeak_plugin::{batch::ErrorBody, provider::Progress};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 
@@ -90,9 +90,11 @@ impl ErrorObject {
     pub(crate) fn kind_or(&self, fallback: &str) -> String {
         self.kind.as_str().unwrap_or(fallback).to_owned()
     }
+}
 
-    /// The error in a refused call's body. Without one, the body's beginning is the message.
-    pub(crate) fn of_body(body: &[u8]) -> Self {
+impl ErrorBody for ErrorObject {
+    /// Without an error in it, the body's beginning is the message.
+    fn of_body(body: &[u8]) -> Self {
         #[derive(Deserialize)]
         struct Body {
             error: ErrorObject,
@@ -105,6 +107,14 @@ impl ErrorObject {
                 ..Self::default()
             },
         }
+    }
+
+    fn code(&self) -> Option<String> {
+        self.kind.as_str().map(str::to_owned)
+    }
+
+    fn message(&self) -> Option<&str> {
+        self.message.as_deref()
     }
 }
 

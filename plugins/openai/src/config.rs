@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use offpeak_plugin::provider::CredentialPlace;
+use offpeak_plugin::{Duration, provider::CredentialPlace};
 use serde::Deserialize;
 
 use crate::dialect::{BatchApi, Dialect, DialectName, WindowChoice};
@@ -92,9 +92,9 @@ impl Default for Config {
             flex: Flex::All(false),
             background: Flex::All(false),
             background_usual: None,
-            standard_usual: Duration { ms: 5_000 },
-            flex_usual: Duration { ms: 60_000 },
-            batch_usual: Duration { ms: 3_600_000 },
+            standard_usual: Duration::from_ms(5_000),
+            flex_usual: Duration::from_ms(60_000),
+            batch_usual: Duration::from_ms(3_600_000),
             poll_ms: 30_000,
             poll_max_ms: 120_000,
             retry_ms: 1_000,
@@ -294,44 +294,6 @@ pub enum DeleteFiles {
     Input,
     /// That, and the files with results once they are read.
     All,
-}
-
-/// A length of time as a person writes it: `90s`, `15m`, `1h`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Duration {
-    ms: u64,
-}
-
-impl Duration {
-    /// In milliseconds.
-    pub fn ms(self) -> u64 {
-        self.ms
-    }
-}
-
-impl TryFrom<String> for Duration {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = text.split_at(digits);
-        let unit_ms: Option<u64> = match unit.trim() {
-            "ms" => Some(1),
-            "s" => Some(1_000),
-            "m" => Some(60_000),
-            "h" => Some(3_600_000),
-            "d" => Some(86_400_000),
-            _ => None,
-        };
-        number
-            .parse::<u64>()
-            .ok()
-            .zip(unit_ms)
-            .and_then(|(number, unit_ms)| number.checked_mul(unit_ms))
-            .map(|ms| Self { ms })
-            .ok_or_else(|| format!("`{text}` is not a length of time; write 500ms, 90s, 15m, 1h or 1d"))
-    }
 }
 
 #[cfg(test)]

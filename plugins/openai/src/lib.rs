@@ -16,7 +16,7 @@ pub mod config;
 mod corpus;
 pub mod dialect;
 mod lines;
-pub mod protocol;
+mod protocol;
 mod sale;
 mod wire;
 

@@ -1,7 +1,7 @@
 //! What the provider sells, and how a real-time call is sent.
 
 use offpeak_plugin::{
-    Mode, Offer,
+    Duration, Mode, Offer,
     provider::{AnswerPlan, BatchLimits, BodyPlan, Call, Member, Prepared, Refusal},
 };
 
@@ -43,7 +43,7 @@ pub(crate) fn offers(endpoint: &str, model: &str, config: &Config) -> Vec<Offer>
         mode: Mode::Background,
         price_permille: window.price_permille,
         window_ms: window.ms,
-        usual_ms: config.background_usual.map_or(window.ms / 4, crate::config::Duration::ms),
+        usual_ms: config.background_usual.map_or(window.ms / 4, Duration::ms),
     }));
     if let Some((api, price_permille)) =
         config.batches(model).filter(|(api, _)| api.endpoints.contains(&endpoint))

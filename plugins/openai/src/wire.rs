@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use offpeak_plugin::provider::Progress;
+use offpeak_plugin::{batch::ErrorBody, provider::Progress};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 
@@ -243,18 +243,13 @@ impl ErrorObject {
 
     /// The code, or the type where there is none, or `fallback`.
     pub(crate) fn code_or(&self, fallback: &str) -> String {
-        [&self.code, &self.kind]
-            .into_iter()
-            .find_map(|value| match value {
-                Value::String(text) => Some(text.clone()),
-                Value::Number(number) => Some(number.to_string()),
-                _ => None,
-            })
-            .unwrap_or_else(|| fallback.to_owned())
+        self.code().unwrap_or_else(|| fallback.to_owned())
     }
+}
 
-    /// The error in a refused call's body. Without one, the body's beginning is the message.
-    pub(crate) fn of_body(body: &[u8]) -> Self {
+impl ErrorBody for ErrorObject {
+    /// Without an error in it, the body's beginning is the message.
+    fn of_body(body: &[u8]) -> Self {
         #[derive(Deserialize)]
         struct Body {
             error: ErrorObject,
@@ -267,6 +262,24 @@ impl ErrorObject {
                 ..Self::default()
             },
         }
+    }
+
+    /// The code, or the type where there is none.
+    fn code(&self) -> Option<String> {
+        [&self.code, &self.kind].into_iter().find_map(|value| match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        })
+    }
+
+    fn message(&self) -> Option<&str> {
+        self.message.as_deref()
+    }
+
+    /// An account without means stays so until somebody pays.
+    fn is_for_good(&self) -> bool {
+        self.code().as_deref() == Some("insufficient_quota")
     }
 }
 
@@ -296,6 +309,8 @@ mod tests {
         assert_eq!((error.code_or("x").as_str(), error.message.as_deref()), ("c", Some("no")));
         let error = ErrorObject::of_body(br#"{"error":{"message":"no","type":"t","code":null}}"#);
         assert_eq!(error.code_or("x"), "t");
+        let quota = ErrorObject::of_body(br#"{"error":{"message":"pay","code":"insufficient_quota"}}"#);
+        assert!(quota.is_for_good() && !error.is_for_good());
         let error = ErrorObject::of_body("<html>ö</html>".as_bytes());
         assert_eq!((error.code_or("x").as_str(), error.message.as_deref()), ("x", Some("<html>ö</html>")));
     }

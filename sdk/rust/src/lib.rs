@@ -48,11 +48,14 @@
 
 extern crate self as offpeak_plugin;
 
+#[cfg(feature = "provider")]
+pub mod batch;
 #[doc(hidden)]
 pub mod bindings;
 mod config;
 #[cfg(feature = "cost-policy")]
 pub mod cost_policy;
+mod duration;
 #[cfg(feature = "engine")]
 pub mod engine;
 mod host;
@@ -66,6 +69,7 @@ pub mod router;
 #[doc(inline)]
 pub use bindings::base::offpeak::plugin::types::{DidItRun, Header, Mode, Offer};
 pub use config::{ConfigError, Configured, config, parse_config};
+pub use duration::Duration;
 #[doc(hidden)]
 pub use host::log_panics;
 pub use host::{Level, log, now_ms};

@@ -2,10 +2,7 @@
 
 use offpeak_plugin::provider::Event;
 
-use super::{
-    Cancel, Context, End, How, Next, Notes, Phase, RESULTS, Ran,
-    answer::{Outcome, poll_pause_ms, retry_pause_ms},
-};
+use super::{Cancel, Context, End, How, Next, Notes, Outcome, Phase, RESULTS, Ran};
 use crate::wire::MessageBatch;
 
 /// Refusals in a row to show a batch or its results, before it is given up.
@@ -54,7 +51,7 @@ pub(super) fn polled(outcome: Outcome, id: String, notes: &mut Notes, context: C
 
 fn poll_again(id: String, retry_after_ms: Option<u64>, notes: &mut Notes, context: Context<'_>) -> Next {
     notes.tries = notes.tries.saturating_add(1);
-    let pause_ms = retry_pause_ms(notes.tries, context).max(retry_after_ms.unwrap_or(0));
+    let pause_ms = context.pauses().after_failure(notes.tries).max(retry_after_ms.unwrap_or(0));
     Next::Pause(Phase::Poll { id }, pause_ms)
 }
 
@@ -72,7 +69,7 @@ pub(super) fn seen(batch: &MessageBatch, notes: &mut Notes, context: Context<'_>
         return Next::Act(Phase::Read { id, end: end_of(batch) });
     }
     notes.polls = notes.polls.saturating_add(1);
-    Next::Pause(Phase::Poll { id }, poll_pause_ms(notes.polls, context))
+    Next::Pause(Phase::Poll { id }, context.pauses().before_poll(notes.polls))
 }
 
 /// How a batch ended. Each of its requests has a line of results that says so for itself.
@@ -93,8 +90,7 @@ pub(super) fn cancelled(outcome: Outcome, id: String, notes: &mut Notes, context
         Outcome::Later(hindrance) | Outcome::Doubtful(hindrance) => {
             notes.tries += 1;
             if notes.tries < CANCEL_TRIES_MAX {
-                let pause_ms =
-                    retry_pause_ms(notes.tries, context).max(hindrance.retry_after_ms.unwrap_or(0));
+                let pause_ms = context.pauses().after(notes.tries, &hindrance);
                 return Next::Pause(Phase::Cancel { id }, pause_ms);
             }
         }
@@ -130,5 +126,5 @@ pub(super) fn read(event: &Event, id: String, end: End, notes: &mut Notes, conte
         let end = End::failed(Ran::Unknown, false, "results_unreadable", &message);
         return Next::Act(Phase::Over { end });
     }
-    Next::Pause(Phase::Read { id, end }, retry_pause_ms(notes.tries, context))
+    Next::Pause(Phase::Read { id, end }, context.pauses().after_failure(notes.tries))
 }

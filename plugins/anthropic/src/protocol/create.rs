@@ -1,10 +1,8 @@
 //! From nothing to a batch at the provider.
 
-use super::{
-    Context, End, Milestone, Next, Notes, Phase, Ran, Search, Trail,
-    answer::{Hindrance, Outcome, pause_ms},
-    collect,
-};
+use offpeak_plugin::batch::Hindrance;
+
+use super::{Context, End, Milestone, Next, Notes, Outcome, Phase, Ran, Search, Trail, collect};
 use crate::wire::{ErrorObject, List, MessageBatch};
 
 /// Creations that may come to nothing in a row before the batch is given back as a whole.
@@ -60,12 +58,10 @@ pub(super) fn again(trail: Trail, hindrance: &Hindrance, notes: &mut Notes, cont
 fn next_round(phase: Phase, hindrance: &Hindrance, notes: &mut Notes, context: Context<'_>) -> Next {
     notes.rounds += 1;
     if notes.rounds < ROUNDS_MAX {
-        return Next::Pause(phase, pause_ms(notes.rounds, hindrance, context));
+        return Next::Pause(phase, context.pauses().after(notes.rounds, hindrance));
     }
-    let mut end = End::failed(Ran::NotSent, true, &hindrance.code, &hindrance.message);
-    if let End::Failed { retry_after_s, .. } = &mut end {
-        *retry_after_s = hindrance.retry_after_ms.and_then(|ms| u32::try_from(ms.div_ceil(1000)).ok());
-    }
+    let end = End::failed(Ran::NotSent, true, &hindrance.code, &hindrance.message)
+        .after_ms(hindrance.retry_after_ms);
     Next::Act(Phase::Over { end })
 }
 

@@ -1,11 +1,12 @@
 //! A creation's fate is unknown: which of the batches at the provider, if any, is ours?
 
-use offpeak_plugin::provider::{Event, ReadSummary};
+use offpeak_plugin::{
+    batch::Hindrance,
+    provider::{Event, ReadSummary},
+};
 
 use super::{
-    Context, End, Milestone, Next, Notes, PROOF, Phase, Ran, Search, Trail,
-    answer::{Hindrance, Outcome, pause_ms, poll_pause_ms, retry_pause_ms},
-    collect, create,
+    Context, End, Milestone, Next, Notes, Outcome, PROOF, Phase, Ran, Search, Trail, collect, create,
 };
 use crate::{
     lines::{self, Whose},
@@ -53,7 +54,7 @@ pub(super) fn listed(
                     "the provider refuses to list batches (HTTP {status}): {message}"
                 ));
             }
-            let pause_ms = retry_pause_ms(notes.gone, context);
+            let pause_ms = context.pauses().after_failure(notes.gone);
             return Next::Pause(Phase::Find { trail, look, search }, pause_ms);
         }
     };
@@ -85,7 +86,7 @@ fn list_again(
     if notes.tries >= LIST_TRIES_MAX {
         return undecided(&format!("batches could not be listed: {}", hindrance.message));
     }
-    Next::Pause(Phase::Find { trail, look, search }, pause_ms(notes.tries, hindrance, context))
+    Next::Pause(Phase::Find { trail, look, search }, context.pauses().after(notes.tries, hindrance))
 }
 
 fn page(
@@ -216,7 +217,7 @@ fn watch_again(
     context: Context<'_>,
 ) -> Next {
     notes.tries = notes.tries.saturating_add(1);
-    Next::Pause(Phase::Watch { trail, at }, pause_ms(notes.tries, hindrance, context))
+    Next::Pause(Phase::Watch { trail, at }, context.pauses().after(notes.tries, hindrance))
 }
 
 /// The candidate at `at`, or a pause and the first one again.
@@ -225,7 +226,7 @@ fn next_candidate(trail: Trail, at: usize, notes: &mut Notes, context: Context<'
         return Next::Act(Phase::Watch { trail, at });
     }
     notes.polls = notes.polls.saturating_add(1);
-    Next::Pause(Phase::Watch { trail, at: 0 }, poll_pause_ms(notes.polls, context))
+    Next::Pause(Phase::Watch { trail, at: 0 }, context.pauses().before_poll(notes.polls))
 }
 
 /// The candidate is none any more.
@@ -316,7 +317,7 @@ fn prove_again(
         trail.unclear.push(trail.candidate(at).to_owned());
         return without(trail, at, notes, context);
     }
-    Next::Pause(Phase::Prove { trail, at, whole, end }, pause_ms(notes.tries, hindrance, context))
+    Next::Pause(Phase::Prove { trail, at, whole, end }, context.pauses().after(notes.tries, hindrance))
 }
 
 fn ours(trail: &Trail, at: usize, end: End, notes: &mut Notes) -> Next {

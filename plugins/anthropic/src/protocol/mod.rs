@@ -1,7 +1,6 @@
 //! The batch protocol: note the newest batch, create ours with all its items in one call, poll it, read its results.
 //!
-//! A pure state machine. The state holds the phase, which is what the outstanding effect belongs to; [`step`] takes an
-//! event and returns the next state and effect.
+//! A pure state machine, driven by [`Protocol`].
 //!
 //! A batch has no field of ours, so that a creation whose fate is unknown cannot be looked up. It is found out instead:
 //!
@@ -19,7 +18,6 @@
 //! unknown; and nothing is deleted at the provider, since another daemon on the same account may still need to see that a
 //! batch is ours.
 
-mod answer;
 mod collect;
 mod create;
 mod hunt;
@@ -29,10 +27,10 @@ mod simulation;
 mod tests;
 
 use offpeak_plugin::{
-    DidItRun, Header,
+    Header,
+    batch::{self, Cancel, End, How, Pauses, Protocol, Ran, Shown},
     provider::{
-        Batch, Effect, Ending, Event, Failure, Finish, Framing, Progress, Reading, ReadingForm, Request,
-        Step, Surround, Upload,
+        Batch, Effect, Event, Framing, Progress, Reading, ReadingForm, Request, Step, Surround, Upload,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -40,11 +38,14 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::Config,
     sale::{CHAT, VERSION},
+    wire::ErrorObject,
 };
-use answer::Outcome;
 
-/// The version of [`State`] as it is stored. A newer plugin must read what an older one has written.
-const STATE_VERSION: u32 = 1;
+/// What became of a call.
+type Outcome = batch::Outcome<ErrorObject>;
+
+/// Where a reaction leads.
+type Next = batch::Next<Phase>;
 
 /// Where batches are created and listed; each lies below.
 const BATCHES: &str = "/v1/messages/batches";
@@ -57,26 +58,23 @@ const PROOF: &str = "proof";
 
 /// What stays the same during a batch's life.
 #[derive(Debug, Clone, Copy)]
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     /// The batch.
-    pub batch: &'a Batch,
+    pub(crate) batch: &'a Batch,
     /// The plugin's settings.
-    pub config: &'a Config,
+    pub(crate) config: &'a Config,
 }
 
-/// What the daemon keeps between two steps.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    version: u32,
-    phase: Phase,
-    /// The phase's effect is not out yet; before it, a wait of so many milliseconds is.
-    pause_ms: Option<u64>,
-    notes: Notes,
+impl<'a> Context<'a> {
+    fn pauses(self) -> Pauses<'a> {
+        let Config { poll_ms, poll_max_ms, retry_ms, retry_max_ms, .. } = *self.config;
+        Pauses { mark: &self.batch.mark, poll_ms, poll_max_ms, retry_ms, retry_max_ms }
+    }
 }
 
 /// What the outstanding effect belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum Phase {
+pub(crate) enum Phase {
     /// Asking which batch is the newest.
     Fence,
     /// Sending the items, which creates the batch.
@@ -100,7 +98,7 @@ enum Phase {
 
 /// What is known about creations of unknown fate.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Trail {
+pub(crate) struct Trail {
     /// The newest batch before the first creation.
     fence: Option<Milestone>,
     /// The newest batch of the last search.
@@ -120,7 +118,7 @@ struct Trail {
 
 /// A batch in the order of creation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Milestone {
+pub(crate) struct Milestone {
     id: String,
     /// By the provider's clock, in milliseconds since 1970.
     made_at_ms: Option<u64>,
@@ -128,7 +126,7 @@ struct Milestone {
 
 /// How far the search through the listing is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Search {
+pub(crate) struct Search {
     /// The last batch seen.
     after: Option<String>,
     pages: u32,
@@ -136,7 +134,7 @@ struct Search {
 
 /// What is counted and remembered on the way.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Notes {
+pub(crate) struct Notes {
     /// Creations that came to nothing, in a row.
     rounds: u32,
     /// Other calls that came to nothing, in a row.
@@ -151,134 +149,67 @@ struct Notes {
     failed: Option<u32>,
 }
 
-/// Whether the batch is to be stopped.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-enum Cancel {
-    #[default]
-    No,
-    Wanted,
-    /// The provider has been told, or will not hear.
-    Told,
-}
-
-/// How it ends.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum End {
-    Finished { how: How, missing: Ran },
-    Failed { ran: Ran, temporary: bool, retry_after_s: Option<u32>, code: String, message: String },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum How {
-    Completed,
-    Expired,
-    Cancelled,
-}
-
-/// What to think of items without a result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum Ran {
-    NotSent,
-    Refused,
-    Unknown,
-}
-
-/// Where a reaction leads.
-#[derive(Debug)]
-enum Next {
-    /// The phase's effect at once.
-    Act(Phase),
-    /// The phase's effect after so many milliseconds.
-    Pause(Phase, u64),
-}
-
-impl State {
-    /// Reads what was stored; none at the start.
-    pub fn read(bytes: &[u8]) -> Result<Option<Self>, String> {
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        let state: Self = serde_json::from_slice(bytes).map_err(|error| {
-            format!("the batch's stored state cannot be read ({error}); was it another plugin's?")
-        })?;
-        if state.version != STATE_VERSION {
-            return Err(format!(
-                "the batch's stored state has version {}, this plugin knows version {STATE_VERSION}; use the plugin that \
-                 wrote it, or a newer one",
-                state.version
-            ));
-        }
-        Ok(Some(state))
-    }
-}
-
 /// One step, with the state as it is stored.
-pub fn batch_step(stored: &[u8], event: Event, context: Context<'_>) -> Result<Step, String> {
-    let (state, effect) = step(State::read(stored)?, event, context);
-    let progress =
-        |state: &State| Some(Progress { completed: state.notes.completed?, failed: state.notes.failed? });
-    Ok(Step {
-        provider_id: state.notes.provider_id.clone(),
-        progress: progress(&state),
-        state: serde_json::to_vec(&state).map_err(|error| error.to_string())?,
-        effect,
-    })
+pub(crate) fn batch_step(stored: &[u8], event: Event, context: Context<'_>) -> Result<Step, String> {
+    context.batch_step(stored, event)
 }
 
-/// One step. `state` is none at the start.
-pub fn step(state: Option<State>, event: Event, context: Context<'_>) -> (State, Effect) {
-    let mut notes = state.as_ref().map(|state| state.notes.clone()).unwrap_or_default();
-    if matches!(event, Event::Cancel) && notes.cancel == Cancel::No {
-        notes.cancel = Cancel::Wanted;
-    }
-    let next = match state {
-        None => Next::Act(Phase::Fence),
-        Some(State { phase, pause_ms: Some(ms), .. }) => match event {
-            Event::Cancel | Event::Interrupted => Next::Pause(phase, ms),
-            _ => Next::Act(phase),
-        },
-        Some(State { phase, pause_ms: None, .. }) => react(phase, event, &mut notes, context),
-    };
-    let (phase, pause_ms) = match heed_cancel(next, &notes) {
-        Next::Act(phase) => (phase, None),
-        Next::Pause(phase, ms) => (phase, Some(ms)),
-    };
-    let effect = pause_ms.map_or_else(|| phase.effect(context), Effect::Wait);
-    (State { version: STATE_VERSION, phase, pause_ms, notes }, effect)
-}
+impl Protocol for Context<'_> {
+    type Phase = Phase;
+    type Notes = Notes;
+    const VERSION: u32 = 1;
 
-/// What the outcome of a phase's effect leads to.
-fn react(phase: Phase, event: Event, notes: &mut Notes, context: Context<'_>) -> Next {
-    match phase {
-        Phase::Fence => create::fenced(Outcome::of(event), notes, context),
-        Phase::Create { trail } => create::created(Outcome::of(event), trail, notes, context),
-        Phase::Find { trail, look, search } => {
-            hunt::listed(Outcome::of(event), trail, look, search, notes, context)
-        }
-        Phase::Watch { trail, at } => hunt::watched(Outcome::of(event), trail, at, notes, context),
-        Phase::Prove { trail, at, whole: false, end } => {
-            hunt::peeked(Outcome::of(event), trail, at, end, notes, context)
-        }
-        Phase::Prove { trail, at, whole: true, end } => hunt::sifted(&event, trail, at, end, notes, context),
-        Phase::Poll { id } => collect::polled(Outcome::of(event), id, notes, context),
-        Phase::Cancel { id } => collect::cancelled(Outcome::of(event), id, notes, context),
-        Phase::Read { id, end } => collect::read(&event, id, end, notes, context),
-        Phase::Over { end } => Next::Act(Phase::Over { end }),
+    fn begin(&self) -> Phase {
+        Phase::Fence
     }
-}
 
-/// Once a batch is to be stopped, nothing is made any more, and what runs is told. What may be another's is not.
-fn heed_cancel(next: Next, notes: &Notes) -> Next {
-    if notes.cancel != Cancel::Wanted {
-        return next;
+    fn effect(&self, phase: &Phase) -> Effect {
+        phase.effect(*self)
     }
-    let (Next::Act(phase) | Next::Pause(phase, _)) = &next;
-    match phase {
-        Phase::Fence | Phase::Create { .. } => {
-            Next::Act(Phase::Over { end: End::Finished { how: How::Cancelled, missing: Ran::NotSent } })
+
+    fn react(&self, phase: Phase, event: Event, notes: &mut Notes) -> Next {
+        let context = *self;
+        match phase {
+            Phase::Fence => create::fenced(Outcome::of(event), notes, context),
+            Phase::Create { trail } => create::created(Outcome::of(event), trail, notes, context),
+            Phase::Find { trail, look, search } => {
+                hunt::listed(Outcome::of(event), trail, look, search, notes, context)
+            }
+            Phase::Watch { trail, at } => hunt::watched(Outcome::of(event), trail, at, notes, context),
+            Phase::Prove { trail, at, whole: false, end } => {
+                hunt::peeked(Outcome::of(event), trail, at, end, notes, context)
+            }
+            Phase::Prove { trail, at, whole: true, end } => {
+                hunt::sifted(&event, trail, at, end, notes, context)
+            }
+            Phase::Poll { id } => collect::polled(Outcome::of(event), id, notes, context),
+            Phase::Cancel { id } => collect::cancelled(Outcome::of(event), id, notes, context),
+            Phase::Read { id, end } => collect::read(&event, id, end, notes, context),
+            Phase::Over { end } => Next::Act(Phase::Over { end }),
         }
-        Phase::Poll { id } => Next::Act(Phase::Cancel { id: id.clone() }),
-        _ => next,
+    }
+
+    /// What may be another's is not told.
+    fn stop(&self, next: Next) -> Next {
+        match next.phase() {
+            Phase::Fence | Phase::Create { .. } => {
+                Next::Act(Phase::Over { end: End::Finished { how: How::Cancelled, missing: Ran::NotSent } })
+            }
+            Phase::Poll { id } => Next::Act(Phase::Cancel { id: id.clone() }),
+            _ => next,
+        }
+    }
+
+    fn cancel(notes: &mut Notes) -> &mut Cancel {
+        &mut notes.cancel
+    }
+
+    fn shown(&self, notes: &Notes) -> Shown {
+        let progress = notes.completed.zip(notes.failed);
+        Shown {
+            provider_id: notes.provider_id.clone(),
+            progress: progress.map(|(completed, failed)| Progress { completed, failed }),
+        }
     }
 }
 
@@ -314,51 +245,6 @@ impl Search {
     fn page(&self) -> String {
         let after = self.after.as_ref().map(|after| format!("&after_id={after}")).unwrap_or_default();
         format!("{BATCHES}?limit={BATCHES_A_PAGE}{after}")
-    }
-}
-
-impl End {
-    fn effect(&self) -> Effect {
-        match self {
-            Self::Finished { how, missing } => Effect::Finished(Finish {
-                ending: match how {
-                    How::Completed => Ending::Completed,
-                    How::Expired => Ending::Expired,
-                    How::Cancelled => Ending::Cancelled,
-                },
-                missing: (*missing).into(),
-            }),
-            Self::Failed { ran, temporary, retry_after_s, code, message } => Effect::Failed(Failure {
-                ran: (*ran).into(),
-                temporary: *temporary,
-                retry_after_s: *retry_after_s,
-                code: code.clone(),
-                message: message.clone(),
-            }),
-        }
-    }
-
-    /// A failure. Texts are cut, because they are stored.
-    fn failed(ran: Ran, temporary: bool, code: &str, message: &str) -> Self {
-        const CODE_CHARS: usize = 100;
-        const MESSAGE_CHARS: usize = 1000;
-        Self::Failed {
-            ran,
-            temporary,
-            retry_after_s: None,
-            code: code.chars().take(CODE_CHARS).collect(),
-            message: message.chars().take(MESSAGE_CHARS).collect(),
-        }
-    }
-}
-
-impl From<Ran> for DidItRun {
-    fn from(ran: Ran) -> Self {
-        match ran {
-            Ran::NotSent => Self::NotSent,
-            Ran::Refused => Self::Refused,
-            Ran::Unknown => Self::Unknown,
-        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! Lives of batches at a provider that fails in every way and is shared with other daemons, with the promises as
 //! properties.
 
-use offpeak_plugin::provider::{ReadSummary, Response};
+use offpeak_plugin::{
+    DidItRun,
+    provider::{Failure, ReadSummary, Response},
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -1,6 +1,10 @@
 //! One scenario a test: events in, effects out.
 
-use offpeak_plugin::provider::{ReadSummary, Response};
+use offpeak_plugin::{
+    DidItRun,
+    batch::StateOf,
+    provider::{Ending, Failure, Finish, ReadSummary, Response},
+};
 use serde_json::{Value, json};
 
 use super::*;
@@ -571,7 +575,7 @@ fn the_stored_form_stays() {
         "in_doubt":true,"candidates":["b2"],"foreign":["b3"],"lost":false},"look":2,
         "search":{"after":"b9","pages":3}}},"pause_ms":null,"notes":{"rounds":1,"tries":0,"gone":0,"polls":0,
         "cancel":"No","provider_id":null,"completed":null,"failed":null}}"#;
-    let state = State::read(stored).unwrap().unwrap();
+    let state = StateOf::<Context<'_>>::read(stored, Context::VERSION).unwrap().unwrap();
     let Phase::Find { trail, look: 2, search } = state.phase else { panic!("{:?}", state.phase) };
     assert_eq!(search, Search { after: Some("b9".into()), pages: 3 });
     assert_eq!((trail.candidates, trail.foreign), (vec!["b2".to_owned()], vec!["b3".to_owned()]));

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use offpeak_plugin::{
     DidItRun,
+    batch::Hindrance,
     provider::{
         BatchLimits, Decoded, Effect, Event, Framing, Item, ItemFailure, ItemOutcome, ItemResponse,
         ItemResult, Reading, ReadingForm, Step, Upload,
@@ -15,11 +16,7 @@ use offpeak_plugin::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
-use super::{
-    Cancel, Context, End, How, Ran,
-    answer::{Hindrance, Outcome, poll_pause_ms, retry_pause_ms},
-    call, get, header,
-};
+use super::{Cancel, Context, End, How, Outcome, Ran, call, get, header};
 use crate::{
     lines::{Members, json_text},
     wire::{ErrorObject, escape, lenient_error},
@@ -227,7 +224,7 @@ impl State {
     fn pause(&mut self, phase: Phase, hindrance: Option<&Hindrance>, context: Context<'_>) {
         self.tries = self.tries.saturating_add(1);
         let asked = hindrance.and_then(|hindrance| hindrance.retry_after_ms).unwrap_or(0);
-        self.pause_ms = Some(retry_pause_ms(self.tries, context).max(asked));
+        self.pause_ms = Some(context.pauses().after_failure(self.tries).max(asked));
         self.phase = phase;
     }
 
@@ -304,7 +301,7 @@ impl State {
         if matches!(status, "queued" | "in_progress") {
             self.polls = self.polls.saturating_add(1);
             self.phase = Phase::Look;
-            self.pause_ms = Some(poll_pause_ms(self.polls, context));
+            self.pause_ms = Some(context.pauses().before_poll(self.polls));
         } else {
             self.phase = Phase::Read;
         }
@@ -326,12 +323,7 @@ impl State {
 
 /// The request may have run, and its answer cannot be had. Others of its kind need not wait for long.
 fn unknown(code: &str, message: &str) -> End {
-    match End::failed(Ran::Unknown, true, code, message) {
-        End::Failed { ran, temporary, code, message, .. } => {
-            End::Failed { ran, temporary, retry_after_s: Some(1), code, message }
-        }
-        end @ End::Finished { .. } => end,
-    }
+    End::failed(Ran::Unknown, true, code, message).after_ms(Some(1000))
 }
 
 /// What of the request an error is about.

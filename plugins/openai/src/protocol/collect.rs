@@ -2,11 +2,7 @@
 
 use offpeak_plugin::provider::{Event, ReadSummary};
 
-use super::{
-    Cancel, Context, End, How, Next, Notes, Phase, Ran, ResultFile, Source,
-    answer::{Outcome, poll_pause_ms, retry_pause_ms},
-    conclude,
-};
+use super::{Cancel, Context, End, How, Next, Notes, Outcome, Phase, Ran, ResultFile, Source, conclude};
 use crate::{
     config::DeleteFiles,
     dialect::Over,
@@ -65,7 +61,7 @@ fn poll_again(
     context: Context<'_>,
 ) -> Next {
     notes.tries = notes.tries.saturating_add(1);
-    let pause_ms = retry_pause_ms(notes.tries, context).max(retry_after_ms.unwrap_or(0));
+    let pause_ms = context.pauses().after_failure(notes.tries).max(retry_after_ms.unwrap_or(0));
     Next::Pause(Phase::Poll { input, id }, pause_ms)
 }
 
@@ -89,7 +85,7 @@ pub(super) fn seen(batch: &BatchObject, input: String, notes: &mut Notes, contex
         None => {
             notes.polls = notes.polls.saturating_add(1);
             let poll = Phase::Poll { input, id: batch.id.clone() };
-            return Next::Pause(poll, poll_pause_ms(notes.polls, context));
+            return Next::Pause(poll, context.pauses().before_poll(notes.polls));
         }
     };
     results(batch, input, end, notes, context)
@@ -120,8 +116,7 @@ pub(super) fn cancelled(
         Outcome::Later(hindrance) | Outcome::Doubtful(hindrance) => {
             notes.tries += 1;
             if notes.tries < CANCEL_TRIES_MAX {
-                let pause_ms =
-                    retry_pause_ms(notes.tries, context).max(hindrance.retry_after_ms.unwrap_or(0));
+                let pause_ms = context.pauses().after(notes.tries, &hindrance);
                 return Next::Pause(Phase::Cancel { input, id }, pause_ms);
             }
         }
@@ -208,7 +203,7 @@ pub(super) fn read(
             end: End::failed(Ran::Unknown, false, "results_unreadable", &message),
         });
     }
-    Next::Pause(Phase::Read { input, left, read, end }, retry_pause_ms(notes.tries, context))
+    Next::Pause(Phase::Read { input, left, read, end }, context.pauses().after_failure(notes.tries))
 }
 
 /// Whether this very file was read to its end.

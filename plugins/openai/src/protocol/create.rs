@@ -1,12 +1,9 @@
 //! From nothing to a batch at the provider: at most one, whatever is interrupted.
 
+use offpeak_plugin::batch::Hindrance;
 use serde::de::DeserializeOwned;
 
-use super::{
-    Context, End, Next, Notes, Phase, Ran, Search,
-    answer::{Hindrance, Outcome, retry_pause_ms},
-    collect, conclude, file_name,
-};
+use super::{Context, End, Next, Notes, Outcome, Phase, Ran, Search, collect, conclude, file_name};
 use crate::{
     dialect::Paging,
     wire::{BatchObject, ErrorObject, FileObject, List, Listed},
@@ -75,7 +72,7 @@ pub(super) fn listed_files(
             if notes.tries >= LIST_TRIES_MAX {
                 return upload_again(&none, notes, context);
             }
-            Next::Pause(Phase::FindInput { search }, pause_ms(notes.tries, &hindrance, context))
+            Next::Pause(Phase::FindInput { search }, context.pauses().after(notes.tries, &hindrance))
         }
     }
 }
@@ -145,14 +142,17 @@ pub(super) fn listed_batches(
                     &format!("the provider refuses to list batches (HTTP {status}): {message}"),
                 );
             }
-            Next::Pause(Phase::FindBatch { input, look, search }, retry_pause_ms(notes.tries, context))
+            Next::Pause(Phase::FindBatch { input, look, search }, context.pauses().after_failure(notes.tries))
         }
         Found::Failed(search, hindrance) => {
             notes.tries += 1;
             if notes.tries >= LIST_TRIES_MAX {
                 return undecided(true, &format!("batches could not be listed: {}", hindrance.message));
             }
-            Next::Pause(Phase::FindBatch { input, look, search }, pause_ms(notes.tries, &hindrance, context))
+            Next::Pause(
+                Phase::FindBatch { input, look, search },
+                context.pauses().after(notes.tries, &hindrance),
+            )
         }
     }
 }
@@ -241,12 +241,10 @@ fn next_round(
 ) -> Next {
     notes.rounds += 1;
     if notes.rounds < ROUNDS_MAX {
-        return Next::Pause(phase, pause_ms(notes.rounds, hindrance, context));
+        return Next::Pause(phase, context.pauses().after(notes.rounds, hindrance));
     }
-    let mut end = End::failed(Ran::NotSent, true, &hindrance.code, &hindrance.message);
-    if let End::Failed { retry_after_s, .. } = &mut end {
-        *retry_after_s = hindrance.retry_after_ms.and_then(|ms| u32::try_from(ms.div_ceil(1000)).ok());
-    }
+    let end = End::failed(Ran::NotSent, true, &hindrance.code, &hindrance.message)
+        .after_ms(hindrance.retry_after_ms);
     conclude(files, end, context)
 }
 
@@ -256,11 +254,6 @@ fn refused(status: u16, error: &ErrorObject, files: Vec<String>, context: Contex
     let temporary = context.api.temporary_codes.contains(&code.as_str());
     let message = error.message.as_deref().unwrap_or("The provider gave no reason.");
     conclude(files, End::failed(Ran::Refused, temporary, &code, message), context)
-}
-
-/// Our own pause or the provider's wish, whichever is longer.
-fn pause_ms(failures: u32, hindrance: &Hindrance, context: Context<'_>) -> u64 {
-    retry_pause_ms(failures, context).max(hindrance.retry_after_ms.unwrap_or(0))
 }
 
 /// The pause before looking for what an interrupted call may have made.

@@ -1,6 +1,9 @@
 //! The batch protocol in each dialect: what is sent, and how the answers are understood.
 
-use offpeak_plugin::provider::{ReadSummary, Response};
+use offpeak_plugin::{
+    DidItRun,
+    provider::{Ending, ReadSummary, Response},
+};
 use serde_json::{Value, json};
 
 use super::{tests::batch, *};

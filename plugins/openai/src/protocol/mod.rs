@@ -1,13 +1,11 @@
 //! The batch protocol: upload the items, create the batch, poll it, read both result files, tidy up.
 //!
-//! A pure state machine. The state holds the phase, which is what the outstanding effect belongs to; [`step`] takes an
-//! event and returns the next state and effect. Two rules keep a batch from being paid twice:
+//! A pure state machine, driven by [`Protocol`]. Two rules keep a batch from being paid twice:
 //!
 //! - After a creation whose fate is unknown nothing is created before the listing has been searched to its end, twice,
 //!   with time in between for the provider to show what it has.
 //! - An event that does not belong to the outstanding effect counts as that effect's fate being unknown.
 
-mod answer;
 pub(crate) mod background;
 mod collect;
 mod create;
@@ -19,10 +17,10 @@ mod simulation;
 mod tests;
 
 use offpeak_plugin::{
-    DidItRun, Header,
+    Header,
+    batch::{self, Cancel, End, How, Pauses, Protocol, Ran, Shown},
     provider::{
-        Batch, Effect, Ending, Event, Failure, Finish, Framing, Multipart, Progress, Reading, ReadingForm,
-        Request, Step, Upload,
+        Batch, Effect, Event, Framing, Multipart, Progress, Reading, ReadingForm, Request, Step, Upload,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -30,27 +28,29 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::{Config, DeleteFiles},
     dialect::{BatchApi, Creation, Paging},
-    wire::escape,
+    wire::{ErrorObject, escape},
 };
-use answer::Outcome;
 
-/// The version of [`State`] as it is stored. A newer plugin must read what an older one has written.
-const STATE_VERSION: u32 = 1;
+/// What became of a call.
+type Outcome = batch::Outcome<ErrorObject>;
+
+/// Where a reaction leads.
+type Next = batch::Next<Phase>;
 
 /// What stays the same during a batch's life.
 #[derive(Debug, Clone, Copy)]
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     /// The batch.
-    pub batch: &'a Batch,
+    pub(crate) batch: &'a Batch,
     /// The plugin's settings.
-    pub config: &'a Config,
+    pub(crate) config: &'a Config,
     /// The provider's names for things.
-    pub api: &'a BatchApi,
+    pub(crate) api: &'a BatchApi,
 }
 
 impl<'a> Context<'a> {
     /// The context of a batch; an error where the provider has no batches.
-    pub fn new(batch: &'a Batch, config: &'a Config) -> Result<Self, String> {
+    pub(crate) fn new(batch: &'a Batch, config: &'a Config) -> Result<Self, String> {
         let dialect = config.dialect();
         match &dialect.batch_api {
             Some(api) => Ok(Self { batch, config, api }),
@@ -68,21 +68,16 @@ impl<'a> Context<'a> {
     fn batches(self) -> String {
         format!("{}{}", self.config.root(), self.api.batches)
     }
-}
 
-/// What the daemon keeps between two steps.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    version: u32,
-    phase: Phase,
-    /// The phase's effect is not out yet; before it, a wait of so many milliseconds is.
-    pause_ms: Option<u64>,
-    notes: Notes,
+    fn pauses(self) -> Pauses<'a> {
+        let Config { poll_ms, poll_max_ms, retry_ms, retry_max_ms, .. } = *self.config;
+        Pauses { mark: &self.batch.mark, poll_ms, poll_max_ms, retry_ms, retry_max_ms }
+    }
 }
 
 /// What the outstanding effect belongs to. `input` is the uploaded file's id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum Phase {
+pub(crate) enum Phase {
     /// Sending the items.
     Upload,
     /// Looking for the file of an upload whose fate is unknown.
@@ -105,7 +100,7 @@ enum Phase {
 
 /// How far the search through a listing is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Search {
+pub(crate) struct Search {
     /// The last item seen.
     after: Option<String>,
     pages: u32,
@@ -113,13 +108,13 @@ struct Search {
 
 /// A file with results.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct ResultFile {
+pub(crate) struct ResultFile {
     source: Source,
     id: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum Source {
+pub(crate) enum Source {
     Output,
     Errors,
 }
@@ -135,7 +130,7 @@ impl Source {
 
 /// What is counted and remembered on the way.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Notes {
+pub(crate) struct Notes {
     /// Uploads, or creations, that came to nothing, in a row.
     rounds: u32,
     /// Other calls that came to nothing, in a row.
@@ -152,139 +147,69 @@ struct Notes {
     failed: Option<u32>,
 }
 
-/// Whether the batch is to be stopped.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-enum Cancel {
-    #[default]
-    No,
-    Wanted,
-    /// The provider has been told, or will not hear.
-    Told,
-}
-
-/// How it ends.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum End {
-    Finished { how: How, missing: Ran },
-    Failed { ran: Ran, temporary: bool, retry_after_s: Option<u32>, code: String, message: String },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum How {
-    Completed,
-    Expired,
-    Cancelled,
-}
-
-/// What to think of items without a result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum Ran {
-    NotSent,
-    Refused,
-    Unknown,
-}
-
-/// Where a reaction leads.
-#[derive(Debug)]
-enum Next {
-    /// The phase's effect at once.
-    Act(Phase),
-    /// The phase's effect after so many milliseconds.
-    Pause(Phase, u64),
-}
-
-impl State {
-    /// Reads what was stored; none at the start.
-    pub fn read(bytes: &[u8]) -> Result<Option<Self>, String> {
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        let state: Self = serde_json::from_slice(bytes).map_err(|error| {
-            format!("the batch's stored state cannot be read ({error}); was it another plugin's?")
-        })?;
-        if state.version != STATE_VERSION {
-            return Err(format!(
-                "the batch's stored state has version {}, this plugin knows version {STATE_VERSION}; use the plugin that \
-                 wrote it, or a newer one",
-                state.version
-            ));
-        }
-        Ok(Some(state))
-    }
-}
-
 /// One step, with the state as it is stored.
-pub fn batch_step(stored: &[u8], event: Event, context: Context<'_>) -> Result<Step, String> {
+pub(crate) fn batch_step(stored: &[u8], event: Event, context: Context<'_>) -> Result<Step, String> {
     if background::window(&context.batch.offer).is_some() {
         return background::batch_step(stored, event, context);
     }
-    let (state, effect) = step(State::read(stored)?, event, context);
-    let progress =
-        |state: &State| Some(Progress { completed: state.notes.completed?, failed: state.notes.failed? });
-    Ok(Step {
-        provider_id: state.notes.provider_id.clone(),
-        progress: progress(&state),
-        state: serde_json::to_vec(&state).map_err(|error| error.to_string())?,
-        effect,
-    })
+    context.batch_step(stored, event)
 }
 
-/// One step. `state` is none at the start.
-pub fn step(state: Option<State>, event: Event, context: Context<'_>) -> (State, Effect) {
-    let mut notes = state.as_ref().map(|state| state.notes.clone()).unwrap_or_default();
-    if matches!(event, Event::Cancel) && notes.cancel == Cancel::No {
-        notes.cancel = Cancel::Wanted;
-    }
-    let next = match state {
-        None => Next::Act(Phase::Upload),
-        Some(State { phase, pause_ms: Some(ms), .. }) => match event {
-            Event::Cancel | Event::Interrupted => Next::Pause(phase, ms),
-            _ => Next::Act(phase),
-        },
-        Some(State { phase, pause_ms: None, .. }) => react(phase, event, &mut notes, context),
-    };
-    let (phase, pause_ms) = match heed_cancel(next, &notes, context) {
-        Next::Act(phase) => (phase, None),
-        Next::Pause(phase, ms) => (phase, Some(ms)),
-    };
-    let effect = pause_ms.map_or_else(|| phase.effect(context), Effect::Wait);
-    (State { version: STATE_VERSION, phase, pause_ms, notes }, effect)
-}
+impl Protocol for Context<'_> {
+    type Phase = Phase;
+    type Notes = Notes;
+    const VERSION: u32 = 1;
 
-/// What the outcome of a phase's effect leads to.
-fn react(phase: Phase, event: Event, notes: &mut Notes, context: Context<'_>) -> Next {
-    match phase {
-        Phase::Upload => create::uploaded(Outcome::of(event), notes, context),
-        Phase::FindInput { search } => create::listed_files(Outcome::of(event), search, notes, context),
-        Phase::Create { input } => create::created(Outcome::of(event), input, notes, context),
-        Phase::FindBatch { input, look, search } => {
-            create::listed_batches(Outcome::of(event), input, look, search, notes, context)
-        }
-        Phase::Poll { input, id } => collect::polled(Outcome::of(event), input, id, notes, context),
-        Phase::Cancel { input, id } => collect::cancelled(Outcome::of(event), input, id, notes, context),
-        Phase::Read { input, left, read, end } => {
-            collect::read(&event, input, left, read, end, notes, context)
-        }
-        Phase::Delete { mut files, end } => {
-            files.remove(0); // whether it worked or not: the provider deletes old files itself
-            conclude_deleting(files, end)
-        }
-        Phase::Over { end } => Next::Act(Phase::Over { end }),
+    fn begin(&self) -> Phase {
+        Phase::Upload
     }
-}
 
-/// Once a batch is to be stopped, nothing is made any more, and what runs is told.
-fn heed_cancel(next: Next, notes: &Notes, context: Context<'_>) -> Next {
-    if notes.cancel != Cancel::Wanted {
-        return next;
+    fn effect(&self, phase: &Phase) -> Effect {
+        phase.effect(*self)
     }
-    let (Next::Act(phase) | Next::Pause(phase, _)) = &next;
-    let end = End::Finished { how: How::Cancelled, missing: Ran::NotSent };
-    match phase {
-        Phase::Upload => Next::Act(Phase::Over { end }),
-        Phase::Create { input } => conclude(vec![input.clone()], end, context),
-        Phase::Poll { input, id } => Next::Act(Phase::Cancel { input: input.clone(), id: id.clone() }),
-        _ => next,
+
+    fn react(&self, phase: Phase, event: Event, notes: &mut Notes) -> Next {
+        let context = *self;
+        match phase {
+            Phase::Upload => create::uploaded(Outcome::of(event), notes, context),
+            Phase::FindInput { search } => create::listed_files(Outcome::of(event), search, notes, context),
+            Phase::Create { input } => create::created(Outcome::of(event), input, notes, context),
+            Phase::FindBatch { input, look, search } => {
+                create::listed_batches(Outcome::of(event), input, look, search, notes, context)
+            }
+            Phase::Poll { input, id } => collect::polled(Outcome::of(event), input, id, notes, context),
+            Phase::Cancel { input, id } => collect::cancelled(Outcome::of(event), input, id, notes, context),
+            Phase::Read { input, left, read, end } => {
+                collect::read(&event, input, left, read, end, notes, context)
+            }
+            Phase::Delete { mut files, end } => {
+                files.remove(0); // whether it worked or not: the provider deletes old files itself
+                conclude_deleting(files, end)
+            }
+            Phase::Over { end } => Next::Act(Phase::Over { end }),
+        }
+    }
+
+    fn stop(&self, next: Next) -> Next {
+        let end = End::Finished { how: How::Cancelled, missing: Ran::NotSent };
+        match next.phase() {
+            Phase::Upload => Next::Act(Phase::Over { end }),
+            Phase::Create { input } => conclude(vec![input.clone()], end, *self),
+            Phase::Poll { input, id } => Next::Act(Phase::Cancel { input: input.clone(), id: id.clone() }),
+            _ => next,
+        }
+    }
+
+    fn cancel(notes: &mut Notes) -> &mut Cancel {
+        &mut notes.cancel
+    }
+
+    fn shown(&self, notes: &Notes) -> Shown {
+        let progress = notes.completed.zip(notes.failed);
+        Shown {
+            provider_id: notes.provider_id.clone(),
+            progress: progress.map(|(completed, failed)| Progress { completed, failed }),
+        }
     }
 }
 
@@ -357,61 +282,6 @@ impl Search {
             Paging::Whole => {}
         }
         page
-    }
-}
-
-impl End {
-    fn effect(&self) -> Effect {
-        match self {
-            Self::Finished { how, missing } => Effect::Finished(Finish {
-                ending: match how {
-                    How::Completed => Ending::Completed,
-                    How::Expired => Ending::Expired,
-                    How::Cancelled => Ending::Cancelled,
-                },
-                missing: (*missing).into(),
-            }),
-            Self::Failed { ran, temporary, retry_after_s, code, message } => Effect::Failed(Failure {
-                ran: (*ran).into(),
-                temporary: *temporary,
-                retry_after_s: *retry_after_s,
-                code: code.clone(),
-                message: message.clone(),
-            }),
-        }
-    }
-
-    /// A failure. Texts are cut, because they are stored.
-    fn failed(ran: Ran, temporary: bool, code: &str, message: &str) -> Self {
-        const CODE_CHARS: usize = 100;
-        const MESSAGE_CHARS: usize = 1000;
-        Self::Failed {
-            ran,
-            temporary,
-            retry_after_s: None,
-            code: code.chars().take(CODE_CHARS).collect(),
-            message: message.chars().take(MESSAGE_CHARS).collect(),
-        }
-    }
-}
-
-impl From<DidItRun> for Ran {
-    fn from(ran: DidItRun) -> Self {
-        match ran {
-            DidItRun::NotSent => Self::NotSent,
-            DidItRun::Refused => Self::Refused,
-            DidItRun::Unknown | DidItRun::Ran => Self::Unknown,
-        }
-    }
-}
-
-impl From<Ran> for DidItRun {
-    fn from(ran: Ran) -> Self {
-        match ran {
-            Ran::NotSent => Self::NotSent,
-            Ran::Refused => Self::Refused,
-            Ran::Unknown => Self::Unknown,
-        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! Lives of batches at a provider that fails in every way, with the promises as properties.
 
-use offpeak_plugin::provider::{ReadSummary, Response};
+use offpeak_plugin::{
+    DidItRun,
+    provider::{Failure, ReadSummary, Response},
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

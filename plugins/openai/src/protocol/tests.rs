@@ -1,6 +1,10 @@
 //! One scenario a test: events in, effects out.
 
-use offpeak_plugin::provider::{ReadSummary, Response};
+use offpeak_plugin::{
+    DidItRun,
+    batch::StateOf,
+    provider::{Ending, Failure, Finish, ReadSummary, Response},
+};
 use serde_json::{Value, json};
 
 use super::*;
@@ -539,7 +543,7 @@ fn the_stored_form_stays() {
         br#"{"version":1,"phase":{"FindBatch":{"input":"file-1","look":2,"search":{"after":"b9","pages":3}}},
         "pause_ms":null,"notes":{"rounds":1,"tries":0,"gone":0,"polls":0,"lookouts":0,"cancel":"No",
         "provider_id":null,"completed":null,"failed":null}}"#;
-    let state = State::read(stored).unwrap().unwrap();
+    let state = StateOf::<Context<'_>>::read(stored, Context::VERSION).unwrap().unwrap();
     let search = Search { after: Some("b9".into()), pages: 3 };
     assert_eq!(state.phase, Phase::FindBatch { input: "file-1".into(), look: 2, search });
 }
