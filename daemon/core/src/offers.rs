@@ -113,6 +113,28 @@ pub fn best_now<'a>(
     })
 }
 
+/// The ways to run now what is urgent: those of its own backend as long as that takes calls; while it does not, those of
+/// others that do, if it may go there.
+pub fn ways_now(
+    ladder: &[Rung],
+    own: &BackendId,
+    may_go_elsewhere: bool,
+    takes_calls: impl Fn(&BackendId) -> bool,
+) -> Vec<Rung> {
+    let now = || ladder.iter().filter(|rung| rung.is_now());
+    let at_home: Vec<Rung> = now().filter(|rung| rung.backend == *own).cloned().collect();
+    if !at_home.is_empty() && (takes_calls(own) || !may_go_elsewhere) {
+        return at_home;
+    }
+    let others = now().filter(|rung| rung.backend != *own && takes_calls(&rung.backend));
+    let others: Vec<Rung> = others.cloned().collect();
+    match (others.is_empty(), at_home.is_empty()) {
+        (false, _) => others,
+        (true, false) => at_home,
+        (true, true) => now().cloned().collect(),
+    }
+}
+
 /// The ways to buy what can wait, the cheapest first; each further one is dearer and sooner there. With less time than the last
 /// one needs, it is run at once. Rungs that `is_open` does not let pass are taken only if there is no other.
 pub fn outlooks(
@@ -193,6 +215,24 @@ mod tests {
             usual,
             batch: (mode == Mode::Batch).then_some(room),
         }
+    }
+
+    #[test]
+    fn what_is_urgent_leaves_its_own_backend_only_while_that_takes_no_calls() {
+        let at = |backend: &str| Rung { backend: backend.into(), ..standard() };
+        let batch = Rung { backend: "c".into(), ..rung("batch", Mode::Batch, 500, HOUR) };
+        let ladder = [at("a"), at("b"), batch];
+        let ways = |ladder: &[Rung], own: &str, may_go: bool, open: &[&str]| -> Vec<String> {
+            let ways = ways_now(ladder, &own.into(), may_go, |backend| open.contains(&backend.as_str()));
+            ways.iter().map(|rung| rung.backend.to_string()).collect()
+        };
+        assert_eq!(ways(&ladder, "a", true, &["a", "b"]), ["a"]);
+        assert_eq!(ways(&ladder, "a", true, &["b"]), ["b"]);
+        assert_eq!(ways(&ladder, "a", false, &["b"]), ["a"], "it is to stay");
+        assert_eq!(ways(&ladder, "a", true, &[]), ["a"], "nobody takes it: its own is as good");
+        assert_eq!(ways(&ladder, "c", true, &["a"]), ["a"], "where nothing is sold in real time");
+        assert_eq!(ways(&ladder, "c", true, &[]), ["a", "b"]);
+        assert_eq!(ways(&ladder[2..], "c", true, &["c"]), [""; 0]);
     }
 
     fn standard() -> Rung {

@@ -337,6 +337,19 @@ impl Berth {
 #[derive(Debug, Clone)]
 struct Prospect(Arc<[Outlook]>);
 
+/// Lanes that may travel together are alike in this.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Party {
+    freight: Freight,
+    may_go_elsewhere: bool,
+}
+
+impl Party {
+    fn of(berth: &Berth) -> Self {
+        Self { freight: Freight::of(&berth.key), may_go_elsewhere: berth.terms.may_go_elsewhere }
+    }
+}
+
 /// Lanes that may travel together.
 #[derive(Debug)]
 struct Group {
@@ -399,7 +412,7 @@ pub use voyages::VoyageView;
 #[derive(Debug, Default)]
 pub struct Scheduler {
     berths: BTreeMap<LaneId, Berth>,
-    groups: BTreeMap<Freight, Group>,
+    groups: BTreeMap<Party, Group>,
     gates: BTreeMap<(BackendId, OfferName), Gate>,
     ledgers: BTreeMap<Way, Ledger>,
     shares: BTreeMap<BackendId, Shares>,
@@ -498,7 +511,7 @@ impl Scheduler {
     /// All lanes.
     pub fn lanes(&self) -> impl Iterator<Item = LaneView> {
         self.berths.iter().map(|(id, berth)| {
-            let group = self.groups.get(&Freight::of(&berth.key));
+            let group = self.groups.get(&Party::of(berth));
             let prospect = group.and_then(|group| group.prospect.as_ref());
             let outlooks = prospect.map(|prospect| &prospect.0[..]).unwrap_or_default();
             let rungs =
@@ -541,7 +554,6 @@ impl Scheduler {
     }
 
     fn open(&mut self, lane: LaneId, key: LaneKey, terms: LaneTerms) {
-        let freight = Freight::of(&key);
         for rung in terms.ladder.iter() {
             let Some(room) = rung.batch else { continue };
             let way = (rung.backend.clone(), rung.offer.clone());
@@ -551,18 +563,24 @@ impl Scheduler {
                 ledger.configure(terms.enqueued_tokens);
             }
         }
-        let group = self.groups.entry(freight).or_insert_with(|| Group {
+        let berth = match self.berths.remove(&lane) {
+            Some(berth) => {
+                if let Some(group) = self.groups.get_mut(&Party::of(&berth)) {
+                    group.lanes.retain(|other| *other != lane);
+                }
+                Berth { terms, ..berth }
+            }
+            None => Berth::new(lane, key, terms),
+        };
+        let group = self.groups.entry(Party::of(&berth)).or_insert_with(|| Group {
             lanes: Vec::new(),
             prospect: None,
             next: Next::Empty,
         });
         group.prospect = None;
-        if let Some(berth) = self.berths.get_mut(&lane) {
-            berth.terms = terms;
-            return;
-        }
-        group.lanes.push(lane);
-        self.berths.insert(lane, Berth::new(lane, key, terms));
+        let at = group.lanes.partition_point(|other| *other < lane);
+        group.lanes.insert(at, lane);
+        self.berths.insert(lane, berth);
     }
 
     fn shut(&mut self, backend: BackendId, mode: Mode, until: Option<Timestamp>) {

@@ -9,10 +9,10 @@ use crate::extent::Cargo;
 use crate::gate::Pass;
 use crate::lane::{Lane, Room};
 use crate::offers::{self, BatchRoom, Outlook, Rung};
-use crate::words::{BackendId, LaneId, OfferName, Seq, TenantId, Timestamp};
+use crate::words::{BackendId, LaneId, Mode, OfferName, Seq, TenantId, Timestamp};
 
 use super::voyages::time_left;
-use super::{Effect, Effects, Freight, Next, Prospect, Scheduler, Shut};
+use super::{Effect, Effects, Freight, Next, Party, Prospect, Scheduler, Shut};
 
 /// How a group of lanes is bought.
 struct Deal {
@@ -64,9 +64,9 @@ fn held_up(
 impl Scheduler {
     pub(super) fn depart(&mut self, now: Timestamp, done: &mut Effects) {
         self.allot(now);
-        for freight in self.by_urgency(now) {
-            let next = self.depart_group(&freight, now, done);
-            if let Some(group) = self.groups.get_mut(&freight) {
+        for party in self.by_urgency(now) {
+            let next = self.depart_group(&party, now, done);
+            if let Some(group) = self.groups.get_mut(&party) {
                 group.next = next;
             }
         }
@@ -74,32 +74,32 @@ impl Scheduler {
 
     /// Those whose last safe moment has come first, then those of the tenant whose turn it is: where a gate is narrow,
     /// that is the order in which they go through it.
-    fn by_urgency(&mut self, now: Timestamp) -> Vec<Freight> {
-        let waiting: Vec<Freight> = self
+    fn by_urgency(&mut self, now: Timestamp) -> Vec<Party> {
+        let waiting: Vec<Party> = self
             .groups
             .iter()
             .filter(|(_, group)| group.lanes.iter().any(|lane| self.waits(*lane)))
-            .map(|(freight, _)| freight.clone())
+            .map(|(party, _)| party.clone())
             .collect();
-        let mut order: Vec<(bool, u64, Timestamp, Freight)> = waiting
+        let mut order: Vec<(bool, u64, Timestamp, Party)> = waiting
             .into_iter()
-            .filter_map(|freight| {
-                let deal = self.deal(&freight)?;
-                let lanes = &self.groups.get(&freight)?.lanes;
+            .filter_map(|party| {
+                let deal = self.deal(&party)?;
+                let lanes = &self.groups.get(&party)?.lanes;
                 let deadline = self.waiting(lanes, deal.overhead())?.earliest_deadline;
                 let is_due = deal.steps.first().is_none_or(|step| now >= step.terms.latest_safe(deadline));
-                let shares = self.shares.get(&freight.backend);
+                let shares = self.shares.get(&party.freight.backend);
                 let clock = lanes
                     .iter()
                     .filter(|lane| self.waits(**lane))
                     .filter_map(|lane| self.berths.get(lane))
                     .map(|berth| shares.map_or(0, |shares| shares.clock(&berth.key.tenant)))
                     .min()?;
-                Some((!is_due, clock, deadline, freight))
+                Some((!is_due, clock, deadline, party))
             })
             .collect();
         order.sort();
-        order.into_iter().map(|(.., freight)| freight).collect()
+        order.into_iter().map(|(.., party)| party).collect()
     }
 
     fn waits(&self, lane: LaneId) -> bool {
@@ -125,13 +125,13 @@ impl Scheduler {
     }
 
     /// How a group is bought, by what is known now. Its lanes share a backend, so only the patience may differ.
-    fn deal(&mut self, freight: &Freight) -> Option<Deal> {
-        let group = self.groups.get(freight)?;
+    fn deal(&mut self, party: &Party) -> Option<Deal> {
+        let group = self.groups.get(party)?;
         let berths = || group.lanes.iter().filter_map(|lane| self.berths.get(lane));
         let terms = &berths().next()?.terms;
         let outlooks = match &group.prospect {
             Some(Prospect(outlooks)) => outlooks.clone(),
-            None => self.outlooks(freight, &terms.ladder, terms.may_go_elsewhere).into(),
+            None => self.outlooks(party, &terms.ladder).into(),
         };
         let (linger, rescue) = (berths().map(|berth| berth.terms.linger).min()?, terms.rescue);
         let step = |outlook: &Outlook| {
@@ -149,12 +149,12 @@ impl Scheduler {
         };
         let steps = outlooks.iter().filter_map(step).collect();
         let deal = Deal { rescue, steps, ladder: terms.ladder.clone() };
-        self.groups.get_mut(freight)?.prospect = Some(Prospect(outlooks));
+        self.groups.get_mut(party)?.prospect = Some(Prospect(outlooks));
         Some(deal)
     }
 
     /// A lane stays with its own backend as long as that takes work.
-    fn outlooks(&self, freight: &Freight, ladder: &[Rung], may_go_elsewhere: bool) -> Vec<Outlook> {
+    fn outlooks(&self, Party { freight, may_go_elsewhere }: &Party, ladder: &[Rung]) -> Vec<Outlook> {
         let is_own = |rung: &Rung| rung.backend == freight.backend;
         let is_shut = |rung: &Rung| match self.shut.get(&(rung.backend.clone(), rung.mode)) {
             None | Some(Shut::MayBeTried) => false,
@@ -165,15 +165,16 @@ impl Scheduler {
         let own_takes_work =
             own.min_by_key(|rung| (rung.price_permille, rung.usual)).is_some_and(|rung| !is_shut(rung));
         offers::outlooks(ladder, &freight.model, &self.turnarounds, |rung| {
-            if own_takes_work || !may_go_elsewhere { is_own(rung) } else { !is_shut(rung) }
+            if own_takes_work || !*may_go_elsewhere { is_own(rung) } else { !is_shut(rung) }
         })
     }
 
     /// Lets go what may go, and says what the rest waits for.
-    fn depart_group(&mut self, freight: &Freight, now: Timestamp, done: &mut Effects) -> Next {
-        let Some(deal) = self.deal(freight) else { return Next::NotSold };
-        let lanes = self.groups.get(freight).map(|group| group.lanes.clone()).unwrap_or_default();
-        self.rescue(freight, &lanes, &deal, now, done);
+    fn depart_group(&mut self, party: &Party, now: Timestamp, done: &mut Effects) -> Next {
+        let Some(deal) = self.deal(party) else { return Next::NotSold };
+        let freight = &party.freight;
+        let lanes = self.groups.get(party).map(|group| group.lanes.clone()).unwrap_or_default();
+        self.rescue(party, &lanes, &deal, now, done);
         let mut urgent = None;
         for (cheaper, step) in deal.steps.iter().zip(deal.steps.iter().skip(1)).rev() {
             let due_before = cheaper.terms.soonest_kept(now);
@@ -316,30 +317,35 @@ impl Scheduler {
         }
     }
 
+    /// The ways to run now what is urgent.
+    pub(super) fn ways_now(&self, ladder: &[Rung], own: &BackendId, may_go_elsewhere: bool) -> Vec<Rung> {
+        offers::ways_now(ladder, own, may_go_elsewhere, |backend| {
+            !matches!(self.shut.get(&(backend.clone(), Mode::Realtime)), Some(Shut::Rests(_)))
+        })
+    }
+
     /// Takes what a batch would answer too late.
     fn rescue(
         &mut self,
-        freight: &Freight,
+        Party { freight, may_go_elsewhere }: &Party,
         lanes: &[LaneId],
         deal: &Deal,
         now: Timestamp,
         done: &mut Effects,
     ) {
         let kept_from = deal.soonest_kept(now);
+        let ways = self.ways_now(&deal.ladder, &freight.backend, *may_go_elsewhere);
+        let Some(fastest) = offers::fastest(&ways).map(|rung| rung.price_permille) else { return };
         for lane in lanes {
             let Some(berth) = self.berths.get(lane) else { continue };
             // Deadlines in a lane lie close together, so what stands before the last urgent request is nearly as urgent.
             let Some(last) = berth.lane.last_before(kept_from) else { continue };
-            let own: Vec<Rung> =
-                deal.ladder.iter().filter(|rung| rung.backend == freight.backend).cloned().collect();
-            let ladder = if offers::fastest(&own).is_some() { &own[..] } else { &deal.ladder };
-            let Some(fastest) = offers::fastest(ladder).map(|rung| rung.price_permille) else { continue };
             let cargo = self.take_urgent(*lane, last, fastest, now, done);
             if cargo.is_empty() {
                 continue;
             }
             let left = time_left(&cargo, &deal.rescue, now);
-            if let Some(rung) = offers::best_now(ladder, &freight.model, &self.turnarounds, left) {
+            if let Some(rung) = offers::best_now(&ways, &freight.model, &self.turnarounds, left) {
                 self.reprice(&cargo, fastest, rung.price_permille);
                 done.effects.push(Effect::Realtime { freight: freight.bought(rung), cargo });
             }

@@ -325,6 +325,61 @@ fn while_its_own_backend_is_shut_a_lane_goes_to_the_next_one() {
 }
 
 #[test]
+fn what_is_urgent_is_run_at_another_backend_while_its_own_takes_no_calls() {
+    let mut ladder = terms(GATE).ladder.to_vec();
+    ladder.push(rung("other", "standard", Mode::Realtime, GATE));
+    let both = LaneTerms { ladder: ladder.into(), ..terms(GATE) };
+    let opened = |lane, terms| Event::Opened { lane: LaneId(lane), key: key("m", &lane.to_string()), terms };
+    let stays = LaneTerms { may_go_elsewhere: false, ..both.clone() };
+    let mut world = World::new([opened(1, both), opened(2, stays)]);
+    let bought_at = |effects: &Effects| -> Vec<String> {
+        let runs = effects.effects.iter().filter_map(|effect| match effect {
+            Effect::Realtime { freight, .. } => Some(freight.backend.to_string()),
+            _ => None,
+        });
+        runs.collect()
+    };
+    let soon = Millis::from_mins(5);
+    assert_eq!(bought_at(&world.step(appended(1, 0, 1, START, soon), START)), ["openai"]);
+    let until = START.after(Millis::from_mins(1));
+    world.step(Event::Shut { backend: "openai".into(), mode: Mode::Realtime, until: Some(until) }, START);
+    assert_eq!(bought_at(&world.step(appended(1, 1, 1, START, soon), START)), ["other"]);
+    // What is to stay stays, though it is of the same kind.
+    assert_eq!(bought_at(&world.step(appended(2, 0, 1, START, soon), START)), ["openai"]);
+    // Its rest is over: it is tried.
+    assert_eq!(bought_at(&world.step(appended(1, 2, 1, until, soon), until)), ["openai"]);
+}
+
+#[test]
+fn lanes_that_are_to_stay_are_told_from_those_that_may_go() {
+    let open = |lane, tenant: &str, may_go_elsewhere| Event::Opened {
+        lane: LaneId(lane),
+        key: key("m", tenant),
+        terms: LaneTerms { may_go_elsewhere, ..terms(GATE) },
+    };
+    let mut world = World::new([open(1, "stays", false), open(2, "goes", true)]);
+    let until = Some(START.after(DAY));
+    world.step(Event::Shut { backend: "openai".into(), mode: Mode::Batch, until }, START);
+    let later = START.after(LINGER);
+    let took = |effects: &Effects| -> Vec<(String, u32)> {
+        let batches = effects.effects.iter().filter_map(|effect| match effect {
+            Effect::Batch { freight, cargo, .. } => {
+                Some((freight.backend.to_string(), cargo[0].range.lane.0))
+            }
+            _ => None,
+        });
+        batches.collect()
+    };
+    world.step(appended(1, 0, 3, START, DAY), later);
+    assert_eq!(took(&world.step(appended(2, 0, 3, START, DAY), later)), [("other".to_owned(), 2)]);
+    // A route that is taken away lets the first one go too.
+    world.scheduler.step(open(1, "stays", true), later);
+    let lanes: Vec<LaneView> = world.scheduler.lanes().collect();
+    assert_eq!(lanes.len(), 2);
+    assert_eq!(took(&world.step(appended(2, 3, 1, START, DAY), later)).len(), 1, "they share a batch again");
+}
+
+#[test]
 fn where_only_batches_are_sold_a_late_request_still_leaves() {
     let batch_only =
         LaneTerms { ladder: Arc::new([rung("openai", "batch", Mode::Batch, GATE)]), ..terms(GATE) };

@@ -8,7 +8,7 @@ use crate::extent::Cargo;
 use crate::offers;
 use crate::words::{BatchId, Millis, TenantId, Timestamp};
 
-use super::{Effect, Effects, Fate, Freight, Scheduler, Shut};
+use super::{Effect, Effects, Fate, Freight, LaneTerms, Scheduler, Shut};
 
 /// A batch under way.
 #[derive(Debug)]
@@ -188,12 +188,12 @@ impl Scheduler {
 
     fn escalate_one(&mut self, batch: BatchId, now: Timestamp, done: &mut Effects) {
         let terms = self.sailings.get(&batch).and_then(|sailing| self.rescue_terms(sailing, now));
-        let Some(sailing) = self.sailings.get_mut(&batch) else { return };
-        let Some(terms) = terms else {
-            sailing.look_at = Timestamp::NEVER;
-            return;
-        };
         loop {
+            let Some(sailing) = self.sailings.get_mut(&batch) else { return };
+            let Some(terms) = terms else {
+                sailing.look_at = Timestamp::NEVER;
+                return;
+            };
             let deadline = sailing.voyage.deadline();
             match sailing.voyage.escalate(&terms, now) {
                 Escalation::Look(at) => {
@@ -211,16 +211,16 @@ impl Scheduler {
                         let deadline = deadline.unwrap_or(Timestamp::NEVER);
                         done.effects.push(Effect::Cancel { batch, deadline });
                     }
+                    let freight = sailing.freight.clone();
                     let lane = cargo.first().and_then(|cargo| self.berths.get(&cargo.range.lane));
                     let Some(berth) = lane else { continue };
-                    let (ladder, model) = (&berth.terms.ladder, &sailing.freight.model);
+                    let LaneTerms { ladder, may_go_elsewhere, .. } = &berth.terms;
+                    let ways = self.ways_now(ladder, &berth.key.backend, *may_go_elsewhere);
                     let left = time_left(&cargo, &terms, now);
-                    let own = |rung: &&offers::Rung| rung.backend == berth.key.backend;
-                    let own: Vec<_> = ladder.iter().filter(own).cloned().collect();
-                    let bought = offers::best_now(&own, model, &self.turnarounds, left)
-                        .or_else(|| offers::best_now(ladder, model, &self.turnarounds, left));
-                    let Some(rung) = bought else { continue };
-                    let freight = sailing.freight.bought(rung);
+                    let Some(rung) = offers::best_now(&ways, &freight.model, &self.turnarounds, left) else {
+                        continue;
+                    };
+                    let freight = freight.bought(rung);
                     done.effects.push(Effect::Hedge { batch, freight, cargo });
                 }
             }
