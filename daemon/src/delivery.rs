@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::body::ReplyBody;
 use crate::costs::Entry;
 use crate::costs::ledger::{self, Of};
+use crate::fallback::STAND_IN;
 use crate::reply::stamp;
 use crate::reply::{self, ATTEMPTS, COST, Dialect, ErrorText, REALTIME_COST};
 
@@ -49,7 +50,8 @@ pub async fn final_answer(
         // The answer is final: offpeak has tried as often as it may, and an SDK's own retry would begin anew.
         response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
     }
-    stamp(&mut response, &id, "deferred");
+    let is_stand_in = outcome.meta == STAND_IN;
+    stamp(&mut response, &id, if is_stand_in { "fallback" } else { "deferred" });
     response.headers_mut().insert(ATTEMPTS, HeaderValue::from(outcome.attempts));
     if let Some(entry) = charged(store, outcome).await? {
         let headers = response.headers_mut();
@@ -61,6 +63,7 @@ pub async fn final_answer(
     }
     if let Ok(id) = HeaderValue::from_maybe_shared(outcome.meta.clone())
         && !id.is_empty()
+        && !is_stand_in
     {
         response.headers_mut().insert(dialect.request_id(), id);
     }

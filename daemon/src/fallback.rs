@@ -61,7 +61,24 @@ impl Fallbacks {
     }
 }
 
+/// The operator's own answer, in place of one that nobody gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandIn {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// What stands with the outcome of a request that got the operator's own answer, where the provider's name for it would be.
+pub const STAND_IN: &[u8] = b"offpeak:fallback";
+
 impl Fallback {
+    /// The operator's own answer for a request that waited, if there is one.
+    pub fn stand_in(&self) -> Option<StandIn> {
+        Some(StandIn { status: self.status, body: self.body.clone()? })
+    }
+
     /// The operator's own answer, if there is one in the form that the caller reads.
     pub fn answer(&self, is_stream: bool) -> Option<Response<ReplyBody>> {
         let (body, kind) = if is_stream {

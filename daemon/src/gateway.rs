@@ -6,7 +6,7 @@ use http::HeaderMap;
 use offpeak_core::breaker::Report;
 use offpeak_core::scheduler::Event;
 use offpeak_core::turnaround::Way;
-use offpeak_core::words::{BackendId, Mode, Timestamp};
+use offpeak_core::words::{BackendId, LaneKey, Mode, Timestamp};
 use offpeak_host::RouterPlugin;
 use offpeak_host::values::router::BodyNeed;
 use offpeak_store::{Document, Store};
@@ -18,6 +18,7 @@ use crate::clock::{Chance, Clock, RequestIds};
 use crate::config::OnRouterFailure;
 use crate::costs::{Costs, Ledger};
 use crate::documents::Numbers;
+use crate::fallback::StandIn;
 use crate::health::{Changed, Health};
 use crate::held::Held;
 use crate::job_book::JobBook;
@@ -103,6 +104,15 @@ impl Gateway {
         self.metrics.breaker(backend.as_str(), mode, until.is_some());
         self.lanes.tell(Event::Shut { backend, mode, until });
         self.keep(document);
+    }
+
+    /// The operator's own answer for a request that nobody answered by its deadline because its backend takes no calls; none
+    /// if the backend does, or no route has one.
+    pub fn stand_in(&self, key: &LaneKey, backend: &BackendId) -> Option<StandIn> {
+        let fallbacks = &self.backends.fallbacks;
+        let fallback = fallbacks.of(key.tenant.as_str(), key.endpoint.as_str(), key.model.as_str())?;
+        let stand_in = fallback.stand_in()?;
+        self.health.shut_until(backend, Mode::Realtime, self.clock.now()).map(|_| stand_in)
     }
 
     /// Takes an offer off the ladder that its provider refused to sell for the model. False if it is the backend's last one

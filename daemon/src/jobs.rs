@@ -16,7 +16,7 @@ use bytes::Bytes;
 use offpeak_core::job::{CANCELLED, Close, Event, Stage, WINDOW_OVER};
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::words::{Millis, Place};
-use offpeak_store::{Document, Kind, NewOutcome, Order, Recorded, StoreError, Unfinished, Verdict};
+use offpeak_store::{Document, Kind, NewOutcome, Order, StoreError, Unfinished, Verdict};
 
 use crate::delivery::output_file::{self, Label};
 use crate::delivery::spent;
@@ -26,6 +26,7 @@ use crate::documents::upload::{Part, Upload};
 use crate::documents::{self, DocumentError, Job, JobCost, Numbers};
 use crate::gateway::Gateway;
 use crate::job_book::{OpenJob, Progress};
+use crate::outcomes;
 use crate::spool::Spool;
 
 /// A pause before trying again what the store or the disk refused.
@@ -304,18 +305,12 @@ impl Driver {
 
     /// Gives what is unfinished its outcome, and writes down what the job came to.
     async fn settle(&mut self, close: Close) -> Result<(), JobError> {
-        let (code, message) = match close {
-            Close::Finished | Close::WindowOver => {
-                (WINDOW_OVER, "This request could not be executed before the completion window expired.")
-            }
-            Close::Cancelled => (CANCELLED, "The batch was cancelled before this request had an answer."),
-        };
         loop {
             let open = self.gateway.store.unfinished(self.job.ranges.clone(), SETTLE_AT_ONCE).await?;
             if open.is_empty() {
                 break;
             }
-            self.give_up(&open, code, message).await?;
+            self.give_up(&open, close).await?;
         }
         let store = &self.gateway.store;
         let (sums, spent) = output_file::sums(store, self.job.api, self.job.ranges.clone()).await?;
@@ -326,9 +321,21 @@ impl Driver {
         self.note(Event::Summed).await
     }
 
-    async fn give_up(&self, open: &[Unfinished], code: &str, message: &str) -> Result<(), JobError> {
-        let now = self.gateway.clock.now();
-        let outcomes = open.iter().map(|one| NewOutcome {
+    /// Where the window is over and its backend takes no calls, a request gets the answer of its route, if it has one.
+    async fn give_up(&self, open: &[Unfinished], close: Close) -> Result<(), JobError> {
+        let (code, message) = match close {
+            Close::Finished | Close::WindowOver => {
+                (WINDOW_OVER, "This request could not be executed before the completion window expired.")
+            }
+            Close::Cancelled => (CANCELLED, "The batch was cancelled before this request had an answer."),
+        };
+        let gateway = &self.gateway;
+        let now = gateway.clock.now();
+        let stand_in = |one: &Unfinished| {
+            let key = gateway.store.lane_key(one.current.lane).filter(|_| close == Close::WindowOver)?;
+            gateway.stand_in(&key, &key.backend)
+        };
+        let given_up = |one: &Unfinished| NewOutcome {
             place: one.current,
             attempts: one.attempts,
             batch: None,
@@ -342,17 +349,12 @@ impl Driver {
             meta: Bytes::new(),
             body: Bytes::new(),
             documents: Vec::new(),
+        };
+        let ended = open.iter().map(|one| match stand_in(one) {
+            Some(answer) => outcomes::stood_in(one.current, one.attempts, answer, now),
+            None => given_up(one),
         });
-        let recorded = self.gateway.store.record(outcomes.collect()).await?;
-        // One that went back into a lane meanwhile is met again there.
-        let ended = recorded.into_iter().filter_map(|one| match one {
-            Recorded::New { origin, .. } => Some(origin),
-            Recorded::Duplicate | Recorded::Unknown => None,
-        });
-        let ended: Vec<Place> = ended.collect();
-        self.gateway.jobs.finished(ended.iter().map(|origin| (*origin, false)));
-        self.gateway.held.tell(ended);
-        Ok(())
+        Ok(outcomes::end_without_attempt(gateway, ended.collect()).await?)
     }
 }
 

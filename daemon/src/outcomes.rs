@@ -21,6 +21,7 @@ use crate::costs::ledger::{self, Of};
 use crate::costs::usage::{self, Found};
 use crate::costs::{Entry, Purpose, Sale, SharedSale, Taken, Took};
 use crate::delivery::{request_id, spent};
+use crate::fallback::{STAND_IN, StandIn};
 use crate::gateway::Gateway;
 use crate::history::{self, Note};
 use crate::lane_book::LaneError;
@@ -174,6 +175,42 @@ pub async fn record(
     gateway.jobs.finished(finished.iter().copied());
     gateway.held.tell(finished.into_iter().map(|(origin, _)| origin));
     Ok(())
+}
+
+/// Gives requests an outcome that is no attempt's: nobody is charged. Those that have one already keep it.
+pub async fn end_without_attempt(gateway: &Gateway, ended: Vec<NewOutcome>) -> Result<(), StoreError> {
+    let stood_in = |outcome: &NewOutcome| match &outcome.ending {
+        Ending::Answered { status } if outcome.meta == STAND_IN => Some(*status),
+        _ => None,
+    };
+    let told: Vec<_> = ended.iter().map(|one| (one.ending.is_success(), stood_in(one))).collect();
+    let mut finished = Vec::with_capacity(told.len());
+    for (one, (is_good, stood_in)) in gateway.store.record(ended).await?.into_iter().zip(told) {
+        // One that went back into a lane meanwhile is met again there.
+        if let Recorded::New { origin, .. } = one {
+            finished.push((origin, is_good));
+            stood_in.into_iter().for_each(|status| gateway.metrics.answered("fallback", status));
+        }
+    }
+    gateway.jobs.finished(finished.iter().copied());
+    gateway.held.tell(finished.into_iter().map(|(origin, _)| origin));
+    Ok(())
+}
+
+/// The outcome of a request that gets the answer of its route.
+pub fn stood_in(place: Place, attempts: u16, answer: StandIn, now: Timestamp) -> NewOutcome {
+    let StandIn { status, body } = answer;
+    NewOutcome {
+        place,
+        attempts,
+        batch: None,
+        finished_at: now,
+        ending: Ending::Answered { status: status.as_u16() },
+        verdict: Verdict::Final,
+        meta: Bytes::from_static(STAND_IN),
+        body,
+        documents: Vec::new(),
+    }
 }
 
 /// What becomes of one attempt. None if the store knows no such request.

@@ -24,9 +24,10 @@ use tokio::time::Instant;
 
 use crate::backends::{Backend, DressError, Dressed, PrepareError, PreparedCall};
 use crate::costs::{SharedSale, Took};
+use crate::fallback::StandIn;
 use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
-use crate::retries::Meaning;
+use crate::retries::{Meaning, OUT_OF_ORDER};
 use crate::rewrite;
 use crate::sent::{self, Sent};
 use crate::turns::Asker;
@@ -43,6 +44,20 @@ pub const PAUSE: Duration = Duration::from_secs(1);
 
 /// While a backend is out of order, it is looked at again after this time at the latest.
 const LOOK_AGAIN: Millis = Millis::from_secs(5);
+
+/// So long before its deadline a request gets the answer of its route, if its backend takes no calls: until then the backend
+/// may be well again, and after it nobody waits for an answer.
+const LAST_MOMENT: Millis = Millis::from_secs(1);
+
+/// What is to be done with a request that is about to be sent.
+enum Gate {
+    /// It is sent.
+    Open,
+    /// Its backend takes no calls, and another one does.
+    Elsewhere,
+    /// Its backend takes no calls, and its time is over: it gets this answer.
+    Over(StandIn),
+}
 
 /// A way to run a request now.
 struct Rung {
@@ -304,7 +319,14 @@ impl Rescue<'_> {
             (self.tried.get(&entry.place).map_or(0, |sent| sent.tries), self.rungs.iter());
         let mut way = rung.next()?;
         loop {
-            self.wait_for_health(entry.deadline).await?;
+            match self.wait_for_health(&entry).await? {
+                Gate::Open => {}
+                Gate::Elsewhere => return Some((self.not_sent(&entry, tries), way.sale.clone())),
+                Gate::Over(answer) => {
+                    self.answer_instead(&entry, tries, answer).await?;
+                    return None;
+                }
+            }
             // Several rescues may run at once; the backend's turns are for all of them.
             let turn = backend.turns.take(&asker).await;
             if gateway.stopping.is_cancelled() {
@@ -385,17 +407,78 @@ impl Rescue<'_> {
         key.is_some_and(|key| outcomes::next_backend(self.gateway, &key, now).is_some())
     }
 
-    /// Waits while the breaker is open; not beyond the point where only trying is left.
-    async fn wait_for_health(&self, deadline: Timestamp) -> Option<()> {
+    /// Waits while the breaker is open and nobody else takes the request; not beyond the point where only trying is left, or
+    /// the answer of its route.
+    async fn wait_for_health(&self, entry: &Entry) -> Option<Gate> {
+        let (gateway, backend) = (self.gateway, &self.backend.id);
+        let mut due = None;
         loop {
-            let now = self.gateway.clock.now();
-            let Err(until) = self.gateway.health.admit(&self.backend.id, Mode::Realtime, now) else {
-                return Some(());
+            let now = gateway.clock.now();
+            let Err(until) = gateway.health.admit(backend, Mode::Realtime, now) else {
+                return Some(Gate::Open);
             };
-            if now >= deadline {
-                return Some(());
+            let key = gateway.store.lane_key(entry.place.lane);
+            let next = key.as_ref().and_then(|key| outcomes::next_backend(gateway, key, now));
+            if next
+                .is_some_and(|next| gateway.health.shut_until(&next.backend, Mode::Realtime, now).is_none())
+            {
+                return Some(Gate::Elsewhere);
             }
-            pause(self.gateway, until.since(now).max(Millis(1)).min(LOOK_AGAIN).into()).await?;
+            let due = match due {
+                Some(due) => due,
+                None => *due.insert(self.due(entry).await?),
+            };
+            let stand_in = key.and_then(|key| gateway.stand_in(&key, backend));
+            let last = if stand_in.is_some() { due.before(LAST_MOMENT) } else { due };
+            if now >= last {
+                return Some(stand_in.map_or(Gate::Open, Gate::Over));
+            }
+            let look = until.min(last).since(now).max(Millis(1)).min(LOOK_AGAIN);
+            pause(gateway, look.into()).await?;
+        }
+    }
+
+    /// When its caller wants its answer: what was hurried on the way has an earlier deadline of its own.
+    async fn due(&self, entry: &Entry) -> Option<Timestamp> {
+        if entry.origin == entry.place {
+            return Some(entry.deadline);
+        }
+        loop {
+            match self.gateway.store.entry(entry.origin).await {
+                Ok(origin) => {
+                    return Some(origin.map_or(entry.deadline, |origin| origin.deadline.max(entry.deadline)));
+                }
+                Err(error) => self.wait_for_the_store(error).await?,
+            }
+        }
+    }
+
+    /// Goes to another backend as it is.
+    fn not_sent(&self, entry: &Entry, tries: u16) -> Attempt {
+        let ending = Ending::Failed {
+            ran: DidItRun::NotSent,
+            code: OUT_OF_ORDER.into(),
+            message: format!("the backend '{}' is out of order; another one takes it", self.backend.id),
+        };
+        let (place, took) = (entry.place, Took::NO_TIME);
+        Attempt { place, ending, tries, retry_after: None, request_id: None, body: Bytes::new(), took }
+    }
+
+    /// Gives a request the answer of its route. None if the daemon stops before the store takes it.
+    async fn answer_instead(&self, entry: &Entry, tries: u16, answer: StandIn) -> Option<()> {
+        let (gateway, batch) = (self.gateway, self.record.id);
+        tracing::warn!(
+            place = %entry.place, %batch, backend = %self.backend.id,
+            "the backend is out of order at a request's deadline, which gets the answer of its route"
+        );
+        let attempts = entry.attempts.saturating_add(tries);
+        let mut outcome = outcomes::stood_in(entry.place, attempts, answer, gateway.clock.now());
+        outcome.documents.push(sent::removal(batch, entry.place));
+        loop {
+            match outcomes::end_without_attempt(gateway, vec![outcome.clone()]).await {
+                Ok(()) => return Some(()),
+                Err(error) => self.wait_for_the_store(error).await?,
+            }
         }
     }
 }

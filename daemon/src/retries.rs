@@ -14,6 +14,9 @@ use crate::telemetry::Metrics;
 /// As much of an answer's body as a policy gets to see.
 const BODY_MAX: usize = 4096;
 
+/// The code of what was not sent because its backend is out of order, and another one takes it.
+pub const OUT_OF_ORDER: &str = "backend_out_of_order";
+
 /// The retry policy, the one that stands in for it, and the bounds of what both may decide.
 pub struct Retries {
     /// The configured policy.
@@ -66,6 +69,10 @@ impl Retries {
 
     /// What a failed attempt means. If no policy can tell, its status and whether it ran do.
     pub fn meaning(&self, failed: &Failed<'_>, now: Timestamp) -> Meaning {
+        // It was not sent, and where it goes is the breaker's affair.
+        if matches!(failed.ending, Ending::Failed { code, .. } if code == OUT_OF_ORDER) {
+            return Meaning { class: Class::Elsewhere, not_before: None };
+        }
         // What a caller has ended is over, whatever a policy thinks of it.
         if matches!(failed.ending, Ending::Failed { code, .. } if code == CANCELLED_BY_CALLER) {
             return Meaning { class: Class::Permanent, not_before: None };

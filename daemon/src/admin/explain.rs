@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch;
 use crate::defer::store_failed;
+use crate::fallback::STAND_IN;
 use crate::gateway::Gateway;
 use crate::history;
 use crate::lane_book::View;
@@ -76,7 +77,11 @@ async fn of_request(gateway: &Gateway, view: &View, place: Place) -> Result<Expl
     let (current, attempts) = match standing.ok_or_else(nothing)? {
         Standing::Waiting { current, attempts } => (current, attempts),
         Standing::Final(outcome) => {
-            let how = history::in_words(&outcome.ending);
+            let how = if outcome.meta == STAND_IN {
+                "the backend was out of order at its deadline, and it got the answer of its route".to_owned()
+            } else {
+                history::in_words(&outcome.ending)
+            };
             let ago = shown(gateway.clock.now().since(outcome.finished_at));
             let attempts = outcome.attempts;
             let mut why = past(gateway, place).await?;
@@ -93,7 +98,13 @@ async fn of_request(gateway: &Gateway, view: &View, place: Place) -> Result<Expl
         of_lane(gateway, lane)
     };
     if let Some(entry) = gateway.store.entry(current).await.map_err(|error| store_failed(&error))? {
-        told.deadline_in_ms = Some(entry.deadline.since(gateway.clock.now()).0);
+        let in_ms = Some(entry.deadline.since(gateway.clock.now()).0);
+        told.deadline_in_ms = in_ms;
+        let key = gateway.store.lane_key(current.lane);
+        if key.is_some_and(|key| gateway.stand_in(&key, &key.backend).is_some()) {
+            let what = "if its backend takes no calls until then, it gets the answer of its route".to_owned();
+            told.next.push(Coming { in_ms, what });
+        }
     }
     let mut why = past(gateway, place).await?;
     if attempts > 0 {
@@ -175,9 +186,14 @@ fn in_realtime(gateway: &Gateway, record: &BatchRecord, why: String) -> Explanat
         ));
     }
     why.extend(shut(gateway, record.backend.as_str()));
-    let what = "it is answered as soon as it has its turn".to_owned();
+    let shut_until = gateway.health.shut_until(&record.backend, Mode::Realtime, gateway.clock.now());
+    let in_ms = shut_until.map(|until| until.since(gateway.clock.now()).0);
+    let what = match in_ms {
+        Some(_) => "its backend is tried again; if another one takes it before, it goes there",
+        None => "it is answered as soon as it has its turn",
+    };
     let about = format!("rescue {}", record.id);
-    let next = vec![Coming { in_ms: None, what }];
+    let next = vec![Coming { in_ms, what: what.to_owned() }];
     Explanation { about, state: "in_realtime".to_owned(), deadline_in_ms: None, why, next }
 }
 

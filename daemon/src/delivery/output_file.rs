@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use crate::delivery::{request_id, spent};
 use crate::documents::job::{Api, Sums, Usage};
 use crate::documents::job_cost::Spent;
+use crate::fallback::STAND_IN;
 
 /// Answers that are in memory at once, in bytes.
 pub const CHUNK_BYTES: usize = 1 << 20;
@@ -196,7 +197,7 @@ fn open_ai<'a>(finished: &'a Finished, custom_id: &'a str) -> OpenAiLine<'a> {
     match &finished.outcome.ending {
         Ending::Answered { status } => {
             let request_id = match std::str::from_utf8(&finished.outcome.meta) {
-                Ok(id) if !id.is_empty() => Cow::Borrowed(id),
+                Ok(id) if !id.is_empty() && id.as_bytes() != STAND_IN => Cow::Borrowed(id),
                 _ => Cow::Owned(request_id(finished.origin)),
             };
             let response =
