@@ -140,7 +140,10 @@ pub async fn record(
                 finished.push((origin, is_good));
                 spent.push((origin, spent::of_entry(&entry.entry)));
             }
-            Recorded::New { requeued: Some(_), .. } => retried += 1,
+            Recorded::New { origin, requeued: Some(_) } => {
+                retried += 1;
+                spent.push((origin, spent::of_entry(&entry.entry)));
+            }
             Recorded::Duplicate => {
                 duplicates += 1;
                 paid_twice += u64::from(is_good);

@@ -131,7 +131,7 @@ pub async fn sums(
             write(api, finished, &mut text);
             add(&mut sums, finished, text.len() as u64);
         }
-        cost += spent::of_finished(store, &chunk.finished).await?;
+        cost += spent::of_chunk(store, &chunk).await?;
         rest = chunk.rest;
     }
     Ok((sums, cost))

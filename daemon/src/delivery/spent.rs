@@ -2,7 +2,7 @@
 
 use offpeak_core::extent::Range;
 use offpeak_core::outcome::DidItRun;
-use offpeak_store::{Finished, Kind, Store, StoreError};
+use offpeak_store::{FinishedChunk, Kind, Store, StoreError};
 
 use crate::costs::Entry;
 use crate::costs::ledger::{self, Of};
@@ -15,24 +15,27 @@ pub fn of_entry(entry: &Entry) -> Spent {
     Spent { cost: entry.cost, realtime: entry.realtime, unpriced: u64::from(is_unknown) }
 }
 
-/// What is finished among some ranges.
+/// What was run among some ranges, finished by now or not.
 pub async fn of_ranges(store: &Store, ranges: Vec<Range>) -> Result<Spent, StoreError> {
     let mut spent = Spent::default();
     let mut rest = Some(ranges);
     while let Some(ranges) = rest {
         let chunk = store.finished(ranges, CHUNK_BYTES).await?;
-        spent += of_finished(store, &chunk.finished).await?;
+        spent += of_chunk(store, &chunk).await?;
         rest = chunk.rest;
     }
     Ok(spent)
 }
 
-/// What some finished requests cost: the attempt that ended each, and an answer that came for it when it had ended.
-pub async fn of_finished(store: &Store, finished: &[Finished]) -> Result<Spent, StoreError> {
-    let keys = finished.iter().flat_map(|one| {
+/// What some requests cost: the attempt that ended each, those that were followed by another one, and an answer that came
+/// when it had ended.
+pub async fn of_chunk(store: &Store, chunk: &FinishedChunk) -> Result<Spent, StoreError> {
+    let finished = chunk.finished.iter().flat_map(|one| {
         let (at, place) = (one.outcome.finished_at, one.outcome.place);
         [ledger::key(at, Of::Attempt(place)), ledger::key(at, Of::Late(place))]
     });
+    let retried = chunk.retried.iter().map(|(place, at)| ledger::key(*at, Of::Attempt(*place)));
+    let keys = finished.chain(retried);
     let mut spent = Spent::default();
     for value in store.documents_at(Kind::Ledger, keys.collect()).await?.into_iter().flatten() {
         match Entry::read(&value) {

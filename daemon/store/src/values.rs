@@ -395,6 +395,9 @@ pub struct Finished {
 pub struct FinishedChunk {
     /// In the ranges' order.
     pub finished: Vec<Finished>,
+    /// Attempts that were followed by another one, of these requests and of the unfinished ones between them: where each
+    /// stood, and when it was over.
+    pub retried: Vec<(Place, Timestamp)>,
     /// What is left to look through; none at the end.
     pub rest: Option<Vec<Range>>,
 }

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use offpeak_core::words::{BatchId, LaneId, LaneKey, Place, Seq};
+use offpeak_core::words::{BatchId, LaneId, LaneKey, Place, Seq, Timestamp};
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
 
 use super::extents::{Indexed, Row};
@@ -115,10 +115,22 @@ impl View {
 
     /// The latest entry of a request, and how it ended if it did.
     pub(crate) fn latest(&self, origin: Place) -> Result<(Place, Option<OutcomeRow>), StoreError> {
+        self.follow(origin, |_, _| {})
+    }
+
+    /// The same, and visits the entries before the latest: where each stood, and when it was over.
+    pub(crate) fn follow(
+        &self,
+        origin: Place,
+        mut visit: impl FnMut(Place, Timestamp),
+    ) -> Result<(Place, Option<OutcomeRow>), StoreError> {
         let mut place = origin;
         for _ in 0..LONGEST_CHAIN {
             match self.outcome(place)? {
-                Some(OutcomeRow::Requeued { to, .. }) => place = to,
+                Some(OutcomeRow::Requeued { to, finished_at, .. }) => {
+                    visit(place, finished_at);
+                    place = to;
+                }
                 other => return Ok((place, other)),
             }
         }

@@ -97,7 +97,7 @@ struct Ended {
     outcome: Outcome,
 }
 
-/// The next finished requests with their answers.
+/// The next finished requests with their answers, and what was tried again on the way to them.
 pub(crate) fn finished(
     view: &View,
     log: &LogReader,
@@ -105,19 +105,23 @@ pub(crate) fn finished(
     max_bytes: usize,
 ) -> Result<FinishedChunk, StoreError> {
     let mut ended = Vec::new();
+    let mut retried = Vec::new();
     let mut bytes = 0;
     let mut rest = None;
     let mut ranges = ranges.into_iter();
     while let Some(range) = ranges.next() {
         let mut stopped = None;
         let flow = each(view, range, &mut |seen| {
-            let Some(OutcomeRow::Final { at, attempts, batch, finished_at, ending }) = seen.row else {
-                return Ok(ControlFlow::Continue(()));
-            };
             if bytes >= max_bytes as u64 && !ended.is_empty() {
                 stopped = Some(seen.origin.seq);
                 return Ok(ControlFlow::Break(()));
             }
+            if seen.latest != seen.origin {
+                view.follow(seen.origin, |place, finished_at| retried.push((place, finished_at)))?;
+            }
+            let Some(OutcomeRow::Final { at, attempts, batch, finished_at, ending }) = seen.row else {
+                return Ok(ControlFlow::Continue(()));
+            };
             bytes += at.len() + REQUEST_BYTES;
             let (meta, body) = (Bytes::new(), BodyAt(at));
             let outcome = Outcome { place: seen.latest, ending, attempts, batch, finished_at, meta, body };
@@ -129,7 +133,7 @@ pub(crate) fn finished(
             break;
         }
     }
-    Ok(FinishedChunk { finished: read(log, ended)?, rest })
+    Ok(FinishedChunk { finished: read(log, ended)?, retried, rest })
 }
 
 fn read(log: &LogReader, ended: Vec<Ended>) -> Result<Vec<Finished>, StoreError> {

@@ -34,14 +34,16 @@ fn requests_are_counted_and_read_wherever_they_went() {
     assert_eq!(now(store.unfinished(ranges.clone(), 100)).unwrap().len(), 6);
 
     let mut rest = Some(ranges);
-    let mut read = Vec::new();
+    let (mut read, mut retried) = (Vec::new(), Vec::new());
     while let Some(ranges) = rest {
         // One byte: one request at a time.
         let chunk = now(store.finished(ranges, 1)).unwrap();
         assert!(chunk.finished.len() <= 1);
         read.extend(chunk.finished);
+        retried.extend(chunk.retried.into_iter().map(|(place, _)| place));
         rest = chunk.rest;
     }
+    assert_eq!(retried, [places[3], places[6]], "each once, finished by now or not");
     let read: Vec<(u64, &[u8], bool)> =
         read.iter().map(|one| (one.origin.seq.0, &one.body[..], one.outcome.ending.is_success())).collect();
     assert_eq!(read, [(1, &b"one"[..], true), (2, &b"no"[..], false), (6, &b"six"[..], true)]);

@@ -8,6 +8,7 @@ use provider_sim::{
 };
 use serde_json::json;
 
+use crate::jobs::{by_id, lines};
 use crate::rig::{CHAT, Daemon, MODEL, Rig, Ticket, chat, eventually, send, sim};
 
 const OTHER_MODEL: &str = "gpt-5-mini";
@@ -189,6 +190,85 @@ async fn while_it_rests_calls_get_the_answer_of_their_route() {
     // What can wait waits, and batches are in order.
     let ticket = rig.daemon.ticket("later").await;
     rig.all_answered(&[ticket]).await;
+}
+
+/// The only place for batches is taken, so that what is due soon is run in real time.
+async fn without_a_place(faults: Faults, settings: &str) -> Rig {
+    let settings =
+        format!("{settings}\n[backends.simulated]\nconfig.batch_usual = \"2s\"\nlanes.max_running = 1\n");
+    let rig = Rig::start(sim(), &settings).await;
+    rig.provider.faults().next_batch(vec![BatchFault::Turnaround { ms: 20 * 3_600_000 }]);
+    rig.daemon.defer("mail", PLAIN, "takes the only place", "24h").await;
+    eventually("the first batch is made", async || (rig.batches() == 1).then_some(())).await;
+    rig.provider.faults().set(faults);
+    rig
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deferred_work_gets_the_answer_of_its_route_at_its_deadline_and_not_before() {
+    let rig = without_a_place(answering(500), ROUTES).await;
+    for _ in 0..2 {
+        rig.daemon.ask(MODEL, "it fails").await;
+    }
+    let begun = Instant::now();
+    let job = rig.daemon.submit(lines(5, "of a job"), "8s").await;
+    let ticket = rig.daemon.ticket_of("search", "of its own", "8s").await;
+    let ours = json!({ "choices": [] });
+    let answer = rig.daemon.redeem(&ticket).await;
+    let after = begun.elapsed();
+    assert_eq!((answer.status.as_u16(), &answer.body), (203, &ours));
+    assert_eq!((answer.header("x-offpeak-mode"), answer.header("x-offpeak-attempts")), ("fallback", "0"));
+    assert!(after > Duration::from_secs(6) && after < Duration::from_secs(9), "{after:?}");
+    let done = rig.daemon.job_is(&job, "completed").await;
+    let answers = by_id(rig.daemon.content(&done["output_file_id"]).await);
+    assert_eq!(answers.len(), 5);
+    assert!(answers.values().all(|line| line["response"]["status_code"] == 203), "{answers:?}");
+    assert!(answers.values().all(|line| line["response"]["body"] == ours), "{answers:?}");
+    assert_eq!(done["offpeak_cost"]["cost_usd"], "0", "{done}");
+    assert_eq!(rig.provider.calls(Endpoint::ChatCompletions), 2, "nothing was sent");
+    assert_eq!(rig.daemon.metric("offpeak_requests_total", "mode=\"fallback\"").await, 6);
+    let id = ticket.location.rsplit('/').next().unwrap();
+    let told = rig.daemon.admin(&format!("/admin/v1/explain/{id}")).await.body.to_string();
+    assert!(told.contains("got the answer of its route"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_is_well_again_before_the_deadline_answers_itself() {
+    let settings = ROUTES.replace("1h", "1s");
+    let rig = without_a_place(answering(500), &settings).await;
+    for _ in 0..2 {
+        rig.daemon.ask(MODEL, "it fails").await;
+    }
+    let ticket = rig.daemon.ticket_of("search", "patient", "20s").await;
+    rig.provider.faults().set(Faults::default());
+    rig.all_answered(&[ticket]).await;
+    assert_eq!(rig.daemon.metric("offpeak_requests_total", "mode=\"fallback\"").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_urgent_is_run_at_the_next_backend_while_its_own_takes_no_calls() {
+    let other = sim().build();
+    let server = Server::on_free_port(other.clone()).await.unwrap();
+    let settings = format!(
+        "[backends.zweite]\nbase_url = \"{}\"\napi_key = {{ env = \"PROVIDER_KEY\" }}\nmodels = [\"*\"]\n\
+         config = {{ poll_ms = 30, poll_max_ms = 60, batch_usual = \"2s\" }}\n\
+         [breaker]\nfailures = 2\nrest = \"1h\"\nrest_max = \"1h\"\n[retry]\nmax_attempts = 3\n\
+         [routes.own]\ntenants = [\"mail\"]\nelsewhere = false",
+        server.url()
+    );
+    let rig = without_a_place(answering(500), &settings).await;
+    // The first ones open the breaker: what is tried a third time is tried there.
+    let mut tickets = Vec::new();
+    for n in 0..4 {
+        tickets.push(rig.daemon.ticket_of("search", &format!("urgent {n}"), "10s").await);
+    }
+    rig.all_answered(&tickets).await;
+    assert_eq!(rig.billed(Mode::Realtime), 0);
+    assert_eq!(other.bill().requests(Mode::Realtime) + other.bill().requests(Mode::Batch), 4);
+    let later = rig.daemon.ticket_of("search", "when it is known", "10s").await;
+    let calls = rig.provider.calls(Endpoint::ChatCompletions);
+    rig.all_answered(&[later]).await;
+    assert_eq!(rig.provider.calls(Endpoint::ChatCompletions), calls, "its own was not asked");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

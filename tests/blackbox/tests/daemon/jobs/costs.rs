@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use offpeak_core::money::Money;
-use provider_sim::{BatchFault, Mode, Server};
+use provider_sim::{BatchFault, Endpoint, EngineOptions, Fault, Mode, Server};
 use serde_json::{Value, json};
 
 use super::lines;
-use crate::rig::{BY_HAND, Daemon, Rig, eventually, sim};
+use crate::rig::{BY_HAND, Daemon, MODEL, Rig, eventually, sim};
 
 /// What a job's object says: cost, and what it would have been in real time.
 fn cost(job: &Value) -> (Money, Money) {
@@ -55,6 +55,32 @@ async fn a_job_says_what_it_has_cost_so_far_and_in_the_end() {
     let daemon = daemon.restart(&rig.upstream, BY_HAND).await;
     assert_eq!(cost(&daemon.job(&id).await), done);
     assert_eq!(rig.provider.bill().requests(Mode::Batch), 40);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_pays_for_its_failed_attempts_too() {
+    // An engine whose hours cost money: a call that it fails has taken its time as well.
+    let engine = sim().speed(1).models([MODEL]).engine(EngineOptions::default()).build();
+    let server = Server::on_free_port(engine.clone()).await.unwrap();
+    let settings = format!(
+        "backends.simulated.models = [\"none\"]\nplugins.providers.vllm.time_limit = \"5s\"\n\
+         [plugins.cost_policy.config]\nusd_per_hour = {{ gpu = 3600.0 }}\n\
+         [backends.gpu]\nprovider = \"vllm\"\nbase_url = \"{}\"\nmodels = [\"*\"]\napi_key = {{ env = \"PROVIDER_KEY\" }}\n\
+         engine.look_every = \"50ms\"\n",
+        server.url()
+    );
+    let daemon = Daemon::start(&server.url(), &settings).await;
+    for _ in 0..4 {
+        engine.faults().next(Endpoint::ChatCompletions, Fault::Status { status: 500, retry_after_ms: None });
+    }
+    let id = daemon.submit(lines(6, "on an engine"), "24h").await;
+    let done = daemon.job_is(&id, "completed").await;
+    assert_eq!(daemon.metric("offpeak_requests_retried_total", "").await, 4);
+    let (paid, real_time) = cost(&done);
+    assert_eq!((paid, real_time), ledger(&daemon).await);
+    assert!(real_time < paid, "a failed attempt would not have been bought in real time: {real_time} {paid}");
+    let daemon = daemon.restart(&server.url(), &settings).await;
+    assert_eq!(cost(&daemon.job(&id).await), (paid, real_time));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
