@@ -18,6 +18,9 @@ const EXHAUSTED: [&str; 7] = [
     "budget_exceeded",
 ];
 
+/// The same where no name tells it: Anthropic's API calls an account without credit an invalid request.
+const EXHAUSTED_WORDS: [&str; 1] = ["credit balance is too low"];
+
 /// The offer has no room, which is not charged.
 const NO_ROOM: [&str; 2] = ["resource_unavailable", "flex_resource_unavailable"];
 
@@ -95,7 +98,7 @@ fn of_answer(status: u16, body: &[u8], offer: &str, config: &Config) -> Meaning 
     if let Some(meaning) = configured(|names| error.is_named(names), config) {
         return meaning;
     }
-    if error.is_named(&EXHAUSTED) || status == 402 {
+    if error.is_named(&EXHAUSTED) || status == 402 || error.says(&EXHAUSTED_WORDS) {
         return Meaning::Exhausted;
     }
     if error.is_named(&NO_ROOM) || (status == 429 && error.says(&NO_ROOM_WORDS)) {
@@ -125,7 +128,8 @@ fn of_failure(failure: &Failure, config: &Config) -> Meaning {
     if let Some(meaning) = configured(|names| names.iter().any(|name| name == code), config) {
         return meaning;
     }
-    if EXHAUSTED.contains(&code) {
+    let message = failure.message.to_lowercase();
+    if EXHAUSTED.contains(&code) || EXHAUSTED_WORDS.iter().any(|words| message.contains(words)) {
         return Meaning::Exhausted;
     }
     if NOT_SOLD.contains(&code) {
@@ -238,6 +242,21 @@ mod tests {
                 r#"{"error":{"message":"Another process is currently operating on this resource.","type":"invalid_request_error","param":null,"code":null}}"#,
                 TEMPORARY,
             ),
+            (
+                400,
+                r#"{"error":{"message":"The response was filtered due to the prompt triggering Azure OpenAI's content management policy. Please modify your prompt and retry.","type":null,"param":"prompt","code":"content_filter","status":400,"innererror":{"code":"ResponsibleAIPolicyViolation","content_filter_result":{"hate":{"filtered":false,"severity":"safe"},"violence":{"filtered":true,"severity":"medium"}}}}}"#,
+                Meaning::Permanent,
+            ),
+            (
+                400,
+                r#"{"error":{"message":"Invalid prompt: your prompt was flagged as potentially violating our usage policy.","type":"invalid_request_error","param":null,"code":"invalid_prompt"}}"#,
+                Meaning::Permanent,
+            ),
+            (
+                403,
+                r#"{"error":{"code":"unsupported_country_region_territory","message":"Country, region, or territory not supported","param":null,"type":"request_forbidden"}}"#,
+                Meaning::Permanent,
+            ),
             (502, "<html><head><title>502 Bad Gateway</title></head></html>", TEMPORARY),
         ] {
             assert_eq!(answer(status, body), meaning, "{status} {body}");
@@ -271,6 +290,36 @@ mod tests {
                 400,
                 r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 215000 tokens > 200000 maximum"}}"#,
                 Meaning::Permanent,
+            ),
+            (
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade or purchase credits."},"request_id":"req_1"}"#,
+                Meaning::Exhausted,
+            ),
+            (
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"Output blocked by content filtering policy"}}"#,
+                Meaning::Permanent,
+            ),
+            (
+                400,
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"messages: at least one message is required"}}"#,
+                Meaning::Permanent,
+            ),
+            (
+                403,
+                r#"{"type":"error","error":{"type":"permission_error","message":"Your API key does not have permission to use the specified resource."}}"#,
+                Meaning::Permanent,
+            ),
+            (
+                404,
+                r#"{"type":"error","error":{"type":"not_found_error","message":"model: claude-9"},"request_id":"req_1"}"#,
+                Meaning::Permanent,
+            ),
+            (
+                409,
+                r#"{"type":"error","error":{"type":"conflict_error","message":"The resource is being changed by another request."}}"#,
+                TEMPORARY,
             ),
             (
                 413,
@@ -311,6 +360,11 @@ mod tests {
                 TEMPORARY,
             ),
             (
+                424,
+                r#"{"error":"Request failed during generation: Server error: CUDA out of memory. Tried to allocate 1.50 GiB.","error_type":"generation"}"#,
+                TEMPORARY,
+            ),
+            (
                 503,
                 r#"{"error":{"message":"The server is overloaded: too many queued requests.","type":"ServiceUnavailableError","code":503}}"#,
                 TEMPORARY,
@@ -342,6 +396,14 @@ mod tests {
         ] {
             assert_eq!(failure(ran, code), meaning, "{code}");
         }
+    }
+
+    #[test]
+    fn a_batch_of_an_account_without_credit_is_exhausted_and_not_wrong() {
+        let message = "Your credit balance is too low to access the Anthropic API.".to_owned();
+        let code = "permanent:invalid_request_error".to_owned();
+        let failed = Ending::Failed(Failure { ran: DidItRun::Refused, code, message });
+        assert_eq!(judge(&attempt("batch", failed, ""), &Config::default()), Meaning::Exhausted);
     }
 
     #[test]

@@ -74,3 +74,38 @@ async fn a_held_call_is_told_to_come_back_and_finds_its_work() {
     assert!(answer.answers(crate::rig::MODEL, "held"), "{answer:?}");
     assert_eq!(provider.bill().requests(Mode::Batch), 1);
 }
+
+/// What is said of how a waiting request is bought, and with how much time.
+async fn ladder(daemon: &Daemon) -> String {
+    let told = daemon.admin("/admin/v1/explain/0").await.body;
+    let why = told["why"].as_array().unwrap().iter().filter_map(|why| why.as_str());
+    why.into_iter().find(|why| why.starts_with("A request is bought")).unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_learnt_of_turnarounds_survives() {
+    let provider = sim().build();
+    let server = Server::on_free_port(provider.clone()).await.unwrap();
+    let daemon = Daemon::start(&server.url(), BY_HAND).await;
+    let first = daemon.ticket("the first").await;
+    daemon.wait_for_waiting(1).await;
+    let at_first = ladder(&daemon).await;
+    daemon.flush().await;
+    daemon.redeem(&first).await;
+    for n in 0..7 {
+        let ticket = daemon.ticket(&format!("another {n}")).await;
+        daemon.flush().await;
+        assert!(daemon.redeem(&ticket).await.is_to(&ticket));
+    }
+    eventually("all are over", async || {
+        (daemon.metric("offpeak_batches_ended_total", "completed").await == 8).then_some(())
+    })
+    .await;
+    daemon.ticket("waits").await;
+    daemon.wait_for_waiting(1).await;
+    let learnt = ladder(&daemon).await;
+    assert_ne!(learnt, at_first, "batches came back within seconds, and an hour had been said");
+    let daemon = daemon.restart(&server.url(), BY_HAND).await;
+    daemon.wait_for_waiting(1).await;
+    assert_eq!(ladder(&daemon).await, learnt);
+}
