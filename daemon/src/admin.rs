@@ -5,6 +5,7 @@ pub mod costs;
 pub mod explain;
 pub mod keys;
 pub mod offers;
+pub mod plugins;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,6 +77,10 @@ async fn answer(
         expect(method, &Method::POST)?;
         return flush(gateway, lane).await;
     }
+    if path == "/admin/v1/plugins/reload" {
+        expect(method, &Method::POST)?;
+        return plugins::reload(gateway).await;
+    }
     if path == "/admin/v1/offers/restore" {
         expect(method, &Method::POST)?;
         return offers::restore(gateway, query);
@@ -96,12 +101,13 @@ async fn answer(
         "/admin/v1/costs" => costs::answer(gateway, query).await,
         "/admin/v1/offers" => Ok(json_of(StatusCode::OK, &offers::lost(gateway))),
         "/admin/v1/openapi" => Ok(described()),
-        "/admin/v1/plugins" => Ok(json_of(StatusCode::OK, &plugins(gateway))),
+        "/admin/v1/plugins" => Ok(json_of(StatusCode::OK, &plugins::list(gateway))),
         _ => {
             let message = "The admin plane has /healthz, /readyz, /metrics, /admin/v1/lanes, /admin/v1/batches, \
-                           /admin/v1/costs, /admin/v1/keys, /admin/v1/plugins, /admin/v1/openapi (what the data plane serves), /admin/v1/offers (those that providers \
-                           refused to sell), /admin/v1/explain/{lane or request id}, POST /admin/v1/lanes/{id}/flush, and \
-                           POST /admin/v1/offers/restore?backend=&offer=&model=.";
+                           /admin/v1/costs, /admin/v1/keys, /admin/v1/plugins, /admin/v1/openapi (what the data plane \
+                           serves), /admin/v1/offers (those that providers refused to sell), \
+                           /admin/v1/explain/{lane or request id}, POST /admin/v1/lanes/{id}/flush, \
+                           POST /admin/v1/plugins/reload, and POST /admin/v1/offers/restore?backend=&offer=&model=.";
             Err(Refusal::not_found("unknown_endpoint", message))
         }
     }
@@ -229,50 +235,6 @@ fn batch_row(gateway: &Gateway, record: BatchRecord, finished: u64) -> BatchRow 
         offer: record.offer.to_string(),
         ended: record.ended.map(|end| end.ending),
     }
-}
-
-#[derive(Serialize)]
-struct PluginRow {
-    name: String,
-    role: &'static str,
-    used_by: Option<String>,
-    sha256: String,
-    calls: u64,
-    errors: u64,
-    traps: u64,
-    timeouts: u64,
-    out_of_use: bool,
-}
-
-fn plugins(gateway: &Gateway) -> List<PluginRow> {
-    let row = |name: &str, role, used_by, sha256: &str, health: offpeak_host::PluginHealth| PluginRow {
-        name: name.to_owned(),
-        role,
-        used_by,
-        sha256: sha256.to_owned(),
-        calls: health.calls,
-        errors: health.errors,
-        traps: health.traps,
-        timeouts: health.timeouts,
-        out_of_use: health.out_of_use,
-    };
-    let router = &gateway.router;
-    let policies = std::iter::once(&gateway.costs.configured).chain(&gateway.costs.bundled);
-    let retries = std::iter::once(&gateway.retries.configured).chain(&gateway.retries.bundled);
-    let routers = std::iter::once(&router.configured).chain(&router.bundled);
-    let mut data: Vec<PluginRow> =
-        routers.map(|plugin| row(plugin.name(), "router", None, plugin.sha256(), plugin.health())).collect();
-    data.extend(
-        retries.map(|plugin| row(plugin.name(), "retry-policy", None, plugin.sha256(), plugin.health())),
-    );
-    data.extend(
-        policies.map(|plugin| row(plugin.name(), "cost-policy", None, plugin.sha256(), plugin.health())),
-    );
-    data.extend(gateway.backends.iter().map(|backend| {
-        let plugin = &backend.provider;
-        row(plugin.name(), "provider", Some(backend.id.to_string()), plugin.sha256(), plugin.health())
-    }));
-    List { data }
 }
 
 #[derive(Serialize)]

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use offpeak_core::budget::Period;
 use offpeak_core::retry::RetryBudget;
 use offpeak_core::scheduler::Event;
 use offpeak_core::words::{Millis, Timestamp};
 use offpeak_host::values::provider::CredentialPlace;
-use offpeak_host::{
-    CostPlugin, Engine, EngineOptions, HostError, Limits, ProviderPlugin, RetryPlugin, RouterPlugin, Source,
-};
+use offpeak_host::{Engine, EngineOptions, HostError};
 use offpeak_store::disk::Disk;
 use offpeak_store::{Options, Recovered, Store, StoreError};
 use parking_lot::Mutex;
@@ -27,7 +26,7 @@ use crate::alerts::{self, Alerts, Due, Target};
 use crate::backends::{Backend, Backends};
 use crate::beside::Beside;
 use crate::clock::{Chance, Clock, RequestIds};
-use crate::config::{self, Config, PluginLimits, PluginSource};
+use crate::config::{self, Config};
 use crate::costs::book::{self, BookError};
 use crate::costs::ledger::{self, Pages};
 use crate::costs::report::{self, Dimension, Query};
@@ -43,6 +42,7 @@ use crate::job_book::JobBook;
 use crate::lane_book::{Commands, LaneBook};
 use crate::lanes;
 use crate::listen::Terms;
+use crate::plugins::{Chosen, LoadError, Loader, Reloader, Seat};
 use crate::retries::Retries;
 use crate::room::{Bodies, Room};
 use crate::spool::Spool;
@@ -76,9 +76,12 @@ pub enum StartError {
     /// The folder of files.
     #[error("the folder of uploaded files could not be opened: {0}")]
     Files(#[from] jobs::JobError),
+    /// The engine that runs plugins.
+    #[error("plugins cannot be run here: {0}")]
+    Engine(#[from] HostError),
     /// A plugin.
-    #[error("a plugin could not be loaded: {0}")]
-    Plugin(#[from] HostError),
+    #[error(transparent)]
+    Plugin(#[from] LoadError),
     /// A file.
     #[error("the plugin file {path} cannot be read: {source}. Check plugins in the configuration")]
     PluginFile {
@@ -214,8 +217,14 @@ impl Core {
         let pepper = open_pepper(config, &world)?;
         let World { clock, chance, network, .. } = world;
         let metrics = Arc::new(Metrics::new());
-        let costs = open_costs(config, &engine, &metrics, clock, chance.bits())?;
-        let retries = open_retries(config, &engine, &metrics, clock)?;
+        let loader = Loader { engine, clock };
+        let costs = open_costs(config, &loader, &metrics, chance.bits())?;
+        let retries = loader.retry_policy(&config.plugins.retry_policy)?;
+        let retries = Retries::new(retries, config.retry, metrics.clone());
+        let router = Router {
+            plugins: loader.router(&config.plugins.router)?,
+            on_failure: config.plugins.router.on_failure,
+        };
         let (ledger, pages) = Ledger::new(metrics.clone());
         let (alerts, telling) = open_alerts(config)?;
         let tenants = Tenants::new(&config.access, pepper, keys::all(&store).await?, alerts);
@@ -224,8 +233,9 @@ impl Core {
             clock,
             ids: RequestIds::new(&chance),
             tenants,
-            backends: Arc::new(open_backends(config, &engine, clock, &network)?),
-            router: open_router(config, &engine, clock)?,
+            backends: Arc::new(open_backends(config, &loader, &network)?),
+            router: ArcSwap::from_pointee(router),
+            plugins: Reloader::new(loader, config),
             store,
             lanes,
             jobs: JobBook::default(),
@@ -375,7 +385,7 @@ impl App {
 }
 
 /// Takes in a configuration that was read again, as far as that goes without a restart: tenants with their keys, limits and
-/// budgets, the price book, and the TLS files.
+/// budgets, the plugins, the price book, and the TLS files.
 #[derive(Clone)]
 pub struct Reloads {
     gateway: Arc<Gateway>,
@@ -388,6 +398,9 @@ pub enum ReloadError {
     /// The price file; nothing has changed.
     #[error(transparent)]
     Prices(#[from] BookError),
+    /// A plugin; nothing has changed.
+    #[error("{0}. Nothing has changed")]
+    Plugins(#[from] LoadError),
     /// The ledger: what budgets have left is not known.
     #[error("what was spent could not be read from the ledger: {0}")]
     Store(#[from] StoreError),
@@ -398,6 +411,7 @@ impl Reloads {
     pub async fn apply(&self, config: &Config) -> Result<(), ReloadError> {
         let book = book::read(config.costs.prices.as_deref())?;
         let models = book.len();
+        self.gateway.reload_plugins(Some(&config.plugins)).await?;
         self.gateway.costs.set_book(book);
         self.gateway.tenants.set(&config.access);
         remember_spending(&self.gateway.tenants, &self.gateway.store, self.gateway.clock).await?;
@@ -410,7 +424,7 @@ impl Reloads {
         tracing::info!(
             tenants,
             models,
-            "the configuration was read again; what is not of tenants, prices or TLS waits for a restart"
+            "the configuration was read again; what is not of tenants, plugins, prices or TLS waits for a restart"
         );
         Ok(())
     }
@@ -494,22 +508,6 @@ fn open_store(config: &Config, lanes: &LaneBook, world: &World) -> Result<(Store
     }
 }
 
-fn open_router(config: &Config, engine: &Engine, clock: Clock) -> Result<Router, StartError> {
-    let router = &config.plugins.router;
-    let limits = limits(&Limits::router(), &router.limits);
-    let bundled = || {
-        let source = Source::Bytes(offpeak_bundled::SLA_ROUTER);
-        RouterPlugin::load(engine, "sla-router", source, "{}".to_owned(), Limits::router(), clock.now().0)
-    };
-    let (name, source) = match &router.source {
-        PluginSource::Bundled => ("sla-router", Source::Bytes(offpeak_bundled::SLA_ROUTER)),
-        PluginSource::File(path) => ("router", Source::File(path)),
-    };
-    let configured = RouterPlugin::load(engine, name, source, router.config.clone(), limits, clock.now().0)?;
-    let bundled = matches!(router.source, PluginSource::File(_)).then(bundled).transpose()?;
-    Ok(Router { configured, bundled, on_failure: router.on_failure })
-}
-
 /// The way to the operator, if there is one, and what the task at its other end needs.
 fn open_alerts(config: &Config) -> Result<(Alerts, Option<Telling>), StartError> {
     let Some(configured) = &config.alerts else { return Ok((Alerts::none(), None)) };
@@ -554,93 +552,40 @@ async fn remember_spending(tenants: &Tenants, store: &Store, clock: Clock) -> Re
 
 fn open_costs(
     config: &Config,
-    engine: &Engine,
+    loader: &Loader,
     metrics: &Arc<Metrics>,
-    clock: Clock,
     run: u64,
 ) -> Result<Costs, StartError> {
-    let policy = &config.plugins.cost_policy;
-    let load = |name, source, config: &str, limits| {
-        CostPlugin::load(engine, name, source, config.to_owned(), limits, clock.now().0)
-    };
-    let bundled = Source::Bytes(offpeak_bundled::STANDARD_COST);
-    let limits = limits(&Limits::provider(), &policy.limits);
-    let (configured, bundled) = match &policy.source {
-        PluginSource::Bundled => (load("standard-cost", bundled, &policy.config, limits)?, None),
-        PluginSource::File(path) => (
-            load("cost-policy", Source::File(path), &policy.config, limits)?,
-            Some(load("standard-cost", bundled, "{}", Limits::provider())?),
-        ),
-    };
+    let policy = loader.cost_policy(&config.plugins.cost_policy)?;
     let book = book::read(config.costs.prices.as_deref())?;
     tracing::info!(
         models = book.len(),
         built_in = offpeak_core::price::BUILT_IN_DATE,
         "the price book is open"
     );
-    Ok(Costs::new(configured, bundled, book, metrics.clone(), run))
+    Ok(Costs::new(policy, book, metrics.clone(), run))
 }
 
-fn open_retries(
-    config: &Config,
-    engine: &Engine,
-    metrics: &Arc<Metrics>,
-    clock: Clock,
-) -> Result<Retries, StartError> {
-    let policy = &config.plugins.retry_policy;
-    let load = |name, source, config: &str, limits| {
-        RetryPlugin::load(engine, name, source, config.to_owned(), limits, clock.now().0)
-    };
-    let bundled = Source::Bytes(offpeak_bundled::STANDARD_RETRY);
-    let limits = limits(&Limits::router(), &policy.limits);
-    let (configured, bundled) = match &policy.source {
-        PluginSource::Bundled => (load("standard-retry", bundled, &policy.config, limits)?, None),
-        PluginSource::File(path) => (
-            load("retry-policy", Source::File(path), &policy.config, limits)?,
-            Some(load("standard-retry", bundled, "{}", Limits::router())?),
-        ),
-    };
-    Ok(Retries::new(configured, bundled, config.retry, metrics.clone()))
-}
-
-fn open_backends(
-    config: &Config,
-    engine: &Engine,
-    clock: Clock,
-    network: &Network,
-) -> Result<Backends, StartError> {
-    let backends = config
-        .backends
-        .iter()
-        .map(|backend| open_backend(config, backend, engine, clock, network).map(Arc::new));
+fn open_backends(config: &Config, loader: &Loader, network: &Network) -> Result<Backends, StartError> {
+    let backends =
+        config.backends.iter().map(|backend| open_backend(config, backend, loader, network).map(Arc::new));
     Ok(Backends::new(backends.collect::<Result<_, _>>()?, Fallbacks::new(&config.routes)))
 }
 
 fn open_backend(
     config: &Config,
     backend: &config::Backend,
-    engine: &Engine,
-    clock: Clock,
+    loader: &Loader,
     network: &Network,
 ) -> Result<Backend, StartError> {
     let unusable = |problem: String| StartError::Backend { backend: backend.id.to_string(), problem };
-    let chosen = config
-        .plugins
-        .provider(&backend.provider)
-        .ok_or_else(|| unusable(format!("there is no provider plugin '{}'", backend.provider)))?;
-    let source = match &chosen.source {
-        PluginSource::Bundled => {
-            let bundled = offpeak_bundled::PROVIDERS.into_iter().find(|(name, _)| *name == chosen.name);
-            let (_, component) = bundled
-                .ok_or_else(|| unusable(format!("the provider plugin '{}' is not bundled", chosen.name)))?;
-            Source::Bytes(component)
-        }
-        PluginSource::File(path) => Source::File(path),
+    let chosen = Chosen::of(&config.plugins, &Seat::from(backend))?;
+    let adapter = {
+        let (plugin, limits) = (chosen.plugin, &chosen.limits);
+        engine::adapter_of(backend, plugin, chosen.source(), &loader.engine, limits, loader.clock)
     };
-    let limits = limits(&Limits::provider(), &chosen.limits);
-    let adapter = engine::adapter_of(backend, chosen, source, engine, &limits, clock)?;
-    let provider =
-        ProviderPlugin::load(engine, &chosen.name, source, backend.config.clone(), limits, clock.now().0)?;
+    let adapter = adapter.map_err(LoadError::from)?;
+    let provider = loader.provider(&chosen, &backend.config)?;
     let place = match &provider.description().credential {
         CredentialPlace::Bearer => None,
         CredentialPlace::Header(name) => Some(name.as_str()),
@@ -664,18 +609,14 @@ fn open_backend(
         models: backend.models.clone(),
         lanes: backend.lanes.clone(),
         quota: admission::quota(&backend.limits),
-        provider,
+        provider: ArcSwap::from_pointee(provider),
         upstream,
-        turns: Turns::new(clock, backend.lanes.rescue_concurrency),
-        engine: adapter.map(|adapter| engine::Engine::new(adapter, &backend.engine, clock)),
+        turns: Turns::new(loader.clock, backend.lanes.rescue_concurrency),
+        engine: adapter.map(|adapter| engine::Engine::new(adapter, &backend.engine, loader.clock)),
         retries: Mutex::new(RetryBudget::new(RETRY_SHARE_PERMILLE)),
         quota_a_minute: AtomicU64::new(0),
         listed: Mutex::default(),
     })
-}
-
-fn limits(defaults: &Limits, configured: &PluginLimits) -> Limits {
-    Limits { memory_bytes: configured.memory, call: configured.time_limit, ..defaults.clone() }
 }
 
 fn millis(duration: Duration) -> Millis {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue};
 use offpeak_core::calibrate::Learnt;
@@ -56,7 +57,7 @@ pub struct Backend {
     /// How its lanes leave.
     pub lanes: Lanes,
     /// Its wire formats and its batch protocol.
-    pub provider: ProviderPlugin,
+    pub provider: ArcSwap<ProviderPlugin>,
     /// Its HTTP client.
     pub upstream: Upstream,
     /// Its own limits for real-time calls, over all tenants.
@@ -82,7 +83,15 @@ pub struct Backends {
     pub lost: LostOffers,
     /// What has been learnt of their models' tokens.
     pub calibrations: Arc<Calibrations>,
-    menus: RwLock<HashMap<(String, String), Arc<Menu>>>,
+    menus: RwLock<Menus>,
+}
+
+/// The menus that are known.
+#[derive(Default)]
+struct Menus {
+    /// Changes when they are forgotten, so that none is kept which was written before.
+    generation: u64,
+    known: HashMap<(String, String), Arc<Menu>>,
 }
 
 /// What is sold of one model at one endpoint: asked of the plugins once, then kept.
@@ -125,6 +134,8 @@ pub struct PreparedCall {
     defaults: Vec<(HeaderName, HeaderValue)>,
     remove: Vec<HeaderName>,
     body: BodyPlan,
+    /// Whose answer this is: the same plugin writes bodies and answers, whichever is at work by then.
+    plugin: Arc<ProviderPlugin>,
     endpoint: Endpoint,
     model: ModelId,
     offer: OfferName,
@@ -207,21 +218,28 @@ impl Backends {
     pub fn menu(&self, endpoint: &str, model: &str, now: Timestamp) -> Result<Arc<Menu>, Refusal> {
         // The key borrows nothing, so a look-up allocates; a two-level map would save it at the price of clarity.
         let key = (endpoint.to_owned(), model.to_owned());
-        if let Some(menu) = self.menus.read().get(&key) {
+        let menus = self.menus.read();
+        if let Some(menu) = menus.known.get(&key) {
             return Ok(menu.clone());
         }
+        let generation = menus.generation;
+        drop(menus);
         let menu = Arc::new(self.write_menu(endpoint, model, now)?);
         let mut menus = self.menus.write();
-        if menus.len() >= MENUS_MAX {
-            menus.clear();
+        if menus.generation == generation {
+            if menus.known.len() >= MENUS_MAX {
+                menus.known.clear();
+            }
+            menus.known.insert(key, menu.clone());
         }
-        menus.insert(key, menu.clone());
         Ok(menu)
     }
 
     /// What is sold has changed.
     pub fn forget_menus(&self) {
-        self.menus.write().clear();
+        let mut menus = self.menus.write();
+        menus.generation += 1;
+        menus.known.clear();
     }
 
     /// Leaves out what the provider refused to sell for the model. If that was all that could wait, its requests still find
@@ -241,7 +259,7 @@ impl Backends {
         let mut sellers = Vec::new();
         let mut failed = false;
         for backend in self.all.iter().filter(|b| b.sells_at(endpoint) && b.models.matches(model)) {
-            match backend.provider.offers(endpoint, model, now.0) {
+            match backend.provider().offers(endpoint, model, now.0) {
                 Ok(offers) if offers.is_empty() => {}
                 Ok(offers) => {
                     let offers = offers.into_iter().map(Offer::new).collect();
@@ -274,7 +292,7 @@ impl Backends {
             Some(offer.sale(menu, seller))
         });
         sold.unwrap_or_else(|| {
-            let provider = self.get(&batch.backend).map(|backend| backend.provider.name().to_owned());
+            let provider = self.get(&batch.backend).map(|backend| backend.provider().name().to_owned());
             Arc::new(Sale {
                 backend: batch.backend.clone(),
                 provider: provider.unwrap_or_default(),
@@ -342,9 +360,14 @@ impl Backends {
 }
 
 impl Backend {
+    /// The provider plugin at work. What takes several calls keeps this one.
+    pub fn provider(&self) -> Arc<ProviderPlugin> {
+        self.provider.load_full()
+    }
+
     /// It answers the endpoint.
     pub fn sells_at(&self, endpoint: &str) -> bool {
-        self.provider.description().endpoints.iter().any(|sold| sold == endpoint)
+        self.provider.load().description().endpoints.iter().any(|sold| sold == endpoint)
     }
 
     /// The ways to buy a model at an endpoint that offpeak has the means for: now, and in batches.
@@ -353,7 +376,7 @@ impl Backend {
             return Ok(Vec::new());
         }
         let mut rungs = Vec::new();
-        for terms in self.provider.offers(endpoint.as_str(), model.as_str(), now.0)? {
+        for terms in self.provider().offers(endpoint.as_str(), model.as_str(), now.0)? {
             let offer = Offer::new(terms);
             let batch = match offer.mode() {
                 Mode::Realtime => None,
@@ -394,7 +417,7 @@ impl Backend {
         offer: &Offer,
         now: Timestamp,
     ) -> Result<Option<BatchRoom>, PluginError> {
-        let limits = self.provider.limits(endpoint.as_str(), model.as_str(), offer.name.as_str(), now.0)?;
+        let limits = self.provider().limits(endpoint.as_str(), model.as_str(), offer.name.as_str(), now.0)?;
         let lanes = &self.lanes;
         Ok(limits.map(|limits| BatchRoom {
             max_requests: match offer.mode() {
@@ -424,7 +447,8 @@ impl Backend {
         now: Timestamp,
     ) -> Result<PreparedCall, PrepareError> {
         let call = provider::Call { endpoint, model, offer };
-        let prepared = match self.provider.prepare(&call, now.0)? {
+        let plugin = self.provider();
+        let prepared = match plugin.prepare(&call, now.0)? {
             Ok(prepared) => prepared,
             Err(refusal) => return Err(PrepareError::Refused(refusal)),
         };
@@ -446,6 +470,7 @@ impl Backend {
                 .map(|name| HeaderName::try_from(name).map_err(|_| PrepareError::Header(name.clone())))
                 .collect::<Result<_, _>>()?,
             body,
+            plugin,
             endpoint: endpoint.into(),
             model: model.into(),
             offer: offer.into(),
@@ -466,6 +491,11 @@ impl Backend {
 }
 
 impl PreparedCall {
+    /// The plugin that said so.
+    pub fn plugin(&self) -> &ProviderPlugin {
+        &self.plugin
+    }
+
     /// The call as the plugin knows it.
     pub fn named(&self) -> provider::Call<'_> {
         provider::Call {
@@ -476,13 +506,7 @@ impl PreparedCall {
     }
 
     /// Applies what the plugin said to headers and body.
-    pub fn dress(
-        &self,
-        backend: &Backend,
-        headers: &mut HeaderMap,
-        body: Bytes,
-        now: Timestamp,
-    ) -> Result<Dressed, DressError> {
+    pub fn dress(&self, headers: &mut HeaderMap, body: Bytes, now: Timestamp) -> Result<Dressed, DressError> {
         for name in &self.remove {
             headers.remove(name);
         }
@@ -499,13 +523,13 @@ impl PreparedCall {
         let body = match &self.body {
             BodyPlan::Unchanged => body,
             BodyPlan::Edit(edits) => members::edit(&body, edits)?.into(),
-            BodyPlan::Rewrite => return self.rewrite(backend, &body, now),
+            BodyPlan::Rewrite => return self.rewrite(&body, now),
         };
         Ok(Dressed { body, notes: Vec::new() })
     }
 
-    fn rewrite(&self, backend: &Backend, body: &[u8], now: Timestamp) -> Result<Dressed, DressError> {
-        let rewrite = || backend.provider.rewrite_request(&self.named(), body, now.0);
+    fn rewrite(&self, body: &[u8], now: Timestamp) -> Result<Dressed, DressError> {
+        let rewrite = || self.plugin.rewrite_request(&self.named(), body, now.0);
         match with_time_for(body.len(), rewrite)? {
             Ok(rewritten) => Ok(Dressed { body: rewritten.body.into(), notes: rewritten.notes }),
             Err(refusal) => Err(DressError::Refused(refusal)),
@@ -551,7 +575,7 @@ impl Offer {
         let sale = || {
             Arc::new(Sale {
                 backend: seller.backend.id.clone(),
-                provider: seller.backend.provider.name().to_owned(),
+                provider: seller.backend.provider().name().to_owned(),
                 endpoint: menu.endpoint.clone(),
                 model: menu.model.clone(),
                 offer: self.name.clone(),

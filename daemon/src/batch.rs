@@ -9,6 +9,7 @@ pub mod results;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Response};
@@ -18,8 +19,8 @@ use offpeak_core::extent::Cargo;
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::scheduler::{Event as LaneEvent, Fate};
 use offpeak_core::words::{BatchId, Millis, Place, Timestamp};
-use offpeak_host::PluginError;
 use offpeak_host::values::provider::{self, Effect, Event, HeaderRef};
+use offpeak_host::{PluginError, ProviderPlugin};
 use offpeak_store::{BatchRecord, StoreError};
 use reqwest::{Body, Url};
 use tokio_util::sync::CancellationToken;
@@ -47,6 +48,8 @@ const SETTLE_AT_ONCE: usize = 1000;
 struct Driver {
     gateway: Arc<Gateway>,
     backend: Arc<Backend>,
+    /// The plugin that the batch began with; it goes on with another one where this one fails.
+    plugin: ArcSwap<ProviderPlugin>,
     record: BatchRecord,
     cargo: Vec<Cargo>,
     mark: String,
@@ -118,7 +121,9 @@ pub async fn drive(
     let came_back = results::CameBack::default();
     let told_to_stop = AtomicBool::new(false);
     let waiting = AtomicU32::new(0);
-    let driver = Driver { gateway, backend, record, cargo, mark, waiting, stop, told_to_stop, came_back };
+    let plugin = ArcSwap::from(backend.provider());
+    let driver =
+        Driver { gateway, backend, plugin, record, cargo, mark, waiting, stop, told_to_stop, came_back };
     let stopping = driver.gateway.stopping.clone();
     let finish = tokio::select! {
         biased;
@@ -160,7 +165,7 @@ impl Driver {
                         self.gateway.metrics.plugin_failed(&error.plugin);
                     }
                     tracing::error!(
-                        batch = %self.record.id, plugin = self.backend.provider.name(), %error, pause_s = pause.0 / 1000,
+                        batch = %self.record.id, plugin = self.plugin.load().name(), %error, pause_s = pause.0 / 1000,
                         "a batch's step failed; its requests are kept and it is tried again"
                     );
                 }
@@ -168,6 +173,8 @@ impl Driver {
             tokio::time::sleep(pause.into()).await;
             pause = Millis(pause.0 * 2).min(PLUGIN_PAUSE_MAX);
             resume = Progress::resume(progress.as_ref());
+            // As after a restart: the one at work may be one that can.
+            self.plugin.store(self.backend.provider());
         }
     }
 
@@ -212,8 +219,8 @@ impl Driver {
         let kept = kept_headers(&self.record);
         let only = only(&self.record);
         let batch = self.view(&kept, only.as_deref());
-        let step =
-            |event: &Event<'_>| blocking(|| self.backend.provider.batch_step(&batch, state, event, now));
+        let plugin = self.plugin.load_full();
+        let step = |event: &Event<'_>| blocking(|| plugin.batch_step(&batch, state, event, now));
         match told {
             Told::Start => step(&Event::Start),
             Told::Interrupted => step(&Event::Interrupted),
@@ -303,7 +310,7 @@ impl Driver {
         }
         let items = frame::Items {
             gateway: self.gateway.clone(),
-            backend: self.backend.clone(),
+            plugin: self.plugin.load_full(),
             mark: self.mark.clone(),
             record: self.record.clone(),
             waiting: self.waiting.load(Ordering::Relaxed),
@@ -338,7 +345,7 @@ impl Driver {
     fn reader<'a>(&'a self, batch: &'a provider::Batch<'a>, source: &'a str) -> results::Reader<'a> {
         results::Reader {
             gateway: &self.gateway,
-            backend: &self.backend,
+            plugin: self.plugin.load_full(),
             batch,
             record: &self.record,
             source,

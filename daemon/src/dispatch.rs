@@ -273,7 +273,7 @@ async fn rewritten(
         no_answer(&error, backend)
     })?;
     let was = (head.status.as_u16(), &head.headers, &body[..]);
-    let answer = rewrite::answer(&call.backend, used, &notes, was, gateway.clock).map_err(|error| {
+    let answer = rewrite::answer(used, &notes, was, gateway.clock).map_err(|error| {
         tracing::error!(backend, %error, "an answer was lost: the provider plugin could not write it anew");
         let message = "The request ran, but the backend's provider plugin failed on its answer. offpeak's log says why.";
         Refusal::new(StatusCode::BAD_GATEWAY, "plugin_failed", message)
@@ -313,8 +313,7 @@ async fn send(
     body: Bytes,
 ) -> Result<(Result<Response<reqwest::Body>, SendError>, Vec<u8>), Refusal> {
     let now = gateway.clock.now();
-    let Dressed { body, notes } =
-        call.dress(&to.backend, &mut headers, body, now).map_err(|error| not_dressed(&error))?;
+    let Dressed { body, notes } = call.dress(&mut headers, body, now).map_err(|error| not_dressed(&error))?;
     Ok((to.backend.upstream.send(Method::POST, call.url.clone(), headers, body.into()).await, notes))
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::HeaderMap;
 use offpeak_core::breaker::Report;
 use offpeak_core::scheduler::Event;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backends::{Backend, Backends};
 use crate::beside::Beside;
 use crate::clock::{Chance, Clock, RequestIds};
-use crate::config::OnRouterFailure;
+use crate::config::{self, OnRouterFailure};
 use crate::costs::{Costs, Ledger};
 use crate::documents::Numbers;
 use crate::fallback::StandIn;
@@ -24,6 +25,7 @@ use crate::held::Held;
 use crate::job_book::JobBook;
 use crate::lane_book::LaneBook;
 use crate::lost_offers;
+use crate::plugins::{self, Fresh, InUse, LoadError, Reloaded, Reloader};
 use crate::retries::Retries;
 use crate::room::Room;
 use crate::spool::Spool;
@@ -43,7 +45,9 @@ pub struct Gateway {
     /// Where requests go.
     pub backends: Arc<Backends>,
     /// Who decides where.
-    pub router: Router,
+    pub router: ArcSwap<Router>,
+    /// How plugins are loaded anew.
+    pub plugins: Reloader,
     /// What is kept.
     pub store: Store,
     /// What waits.
@@ -161,6 +165,51 @@ impl Gateway {
         self.lanes.terms_changed(&self.backends, &way.model, now);
     }
 
+    /// Loads every plugin beside the one at work, and takes all of them into use or none: those that were chosen last, or
+    /// `newer` ones. A request that is being decided about, a streamed answer and a batch under way go on with the
+    /// plugin that they began with.
+    pub async fn reload_plugins(&self, newer: Option<&config::Plugins>) -> Result<Vec<Reloaded>, LoadError> {
+        let mut chosen = self.plugins.chosen.lock().await;
+        let wanted = newer.unwrap_or(&chosen).clone();
+        let fresh = self.plugins.load(wanted.clone()).await?;
+        for (id, provider) in &fresh.providers {
+            let Some(backend) = self.backends.get(id) else { continue };
+            let at_work = backend.provider();
+            if at_work.description().credential != provider.description().credential {
+                return Err(LoadError::OtherCredential { backend: id.to_string() });
+            }
+            if backend.engine.is_some() && !provider.is_like(&at_work) {
+                return Err(LoadError::IsAdapter { backend: id.to_string() });
+            }
+        }
+        let reloaded = self.take_into_use(fresh, wanted.router.on_failure);
+        *chosen = wanted;
+        drop(chosen);
+        for told in reloaded.iter().filter(|told| told.changed) {
+            let (plugin, sha256) = (&told.plugin.name, &told.plugin.sha256);
+            tracing::info!(plugin, sha256, before = told.before, "another plugin is at work");
+        }
+        Ok(reloaded)
+    }
+
+    fn take_into_use(&self, fresh: Fresh, on_failure: OnRouterFailure) -> Vec<Reloaded> {
+        let (plugins, router) = fresh.router.replacing(&self.router.load().plugins);
+        self.router.store(Arc::new(Router { plugins, on_failure }));
+        let mut told = vec![router, self.retries.replace(fresh.retries), self.costs.replace(fresh.costs)];
+        for (id, provider) in fresh.providers {
+            let Some(backend) = self.backends.get(&id) else { continue };
+            let (provider, reloaded) = plugins::replace(provider, &backend.provider(), Some(id));
+            backend.provider.store(provider);
+            told.push(reloaded);
+        }
+        // What is sold, and how a call is sent, was the word of the plugins before.
+        if told.iter().any(|told| told.changed && told.used_by.is_some()) {
+            self.backends.forget_menus();
+            self.lanes.all_terms_changed(&self.backends, self.clock.now());
+        }
+        told
+    }
+
     /// Looks into an answer's headers for the account's real-time quota: rescues are planned by it.
     pub fn note_quota(&self, backend: &Backend, headers: &HeaderMap) {
         if let Some(a_minute) = backend.note_quota(headers) {
@@ -181,10 +230,8 @@ impl Gateway {
 
 /// The router plugin, and the one that stands in for it.
 pub struct Router {
-    /// The configured one.
-    pub configured: RouterPlugin,
-    /// The bundled one, if the configured one is another: it decides where that one passes.
-    pub bundled: Option<RouterPlugin>,
+    /// The configured one, and the bundled one: it decides where that one passes.
+    pub plugins: InUse<RouterPlugin>,
     /// What happens when the configured one fails.
     pub on_failure: OnRouterFailure,
 }
@@ -192,7 +239,6 @@ pub struct Router {
 impl Router {
     /// Some router looks at bodies.
     pub fn sees_bodies(&self) -> bool {
-        let sees = |plugin: &RouterPlugin| !matches!(plugin.description().body, BodyNeed::None);
-        sees(&self.configured) || self.bundled.as_ref().is_some_and(sees)
+        self.plugins.each().any(|plugin| !matches!(plugin.description().body, BodyNeed::None))
     }
 }

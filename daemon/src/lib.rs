@@ -5,6 +5,7 @@
 //! crate tells the life of a request with the names of these files.
 
 pub mod cli;
+pub mod author;
 pub mod demo;
 pub mod asking;
 pub mod app;
@@ -56,6 +57,7 @@ pub mod spool;
 pub mod members;
 pub mod body;
 pub mod telemetry;
+pub mod plugins;
 pub mod blocking;
 pub mod clock;
 pub mod config;

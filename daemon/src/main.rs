@@ -8,7 +8,7 @@ use offpeak::app::{App, Reloads};
 use offpeak::config::{self, Config, ProcessEnv};
 use offpeak::operate::client::OperateError;
 use offpeak::operate::{costs, db, keys};
-use offpeak::{asking, cli, demo, listen, telemetry};
+use offpeak::{asking, author, cli, demo, listen, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +65,9 @@ enum Command {
     Keys(keys::Args),
     /// Check or compact the data folder of a daemon that is stopped.
     Db(db::Args),
+    /// Look at plugins, list those of a running daemon, and reload them.
+    #[command(subcommand)]
+    Plugin(author::Command),
     /// See it work: a simulated provider, the daemon and a mix of traffic on this machine, then the provider's bill.
     ///
     /// Exits with 1 if any answer is missing, doubled or wrong.
@@ -108,6 +111,7 @@ fn main() -> ExitCode {
         Command::Costs(args) => operate(costs::run(&args)),
         Command::Keys(args) => operate(keys::run(&args)),
         Command::Db(args) => look_after(&args),
+        Command::Plugin(command) => run_plugin(&command),
         Command::Demo { realtime, deferrable, seed, keep, json } => {
             run_demo(demo::Options { realtime, deferrable, seed, keep, json })
         }
@@ -155,10 +159,22 @@ fn check(config: &Config, json: bool) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+#[tokio::main(flavor = "current_thread")]
+async fn run_plugin(command: &author::Command) -> ExitCode {
+    match author::run(command).await {
+        author::Done::Exit(code) => ExitCode::from(code),
+        author::Done::Told(told) => tell(told),
+    }
+}
+
 /// Runs an operator's command: its text goes to standard output, an error to standard error.
 #[tokio::main(flavor = "current_thread")]
 async fn operate(command: impl Future<Output = Result<String, OperateError>>) -> ExitCode {
-    match command.await {
+    tell(command.await)
+}
+
+fn tell(told: Result<String, OperateError>) -> ExitCode {
+    match told {
         Ok(text) => {
             print!("{text}");
             ExitCode::SUCCESS

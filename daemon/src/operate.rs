@@ -5,4 +5,5 @@ pub mod client;
 pub mod costs;
 pub mod db;
 pub mod keys;
+pub mod plugins;
 pub mod table;

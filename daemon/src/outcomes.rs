@@ -346,7 +346,7 @@ pub fn next_backend(gateway: &Gateway, key: &LaneKey, now: Timestamp) -> Option<
     menu.sellers.iter().skip(at + 1).find_map(|seller| {
         // Headers that change a request's meaning do so at their own provider.
         let understands =
-            key.headers.iter().next().is_none() || seller.backend.provider.name() == own.provider.name();
+            key.headers.iter().next().is_none() || seller.backend.provider().name() == own.provider().name();
         let deferred = seller.offers.iter().filter(|offer| offer.mode() != Mode::Realtime);
         let takes_work =
             |offer: &&Offer| gateway.health.shut_until(&seller.backend.id, offer.mode(), now).is_none();

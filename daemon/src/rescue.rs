@@ -524,7 +524,7 @@ pub async fn send(
         ended(Ending::Failed { ran, code: code.into(), message }, None, None, Bytes::new())
     };
     let now = gateway.clock.now();
-    let Dressed { body, notes } = match call.dress(backend, &mut headers, entry.body.clone(), now) {
+    let Dressed { body, notes } = match call.dress(&mut headers, entry.body.clone(), now) {
         Ok(dressed) => dressed,
         Err(DressError::Refused(refusal)) => {
             return outcomes::refused(entry.place, entry.origin, record, &refusal);
@@ -549,7 +549,7 @@ pub async fn send(
             let request_id = header(&response, "x-request-id")
                 .or_else(|| header(&response, "request-id"))
                 .map(str::to_owned);
-            match read(gateway, backend, call, &notes, response) {
+            match read(gateway, call, &notes, response) {
                 // An answer that broke off unnoticed ran, and cannot be had again.
                 Ok((200..=299, body)) if serde_json::from_slice::<IgnoredAny>(&body).is_err() => {
                     let message = "the provider ran the request, but its answer was broken: it is not JSON";
@@ -572,7 +572,6 @@ pub async fn send(
 /// The answer as the caller gets it.
 fn read(
     gateway: &Gateway,
-    backend: &Backend,
     call: &PreparedCall,
     notes: &[u8],
     response: Response<Bytes>,
@@ -582,7 +581,7 @@ fn read(
         return Ok((status, response.into_body()));
     }
     let was = (status, response.headers(), &response.body()[..]);
-    let answer = rewrite::answer(backend, call, notes, was, gateway.clock)?;
+    let answer = rewrite::answer(call, notes, was, gateway.clock)?;
     Ok((answer.status, answer.body.into()))
 }
 

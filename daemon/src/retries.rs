@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::retry::{self, CANCELLED_BY_CALLER, Class, RetryPolicy};
 use offpeak_core::words::{Millis, Mode, Timestamp};
@@ -9,6 +10,7 @@ use offpeak_host::RetryPlugin;
 use offpeak_host::values::retry as shown;
 
 use crate::costs::Sale;
+use crate::plugins::{InUse, Reloaded};
 use crate::telemetry::Metrics;
 
 /// As much of an answer's body as a policy gets to see.
@@ -19,10 +21,8 @@ pub const OUT_OF_ORDER: &str = "backend_out_of_order";
 
 /// The retry policy, the one that stands in for it, and the bounds of what both may decide.
 pub struct Retries {
-    /// The configured policy.
-    pub configured: RetryPlugin,
-    /// The bundled one, if the configured one is another: it decides where that one fails.
-    pub bundled: Option<RetryPlugin>,
+    /// The policy.
+    pub policy: ArcSwap<InUse<RetryPlugin>>,
     /// How often and how far apart.
     pub terms: RetryPolicy,
     metrics: Arc<Metrics>,
@@ -58,13 +58,15 @@ pub struct Meaning {
 
 impl Retries {
     /// With a policy and bounds.
-    pub const fn new(
-        configured: RetryPlugin,
-        bundled: Option<RetryPlugin>,
-        terms: RetryPolicy,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { configured, bundled, terms, metrics }
+    pub fn new(policy: InUse<RetryPlugin>, terms: RetryPolicy, metrics: Arc<Metrics>) -> Self {
+        Self { policy: ArcSwap::from_pointee(policy), terms, metrics }
+    }
+
+    /// From now on this one is asked.
+    pub fn replace(&self, fresh: InUse<RetryPlugin>) -> Reloaded {
+        let (policy, told) = fresh.replacing(&self.policy.load());
+        self.policy.store(Arc::new(policy));
+        told
     }
 
     /// What a failed attempt means. If no policy can tell, its status and whether it ran do.
@@ -78,7 +80,7 @@ impl Retries {
             return Meaning { class: Class::Permanent, not_before: None };
         }
         let attempt = shown_attempt(failed, now);
-        for policy in std::iter::once(&self.configured).chain(&self.bundled) {
+        for policy in self.policy.load().each() {
             match policy.judge(&attempt, now.0) {
                 Ok(said) => return understood(said, failed.retry_after),
                 Err(error) => {

@@ -21,14 +21,13 @@ pub fn is_stream(headers: &HeaderMap) -> bool {
 
 /// A whole answer, written anew. `notes` are what the plugin noted of the request.
 pub fn answer(
-    backend: &Backend,
     call: &PreparedCall,
     notes: &[u8],
     (status, headers, body): (u16, &HeaderMap, &[u8]),
     clock: Clock,
 ) -> Result<Answer, PluginError> {
     let answer = AnswerRef { status, content_type: content_type(headers), body };
-    with_time_for(body.len(), || backend.provider.rewrite_answer(&call.named(), notes, answer, clock.now().0))
+    with_time_for(body.len(), || call.plugin().rewrite_answer(&call.named(), notes, answer, clock.now().0))
 }
 
 fn content_type(headers: &HeaderMap) -> Option<&str> {
@@ -62,7 +61,7 @@ impl Stream {
     fn write(&mut self, part: &[u8], last: bool) -> Result<Option<Frame<Bytes>>, PluginError> {
         let now = self.clock.now().0;
         let call = self.call.named();
-        let rewritten = self.backend.provider.rewrite_chunk(&call, &self.state, part, last, now)?;
+        let rewritten = self.call.plugin().rewrite_chunk(&call, &self.state, part, last, now)?;
         self.state = rewritten.state;
         Ok((!rewritten.output.is_empty()).then(|| Frame::data(rewritten.output.into())))
     }

@@ -158,13 +158,13 @@ impl Question<'_> {
 
     /// The configured router first; where it passes, and if the configuration says so where it fails, the bundled one.
     fn ask(&self, gateway: &Gateway) -> Result<Answer, Refusal> {
-        let router = &gateway.router;
-        match (self.ask_one(gateway, &router.configured), &router.bundled) {
+        let router = gateway.router.load();
+        match (self.ask_one(gateway, &router.plugins.configured), &router.plugins.bundled) {
             (Ok(Answer::Pass), Some(bundled)) => self.ask_last(gateway, bundled),
             (Ok(Answer::Pass), None) => Err(router_failed()),
             (Ok(answer), _) => Ok(answer),
             (Err(error), bundled) => {
-                failed(gateway, &router.configured, &error);
+                failed(gateway, &router.plugins.configured, &error);
                 match (bundled, router.on_failure) {
                     (Some(bundled), OnRouterFailure::Bundled) => self.ask_last(gateway, bundled),
                     _ => Err(router_failed()),
@@ -340,7 +340,7 @@ impl Question<'_> {
 pub fn kept_headers(backend: &Backend, headers: &HeaderMap) -> Result<KeptHeaders, Refusal> {
     let mut kept = Vec::new();
     let mut bytes = 0;
-    for name in &backend.provider.description().kept_headers {
+    for name in &backend.provider().description().kept_headers {
         let values = headers.get_all(name).iter().map(|value| value.to_str().map(str::trim));
         let values: Vec<&str> = values.collect::<Result<_, _>>().map_err(|_| bad_header(name))?;
         let value = values.join(", ");

@@ -3,7 +3,7 @@
 use wasmtime::{Store, component::InstancePre};
 
 use crate::{
-    Engine, HostError, Limits, PluginError, PluginHealth, Source,
+    Engine, HostError, Limits, PluginError, PluginHealth, PluginReport, Source,
     bindings::cost::{CostPolicy, CostPolicyPre},
     imports::State,
     plugin::{Pace, Plugin, World},
@@ -70,6 +70,16 @@ impl CostPlugin {
     /// How the plugin has been doing.
     pub fn health(&self) -> PluginHealth {
         self.plugin.health()
+    }
+
+    /// The plugin as operators see it.
+    pub fn report(&self) -> PluginReport {
+        self.plugin.report()
+    }
+
+    /// The other is the same code, with the same name, settings and limits.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.plugin.is_like(&other.plugin)
     }
 
     /// What outcomes of one sale cost: one charge for each, in order, and none of them below zero.

@@ -43,6 +43,19 @@ pub enum HostError {
         /// What the system said.
         source: io::Error,
     },
+    /// It is another component than the configuration has pinned. None of its code has run.
+    #[error(
+        "plugin `{plugin}` is not the component that `sha256` pins: it has {found}, not {pinned}; put the right file \
+         there, or look at the new one (`offpeak plugin check`) and pin it"
+    )]
+    OtherThanPinned {
+        /// The plugin's name in the configuration.
+        plugin: Arc<str>,
+        /// What was expected.
+        pinned: String,
+        /// What is there.
+        found: Arc<str>,
+    },
     /// The file is something else.
     #[error("plugin `{plugin}` is not a WebAssembly component: {why}")]
     NotAComponent {

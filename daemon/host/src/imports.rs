@@ -34,6 +34,11 @@ impl Shared {
     pub(crate) fn new(name: Arc<str>, config_json: String) -> Self {
         Self { name, config_json, log_budget: Mutex::new(LogBudget::default()) }
     }
+
+    /// The same name and settings.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.name == other.name && self.config_json == other.config_json
+    }
 }
 
 /// What belongs to one instance.

@@ -17,7 +17,8 @@
 //! - `load`, `cache`, `precompiled`: from a `.wasm` file to machine code, and the files that keep it;
 //! - [`limits`]: what a call may use up;
 //! - `imports`: what a plugin may call;
-//! - `pool`, [`health`], `plugin`: the life of one call, the same for every world;
+//! - [`inspect`]: what a component is, before any of its code has run;
+//! - `pool`, [`health`], `times`, `plugin`: the life of one call, the same for every world;
 //! - [`router`], [`provider`], [`adapter`], [`retry`], [`cost`]: one file a world, the typed functions;
 //! - [`values`]: the records that travel, as the WIT files define them;
 //! - [`error`]: what can go wrong.
@@ -27,6 +28,7 @@ pub mod cost;
 pub mod engine;
 pub mod error;
 pub mod health;
+pub mod inspect;
 pub mod limits;
 pub mod provider;
 pub mod retry;
@@ -40,14 +42,18 @@ mod load;
 mod plugin;
 mod pool;
 mod precompiled;
+mod times;
 
 pub use adapter::EnginePlugin;
 pub use cost::CostPlugin;
 pub use engine::{Engine, EngineOptions};
 pub use error::{HostError, PluginError, PluginErrorKind};
 pub use health::PluginHealth;
+pub use inspect::{Import, Inspection, WorldName};
 pub use limits::Limits;
 pub use load::{Component, Source};
+pub use plugin::PluginReport;
 pub use provider::ProviderPlugin;
 pub use retry::RetryPlugin;
 pub use router::RouterPlugin;
+pub use times::PluginTimes;

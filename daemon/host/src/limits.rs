@@ -96,6 +96,11 @@ impl Meter {
         }
     }
 
+    /// Linear memory of the instance.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
     /// It asked for memory and did not get it.
     pub(crate) fn refused_memory(&self) -> bool {
         self.refused_memory

@@ -16,6 +16,19 @@ pub enum Source<'a> {
     Bytes(&'a [u8]),
     /// A file named in the configuration.
     File(&'a Path),
+    /// One of these, if it is the very component with this SHA-256 in lower-case hex.
+    Pinned(&'a Source<'a>, &'a str),
+}
+
+impl<'a> Source<'a> {
+    /// The file, if it is one.
+    pub(crate) fn file(self) -> Option<&'a Path> {
+        match self {
+            Self::Bytes(_) => None,
+            Self::File(path) => Some(path),
+            Self::Pinned(source, _) => source.file(),
+        }
+    }
 }
 
 /// A compiled component. It is not yet known which world it implements.
@@ -24,12 +37,18 @@ pub struct Component {
     pub(crate) name: Arc<str>,
     pub(crate) compiled: wasmtime::component::Component,
     sha256: Arc<str>,
+    bytes: usize,
 }
 
 impl Component {
     /// SHA-256 of the `.wasm`, in lower-case hex: what the cache and the admin plane call it.
     pub fn sha256(&self) -> &str {
         &self.sha256
+    }
+
+    /// Size of the `.wasm`.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 
@@ -45,8 +64,18 @@ impl Engine {
             ));
         }
         let sha256: Arc<str> = format!("{:x}", Sha256::digest(&bytes)).into();
+        if let Source::Pinned(_, pinned) = source
+            && pinned != &*sha256
+        {
+            return Err(HostError::OtherThanPinned {
+                plugin: name,
+                pinned: pinned.to_owned(),
+                found: sha256,
+            });
+        }
+        let size = bytes.len();
         if let Some(compiled) = self.cache().and_then(|cache| cache.get(self.wasmtime(), &sha256)) {
-            return Ok(Component { name, compiled, sha256 });
+            return Ok(Component { name, compiled, sha256, bytes: size });
         }
         let compiled = wasmtime::component::Component::from_binary(self.wasmtime(), &bytes)
             .map_err(|error| not_a_component(Arc::clone(&name), &format!("{error:#}")))?;
@@ -54,12 +83,13 @@ impl Engine {
         if let Some(cache) = self.cache() {
             cache.put(&compiled, &sha256);
         }
-        Ok(Component { name, compiled, sha256 })
+        Ok(Component { name, compiled, sha256, bytes: size })
     }
 }
 
 fn read<'a>(plugin: &Arc<str>, source: Source<'a>) -> Result<Cow<'a, [u8]>, HostError> {
     let bytes = match source {
+        Source::Pinned(source, _) => return read(plugin, *source),
         Source::Bytes(bytes) => Cow::Borrowed(bytes),
         Source::File(path) => {
             let mut bytes = Vec::new();

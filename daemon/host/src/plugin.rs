@@ -3,7 +3,14 @@
 //! Phases: a plugin is *linked and checked* once, when it is loaded; it is *instantiated* once for each place in the pool;
 //! and it is *called* many times.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use wasmtime::{
     PoolConcurrencyLimitError, Store, Trap,
@@ -18,7 +25,29 @@ use crate::{
     limits::Limits,
     load::{Component, Source},
     pool::{Instance, Pool},
+    times::{PluginTimes, Times},
 };
+
+/// A plugin as operators see it.
+#[derive(Debug, Clone)]
+pub struct PluginReport {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The world that it implements.
+    pub world: &'static str,
+    /// The file that it was read from; none if it is bundled.
+    pub file: Option<PathBuf>,
+    /// SHA-256 of the component, in hex: which code is at work.
+    pub sha256: String,
+    /// Calls, and what became of them.
+    pub health: PluginHealth,
+    /// How long calls took.
+    pub times: PluginTimes,
+    /// Instances that live now, at work or waiting for it.
+    pub instances: u32,
+    /// The most linear memory that one instance has had after a call.
+    pub memory_bytes: usize,
+}
 
 /// What tells one world from another.
 pub(crate) trait World: Sized + Send + 'static {
@@ -53,12 +82,15 @@ pub(crate) struct Plugin<W: World> {
     engine: Engine,
     shared: Arc<Shared>,
     sha256: String,
+    file: Option<PathBuf>,
     checked: W::Pre,
     limits: Limits,
     request_time: Time,
     step_time: Time,
     pool: Pool<W>,
     health: Health,
+    times: Times,
+    memory_bytes: AtomicUsize,
 }
 
 impl<W: World> Plugin<W> {
@@ -79,11 +111,14 @@ impl<W: World> Plugin<W> {
             engine: engine.clone(),
             shared: Arc::new(Shared::new(Arc::clone(&component.name), config_json)),
             sha256: component.sha256().to_owned(),
+            file: source.file().map(Into::into),
             checked,
             request_time: time(limits.call),
             step_time: time(limits.step),
             pool: Pool::new(limits.warm_instances.min(limits.max_instances), limits.max_instances),
             health: Health::new(),
+            times: Times::new(),
+            memory_bytes: AtomicUsize::new(0),
             limits,
         })
     }
@@ -100,6 +135,27 @@ impl<W: World> Plugin<W> {
         self.health.report()
     }
 
+    pub(crate) fn report(&self) -> PluginReport {
+        PluginReport {
+            name: self.name().to_owned(),
+            world: W::NAME,
+            file: self.file.clone(),
+            sha256: self.sha256.clone(),
+            health: self.health(),
+            times: self.times.report(),
+            instances: self.pool.live(),
+            memory_bytes: self.memory_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The same code, with the same name, settings and limits.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.sha256 == other.sha256
+            && self.file == other.file
+            && self.limits == other.limits
+            && self.shared.is_like(&other.shared)
+    }
+
     /// Calls the plugin once. `check` sees the answer before the caller does; what it refuses is a bad answer.
     pub(crate) fn call<T>(
         &self,
@@ -114,16 +170,19 @@ impl<W: World> Plugin<W> {
             Pace::Step => self.step_time,
         };
         self.health.admit(now_ms).map_err(|kind| self.error(call, kind))?;
+        let begun = Instant::now();
         let answer = self.instance(now_ms).and_then(|mut instance| {
             arm(&mut instance.store, time, now_ms);
             let answer = run(&mut instance.store, &instance.world)
                 .map_err(|error| self.judge(&error, &instance.store, time))?;
             check(&answer).map_err(PluginErrorKind::BadAnswer)?;
+            self.note_memory(instance.store.data().meter.memory_bytes());
             if !instance.store.data().meter.is_bloated() {
                 self.pool.give_back(instance);
             }
             Ok(answer)
         });
+        self.times.took(begun.elapsed());
         match answer {
             Ok(answer) => {
                 self.health.succeeded(self.name());
@@ -133,6 +192,13 @@ impl<W: World> Plugin<W> {
                 self.health.failed(self.name(), &kind, now_ms);
                 Err(self.error(call, kind))
             }
+        }
+    }
+
+    /// Instances seldom grow, so a call that finds nothing new writes nothing that others read.
+    fn note_memory(&self, bytes: usize) {
+        if bytes > self.memory_bytes.load(Ordering::Relaxed) {
+            self.memory_bytes.fetch_max(bytes, Ordering::Relaxed);
         }
     }
 
@@ -217,13 +283,9 @@ fn link<W: World>(engine: &Engine, component: &Component) -> Result<W::Pre, Host
 }
 
 fn check_imports<W: World>(engine: &Engine, component: &Component) -> Result<(), HostError> {
-    let unknown: Vec<String> = component
-        .compiled
-        .component_type()
-        .imports(engine.wasmtime())
-        .filter(|(name, _)| !imports::OFFERED_NAMES.iter().any(|offered| fits(name, offered)))
-        .map(|(name, _)| format!("`{name}`"))
-        .collect();
+    let imports = component.imports(engine);
+    let unknown: Vec<String> =
+        imports.iter().filter(|import| !import.offered).map(|import| format!("`{}`", import.name)).collect();
     if unknown.is_empty() {
         return Ok(());
     }
@@ -236,12 +298,7 @@ fn check_imports<W: World>(engine: &Engine, component: &Component) -> Result<(),
 }
 
 fn check_export<W: World>(engine: &Engine, component: &Component) -> Result<(), HostError> {
-    let exports: Vec<String> = component
-        .compiled
-        .component_type()
-        .exports(engine.wasmtime())
-        .map(|(name, _)| name.to_owned())
-        .collect();
+    let exports = component.exports(engine);
     if exports.iter().any(|name| fits(name, W::EXPORT)) {
         return Ok(());
     }
@@ -264,7 +321,7 @@ fn check_export<W: World>(engine: &Engine, component: &Component) -> Result<(), 
 
 /// Whether an interface can stand for another: the same name, and a compatible version (before 1.0 the second number
 /// tells).
-fn fits(name: &str, wanted: &str) -> bool {
+pub(crate) fn fits(name: &str, wanted: &str) -> bool {
     fn series(name: &str) -> Option<(&str, &str)> {
         let (interface, version) = name.split_once('@')?;
         Some((interface, version.rsplit_once('.')?.0))

@@ -51,6 +51,11 @@ impl<W> Pool<W> {
         self.max
     }
 
+    /// Instances that there are.
+    pub(crate) fn live(&self) -> u32 {
+        self.live.load(Ordering::Relaxed)
+    }
+
     /// A warm instance, if one is idle.
     pub(crate) fn take(&self) -> Option<Instance<W>> {
         self.idle.pop()

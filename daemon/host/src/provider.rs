@@ -3,7 +3,7 @@
 use wasmtime::{Store, component::InstancePre};
 
 use crate::{
-    Engine, HostError, Limits, PluginError, PluginHealth, Source,
+    Engine, HostError, Limits, PluginError, PluginHealth, PluginReport, Source,
     bindings::provider::{Provider, ProviderPre},
     imports::State,
     limits::{BATCH_STATE_BYTES, STREAM_STATE_BYTES},
@@ -75,6 +75,16 @@ impl ProviderPlugin {
     /// How the plugin has been doing.
     pub fn health(&self) -> PluginHealth {
         self.plugin.health()
+    }
+
+    /// The plugin as operators see it.
+    pub fn report(&self) -> PluginReport {
+        self.plugin.report()
+    }
+
+    /// The other is the same code, with the same name, settings and limits.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.plugin.is_like(&other.plugin)
     }
 
     /// The ladder of offers for a model at an endpoint; empty if the provider does not sell it.

@@ -3,7 +3,7 @@
 use wasmtime::{Store, component::InstancePre};
 
 use crate::{
-    Engine, HostError, Limits, PluginError, PluginHealth, Source,
+    Engine, HostError, Limits, PluginError, PluginHealth, PluginReport, Source,
     bindings::router::{Router, RouterPre},
     imports::State,
     plugin::{Pace, Plugin, World},
@@ -71,6 +71,16 @@ impl RouterPlugin {
     /// How the plugin has been doing.
     pub fn health(&self) -> PluginHealth {
         self.plugin.health()
+    }
+
+    /// The plugin as operators see it.
+    pub fn report(&self) -> PluginReport {
+        self.plugin.report()
+    }
+
+    /// The other is the same code, with the same name, settings and limits.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.plugin.is_like(&other.plugin)
     }
 
     /// Decides how one request is run. Whether a chosen backend and offer are among the candidates is for the caller to

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
-use offpeak_host::PluginError;
 use offpeak_host::values::provider::{self, Framing};
+use offpeak_host::{PluginError, ProviderPlugin};
 use offpeak_store::{BatchRecord, Selection};
 
-use crate::backends::Backend;
 use crate::blocking::blocking;
 use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
@@ -21,8 +20,8 @@ const CHUNK_BYTES: usize = 1 << 20;
 pub struct Items {
     /// Where the requests are, and the outcomes of those that are refused.
     pub gateway: Arc<Gateway>,
-    /// Whose plugin writes them.
-    pub backend: Arc<Backend>,
+    /// What writes them.
+    pub plugin: Arc<ProviderPlugin>,
     /// The batch's name at the provider.
     pub mark: String,
     /// The batch.
@@ -176,7 +175,7 @@ impl Items {
         let only = super::only(&self.record);
         let batch = super::view(&self.record, &self.mark, self.waiting, only.as_deref(), &kept);
         let now = self.gateway.clock.now().0;
-        blocking(|| self.backend.provider.encode_items(&batch, items, now))
+        blocking(|| self.plugin.encode_items(&batch, items, now))
     }
 }
 

@@ -9,11 +9,10 @@ use http_body_util::BodyExt;
 use offpeak_core::breaker::Report;
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::words::Place;
-use offpeak_host::PluginError;
 use offpeak_host::values::provider::{self, Decoded, ItemOutcome, ItemResult, ReadingForm};
+use offpeak_host::{PluginError, ProviderPlugin};
 use offpeak_store::{BatchRecord, StoreError};
 
-use crate::backends::Backend;
 use crate::blocking::blocking;
 use crate::costs::Took;
 use crate::gateway::Gateway;
@@ -102,8 +101,8 @@ impl From<ReadError> for super::StepError {
 pub struct Reader<'a> {
     /// Where outcomes go.
     pub gateway: &'a Arc<Gateway>,
-    /// Whose plugin understands the lines.
-    pub backend: &'a Backend,
+    /// What understands the lines.
+    pub plugin: Arc<ProviderPlugin>,
     /// The batch, as the plugin knows it.
     pub batch: &'a provider::Batch<'a>,
     /// The batch, as the store knows it.
@@ -160,8 +159,7 @@ impl Reader<'_> {
         }
         let slices: Vec<&[u8]> = lines.iter().map(|line| &line[..]).collect();
         let now = self.gateway.clock.now().0;
-        let decoded =
-            blocking(|| self.backend.provider.decode_results(self.batch, self.source, &slices, now))?;
+        let decoded = blocking(|| self.plugin.decode_results(self.batch, self.source, &slices, now))?;
         let mut attempts = Vec::with_capacity(decoded.len());
         let (mut garbage, mut unknown) = (0, 0);
         for line in decoded {

@@ -154,6 +154,7 @@ fn router(section: Section<'_>) -> RouterPlugin {
     let file = section.get("file").and_then(|f| f.existing_file());
     let router = RouterPlugin {
         source: file.map_or(PluginSource::Bundled, PluginSource::File),
+        sha256: section.get("sha256").and_then(|f| f.sha256()),
         config: section.get("config").and_then(|f| f.json()).unwrap_or_else(|| "{}".to_owned()),
         on_failure: section
             .get("on_failure")
@@ -171,6 +172,7 @@ fn policy(section: Section<'_>) -> Policy {
     let file = section.get("file").and_then(|f| f.existing_file());
     let policy = Policy {
         source: file.map_or(PluginSource::Bundled, PluginSource::File),
+        sha256: section.get("sha256").and_then(|f| f.sha256()),
         config: section.get("config").and_then(|f| f.json()).unwrap_or_else(|| "{}".to_owned()),
         limits: plugin_limits(&section, 64 << 20),
     };
@@ -202,15 +204,21 @@ fn providers(section: &Section<'_>) -> Vec<ProviderPlugin> {
             section.required("file", "\"/path/of/plugin.wasm\"")
         };
         let source = file.and_then(|f| f.existing_file()).map_or(PluginSource::Bundled, PluginSource::File);
+        let sha256 = section.get("sha256").and_then(|f| f.sha256());
         let limits = plugin_limits(&section, PROVIDER_MEMORY);
         section.finish();
-        ProviderPlugin { name: name.to_owned(), source, limits }
+        ProviderPlugin { name: name.to_owned(), source, sha256, limits }
     };
     let mut providers: Vec<_> = section.named().into_iter().map(provider).collect();
     for name in BUNDLED_PROVIDERS {
         if !providers.iter().any(|provider| provider.name == name) {
             let limits = PluginLimits { time_limit: CALL_TIME, memory: PROVIDER_MEMORY };
-            providers.push(ProviderPlugin { name: name.to_owned(), source: PluginSource::Bundled, limits });
+            providers.push(ProviderPlugin {
+                name: name.to_owned(),
+                source: PluginSource::Bundled,
+                sha256: None,
+                limits,
+            });
         }
     }
     providers.sort_by(|a, b| a.name.cmp(&b.name));

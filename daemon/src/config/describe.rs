@@ -256,18 +256,21 @@ fn write_plugins(f: &mut Formatter<'_>, plugins: &Plugins) -> fmt::Result {
         OnRouterFailure::Bundled => "if it fails, the bundled router decides",
     };
     let router = &plugins.router;
-    writeln!(f, "  router    {}, {}; {on_failure}", router.source, Bounds(router.limits))?;
+    let pin = Pin(router.sha256.as_deref());
+    writeln!(f, "  router    {}{pin}, {}; {on_failure}", router.source, Bounds(router.limits))?;
     if router.config != "{}" {
         writeln!(f, "    config    {}", router.config)?;
     }
     for (what, policy) in [("retries  ", &plugins.retry_policy), ("costs    ", &plugins.cost_policy)] {
-        writeln!(f, "  {what} {}, {}", policy.source, Bounds(policy.limits))?;
+        let pin = Pin(policy.sha256.as_deref());
+        writeln!(f, "  {what} {}{pin}, {}", policy.source, Bounds(policy.limits))?;
         if policy.config != "{}" {
             writeln!(f, "    config    {}", policy.config)?;
         }
     }
     for provider in &plugins.providers {
-        writeln!(f, "  provider  {}: {}, {}", provider.name, provider.source, Bounds(provider.limits))?;
+        let pin = Pin(provider.sha256.as_deref());
+        writeln!(f, "  provider  {}: {}{pin}, {}", provider.name, provider.source, Bounds(provider.limits))?;
     }
     Ok(())
 }
@@ -278,6 +281,14 @@ impl Display for PluginSource {
             Self::Bundled => f.write_str("bundled"),
             Self::File(path) => write!(f, "from {}", path.display()),
         }
+    }
+}
+
+struct Pin<'a>(Option<&'a str>);
+
+impl Display for Pin<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |sha256| write!(f, ", pinned to {sha256}"))
     }
 }
 

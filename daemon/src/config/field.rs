@@ -88,6 +88,17 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// SHA-256 in hex; in lower case, as everything else that shows one.
+    pub(super) fn sha256(&self) -> Option<String> {
+        let text = self.text()?;
+        if text.len() == 64 && text.chars().all(|c| c.is_ascii_hexdigit()) {
+            return Some(text.to_ascii_lowercase());
+        }
+        self.refuse(
+            "must be a SHA-256 in hex, 64 digits: `offpeak plugin check FILE` and `sha256sum FILE` tell it",
+        )
+    }
+
     pub(super) fn flag(&self) -> Option<bool> {
         match &self.node.value {
             Value::Flag(flag) => Some(*flag),

@@ -330,6 +330,8 @@ pub struct Plugins {
 pub struct RouterPlugin {
     /// Where it comes from.
     pub source: PluginSource,
+    /// Only the component with this SHA-256, in lower-case hex, is taken into use.
+    pub sha256: Option<String>,
     /// Its table as the text of a JSON object.
     pub config: String,
     /// What happens when it fails.
@@ -343,6 +345,8 @@ pub struct RouterPlugin {
 pub struct Policy {
     /// Where it comes from. If it fails, the bundled one decides.
     pub source: PluginSource,
+    /// Only the component with this SHA-256, in lower-case hex, is taken into use.
+    pub sha256: Option<String>,
     /// Its table as the text of a JSON object.
     pub config: String,
     /// For each of its calls.
@@ -356,6 +360,8 @@ pub struct ProviderPlugin {
     pub name: String,
     /// Where it comes from.
     pub source: PluginSource,
+    /// Only the component with this SHA-256, in lower-case hex, is taken into use.
+    pub sha256: Option<String>,
     /// For each of its calls.
     pub limits: PluginLimits,
 }

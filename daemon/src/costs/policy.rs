@@ -14,14 +14,13 @@ use offpeak_host::values::cost;
 use parking_lot::RwLock;
 
 use super::{Charge, Purpose, Sale, Taken};
+use crate::plugins::{InUse, Reloaded};
 use crate::telemetry::Metrics;
 
 /// The cost policy, the one that stands in for it, and the price book.
 pub struct Costs {
-    /// The configured policy.
-    pub configured: CostPlugin,
-    /// The bundled one, if the configured one is another: it charges where that one fails.
-    pub bundled: Option<CostPlugin>,
+    /// The policy.
+    pub policy: ArcSwap<InUse<CostPlugin>>,
     book: ArcSwap<PriceBook>,
     metrics: Arc<Metrics>,
     /// Makes ledger keys of one millisecond different.
@@ -35,17 +34,10 @@ const COMPLAINTS: usize = 100;
 
 impl Costs {
     /// With a policy and a book. `run` is drawn anew at each start.
-    pub fn new(
-        configured: CostPlugin,
-        bundled: Option<CostPlugin>,
-        book: PriceBook,
-        metrics: Arc<Metrics>,
-        run: u64,
-    ) -> Self {
+    pub fn new(policy: InUse<CostPlugin>, book: PriceBook, metrics: Arc<Metrics>, run: u64) -> Self {
         let next = AtomicU64::new(run);
         Self {
-            configured,
-            bundled,
+            policy: ArcSwap::from_pointee(policy),
             book: ArcSwap::from_pointee(book),
             metrics,
             next,
@@ -56,6 +48,13 @@ impl Costs {
     /// From now on these prices hold.
     pub fn set_book(&self, book: PriceBook) {
         self.book.store(Arc::new(book));
+    }
+
+    /// From now on this one is asked.
+    pub fn replace(&self, fresh: InUse<CostPlugin>) -> Reloaded {
+        let (policy, told) = fresh.replacing(&self.policy.load());
+        self.policy.store(Arc::new(policy));
+        told
     }
 
     /// A number that no other entry of this millisecond has.
@@ -81,8 +80,7 @@ impl Costs {
             rates.map(|rate| cost::Rate { name: &rate.name, price: rate.price.to_i64() }).collect();
         let shown = shown_sale(sale, &rates);
         let outcomes: Vec<_> = taken.clone().map(shown_outcome).collect();
-        let policies = std::iter::once(&self.configured).chain(&self.bundled);
-        for policy in policies {
+        for policy in self.policy.load().each() {
             match policy.assess(&shown, &outcomes, now.0) {
                 Ok(charges) => {
                     let charges: Vec<Charge> = charges.into_iter().map(charge).collect();

@@ -303,7 +303,7 @@ impl<'a> Router<'a> {
         endpoint: &'a str,
         headers: &[(String, String)],
     ) -> Self {
-        let sees_bodies = gateway.router.sees_bodies();
+        let sees_bodies = gateway.router.load().sees_bodies();
         let headers = headers.iter().filter_map(|(name, value)| {
             Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
         });

@@ -2,13 +2,16 @@
 
 use offpeak_host::{
     Engine, EngineOptions, HostError, Limits, PluginErrorKind, ProviderPlugin, RouterPlugin, Source,
+    WorldName,
     values::{
         provider::CredentialPlace,
         router::{BodyNeed, Decision},
     },
 };
 
-use super::{ENGINE, NOW_MS, candidates, envelope, guests, provider, router, unhurried};
+use std::time::Duration;
+
+use super::{ENGINE, NOW_MS, candidates, envelope, guests, lane, provider, router, router_with, unhurried};
 
 fn load_router(component: &[u8]) -> Result<RouterPlugin, HostError> {
     RouterPlugin::load(
@@ -193,4 +196,55 @@ fn a_full_pool_is_an_error_and_not_the_end() {
     assert!(first.route(&envelope("gpt"), &candidates(), NOW_MS).is_ok());
     drop(first);
     assert!(load().is_ok());
+}
+
+#[test]
+fn a_pinned_component_is_the_very_one_or_none() {
+    let bytes = Source::Bytes(guests::router::COMPONENT);
+    let load = |sha256: &str| {
+        let limits = unhurried(Limits::router());
+        RouterPlugin::load(&ENGINE, "mine", Source::Pinned(&bytes, sha256), "{}".into(), limits, NOW_MS)
+    };
+    let sha256 = router_with("{}", unhurried(Limits::router())).sha256().to_owned();
+    assert_eq!(load(&sha256).unwrap().sha256(), sha256);
+    let other = "0".repeat(64);
+    let error = load(&other).err().unwrap();
+    assert!(matches!(error, HostError::OtherThanPinned { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains(&sha256) && text.contains(&other), "{text}");
+}
+
+#[test]
+fn a_component_is_inspected_without_running_it() {
+    let found = ENGINE.inspect("mine", Source::Bytes(guests::router::COMPONENT)).unwrap();
+    assert_eq!(found.worlds, [WorldName::Router]);
+    assert_eq!(found.bytes, guests::router::COMPONENT.len());
+    assert!(found.imports.iter().all(|import| import.offered), "{found:?}");
+    let foreign = wat::parse_str(
+        r#"(component (import "wasi:cli/environment@0.2.3" (instance)) (import "offpeak:plugin/host@0.1.0" (instance)))"#,
+    );
+    let found = ENGINE.inspect("mine", Source::Bytes(&foreign.unwrap())).unwrap();
+    let imports: Vec<_> = found.imports.iter().map(|i| (i.name.as_str(), i.offered)).collect();
+    assert_eq!(imports, [("wasi:cli/environment@0.2.3", false), ("offpeak:plugin/host@0.1.0", true)]);
+    assert_eq!(found.worlds, []);
+}
+
+#[test]
+fn a_report_tells_what_calls_took_and_what_instances_hold() {
+    let router = router();
+    let before = router.report();
+    assert_eq!(
+        (before.name.as_str(), before.world, before.file, before.instances),
+        ("misfit", "router", None, 1)
+    );
+    for _ in 0..9 {
+        lane(&router, guests::router::COUNT);
+    }
+    let after = router.report();
+    assert_eq!(after.health.calls, 10, "the first one is `describe`");
+    assert!(after.times.p50 > Duration::ZERO && after.times.p50 <= after.times.p99, "{after:?}");
+    assert!(after.times.max >= after.times.total / 10, "{after:?}");
+    assert!(after.memory_bytes >= 64 << 10 && after.memory_bytes < 64 << 20, "{after:?}");
+    lane(&router, guests::router::LEAK);
+    assert!(router.report().memory_bytes >= 8 << 20, "it grew");
 }

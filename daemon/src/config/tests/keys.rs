@@ -92,19 +92,23 @@ fn keys() -> Vec<Key> {
         Key("lanes.enqueued_tokens", "5", "5", "/backends/0/lanes/enqueued_tokens", null(), json!(5)),
         Key("plugins.cache", "'/c'", "/c", "/plugins/cache", json!("./offpeak-data/plugin-cache"), json!("/c")),
         Key("plugins.router.file", FILE, FILE_BARE, "/plugins/router/source", json!("bundled"), json!({ "file": FILE_BARE })),
+        Key("plugins.router.sha256", PIN, PIN_BARE, "/plugins/router/sha256", null(), json!(PIN_BARE)),
         Key("plugins.router.config", "{ a = 1 }", "{ a = 1 }", "/plugins/router/config", json!("{}"), json!("{\"a\":1}")),
         Key("plugins.router.on_failure", "'reject'", "reject", "/plugins/router/on_failure", json!("bundled"), json!("reject")),
         Key("plugins.router.time_limit", "'1s'", "1s", "/plugins/router/limits/time_limit", json!("50ms"), json!("1s")),
         Key("plugins.router.memory", "'2MiB'", "2MiB", "/plugins/router/limits/memory", json!(64 << 20), json!(2 << 20)),
         Key("plugins.retry_policy.file", FILE, FILE_BARE, "/plugins/retry_policy/source", json!("bundled"), json!({ "file": FILE_BARE })),
+        Key("plugins.retry_policy.sha256", PIN, PIN_BARE, "/plugins/retry_policy/sha256", null(), json!(PIN_BARE)),
         Key("plugins.retry_policy.config", "{ a = 1 }", "{ a = 1 }", "/plugins/retry_policy/config", json!("{}"), json!("{\"a\":1}")),
         Key("plugins.retry_policy.time_limit", "'1s'", "1s", "/plugins/retry_policy/limits/time_limit", json!("50ms"), json!("1s")),
         Key("plugins.retry_policy.memory", "'2MiB'", "2MiB", "/plugins/retry_policy/limits/memory", json!(64 << 20), json!(2 << 20)),
         Key("plugins.cost_policy.file", FILE, FILE_BARE, "/plugins/cost_policy/source", json!("bundled"), json!({ "file": FILE_BARE })),
+        Key("plugins.cost_policy.sha256", PIN, PIN_BARE, "/plugins/cost_policy/sha256", null(), json!(PIN_BARE)),
         Key("plugins.cost_policy.config", "{ a = 1 }", "{ a = 1 }", "/plugins/cost_policy/config", json!("{}"), json!("{\"a\":1}")),
         Key("plugins.cost_policy.time_limit", "'1s'", "1s", "/plugins/cost_policy/limits/time_limit", json!("50ms"), json!("1s")),
         Key("plugins.cost_policy.memory", "'2MiB'", "2MiB", "/plugins/cost_policy/limits/memory", json!(64 << 20), json!(2 << 20)),
         Key("plugins.providers.openai.file", FILE, FILE_BARE, "/plugins/providers/1/source", json!("bundled"), json!({ "file": FILE_BARE })),
+        Key("plugins.providers.openai.sha256", PIN, PIN_BARE, "/plugins/providers/1/sha256", null(), json!(PIN_BARE)),
         Key("plugins.providers.openai.time_limit", "'1s'", "1s", "/plugins/providers/1/limits/time_limit", json!("50ms"), json!("1s")),
         Key("backends.b.engine.look_every", "'2s'", "2s", "/backends/0/engine/look_every", json!("1s"), json!("2s")),
         Key("backends.b.engine.latency", "'3s'", "3s", "/backends/0/engine/latency", json!("2s"), json!("3s")),
@@ -128,6 +132,8 @@ const OPEN_WARNING: &str = "there are no tenants: whoever reaches 127.0.0.1:8400
                             \"default\"; set access.open = true if this is meant, or add [tenants.<name>]";
 
 /// A file that is there; the configuration does not look into it.
+const PIN_BARE: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+const PIN: &str = "'0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef'";
 const FILE_BARE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 const FILE: &str = concat!("'", env!("CARGO_MANIFEST_DIR"), "/Cargo.toml'");
 

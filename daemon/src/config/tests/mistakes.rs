@@ -69,6 +69,7 @@ t.toml:1:22: backends.c.models[0]: must not be empty: remove it or fill it in"#)
     ("lanes.max_running = 0", "t.toml:1:21: lanes.max_running: must be from 1 to 10000, not 0"),
     ("plugins.router.file = '/nope.wasm'", "t.toml:1:23: plugins.router.file: cannot find /nope.wasm: No such file or directory (os error 2); mend the path"),
     ("plugins.router.file = '/'", "t.toml:1:23: plugins.router.file: / is not a file: name a file"),
+    ("plugins.router.sha256 = 'abc'", "t.toml:1:25: plugins.router.sha256: must be a SHA-256 in hex, 64 digits: `offpeak plugin check FILE` and `sha256sum FILE` tell it"),
     ("plugins.router.on_failure = 'ignore'", r#"t.toml:1:29: plugins.router.on_failure: must be "bundled" or "reject", not "ignore""#),
     ("plugins.router.memory = '8GiB'", "t.toml:1:25: plugins.router.memory: must be from 1MiB to 4GiB, not 8GiB"),
     ("plugins.providers.other = {}", r#"t.toml:1:19: plugins.providers.other.file: this is missing: add it, such as file = "/path/of/plugin.wasm""#),

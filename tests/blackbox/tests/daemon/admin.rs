@@ -111,4 +111,8 @@ async fn plugins_are_shown() {
     assert_eq!((&router["name"], &router["out_of_use"]), (&"sla-router".into(), &false.into()));
     assert!(router["calls"].as_u64().unwrap() >= 1);
     assert_eq!(router["sha256"].as_str().unwrap().len(), 64);
+    assert_eq!(router["source"], "bundled");
+    assert!(router["call_us"]["p50"].as_f64().unwrap() > 0.0, "{router}");
+    assert!(router["instance_memory_bytes"].as_u64().unwrap() > 0, "{router}");
+    assert!(plugins["data"].as_array().unwrap().iter().any(|row| row["used_by"] == "simulated"));
 }

@@ -27,6 +27,7 @@ mod models;
 mod partial;
 mod plugins;
 mod refused;
+mod reloading;
 mod rescue;
 mod responses;
 mod restart;

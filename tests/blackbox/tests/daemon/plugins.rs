@@ -128,17 +128,30 @@ async fn while_a_provider_plugin_fails_its_batches_wait_and_another_can_take_ove
     assert_eq!(provider.bill().executions.repeated(), []);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plugin_file_that_is_none_is_named_at_the_start() {
-    let (_folder, path) = file(b"not a component");
+/// What the start of a daemon with these settings for its router is refused with.
+async fn refused_at_the_start(settings: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let text = format!(
         "access.open = true\n[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n[store]\nfolder = {:?}\n\
-         [plugins.router]\nfile = {path}\n[backends.b]\nbase_url = \"http://127.0.0.1:9\"\nmodels = [\"*\"]",
+         [plugins.router]\n{settings}\n[backends.b]\nbase_url = \"http://127.0.0.1:9\"\nmodels = [\"*\"]",
         folder.path().join("data")
     );
     let env = std::collections::BTreeMap::new();
     let config = offpeak::config::Config::from_text("offpeak.toml", &text, &env).unwrap();
-    let error = offpeak::app::App::open(&config).await.err().unwrap().to_string();
+    offpeak::app::App::open(&config).await.err().unwrap().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_file_that_is_none_is_named_at_the_start() {
+    let (_folder, path) = file(b"not a component");
+    let error = refused_at_the_start(&format!("file = {path}")).await;
     assert!(error.contains("`router` is not a WebAssembly component"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_component_than_the_pinned_one_is_refused_at_the_start() {
+    let (_folder, path) = file(router::COMPONENT);
+    let pin = "0".repeat(64);
+    let error = refused_at_the_start(&format!("file = {path}\nsha256 = \"{pin}\"")).await;
+    assert!(error.contains("`router` is not the component that `sha256` pins"), "{error}");
 }

@@ -185,6 +185,12 @@ impl Daemon {
         self.reloads.apply(&configuration(self.folder.path(), provider, settings)).await.unwrap();
     }
 
+    /// What is wrong with other settings, which it then does not take in.
+    pub(crate) async fn refused_reload(&self, provider: &str, settings: &str) -> String {
+        let configuration = configuration(self.folder.path(), provider, settings);
+        self.reloads.apply(&configuration).await.unwrap_err().to_string()
+    }
+
     /// Stops it and starts another on the same data folder.
     pub(crate) async fn restart(self, provider: &str, settings: &str) -> Self {
         let folder = self.stop().await;

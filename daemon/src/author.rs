@@ -1,0 +1,43 @@
+//! `offpeak plugin`: for those who write plugins, those who are handed one, and those who run some.
+
+pub mod check;
+pub mod sample;
+
+use clap::Subcommand;
+
+use crate::operate::client::OperateError;
+use crate::operate::plugins;
+
+/// What a plugin's author does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say what a component is, whether it starts within its limits, and how long its calls take.
+    ///
+    /// Nothing is taken into use: the component runs here, with no network, no files and no credentials, as it would in the
+    /// daemon. Exits with 1 if the daemon would not take it into use, or if one of its calls fails.
+    Check(check::Args),
+    /// List the plugins of a running daemon, with what their calls took.
+    List(plugins::Args),
+    /// Have a running daemon read the files of its plugins again, without a restart.
+    ///
+    /// All plugins are loaded beside those at work, and taken into use between two requests; if one of them cannot be
+    /// loaded, nothing changes. Batches under way go on with the plugin that they began with.
+    Reload(plugins::Args),
+}
+
+/// What a command came to.
+pub enum Done {
+    /// It has said all that there is to say.
+    Exit(u8),
+    /// This goes to standard output, or an error to standard error.
+    Told(Result<String, OperateError>),
+}
+
+/// Runs a command.
+pub async fn run(command: &Command) -> Done {
+    match command {
+        Command::Check(args) => Done::Exit(check::run(args)),
+        Command::List(args) => Done::Told(plugins::list(args).await),
+        Command::Reload(args) => Done::Told(plugins::reload(args).await),
+    }
+}

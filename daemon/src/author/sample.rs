@@ -1,0 +1,171 @@
+//! Ordinary calls of each world, to see how a plugin does: a request of a day, to a backend with three offers.
+
+use offpeak_host::values::{cost, provider, retry, router};
+use offpeak_host::{CostPlugin, PluginError, ProviderPlugin, RetryPlugin, RouterPlugin};
+
+const ENDPOINT: &str = "/v1/chat/completions";
+const MODEL: &str = "gpt-4o-mini";
+const BODY: &[u8] = br#"{"model":"gpt-4o-mini","messages":[{"role":"user","content":"no hurry"}]}"#;
+const DAY_MS: u64 = 86_400_000;
+
+/// What a call came to, in a few words; none where the words are the plugin's success alone.
+pub type Said = Result<String, PluginError>;
+
+const OFFERS: [router::Offer<'static>; 3] = [
+    offer("standard", router::Mode::Realtime, 1000, 0, 0),
+    offer("flex", router::Mode::Realtime, 500, 0, 60_000),
+    offer("batch", router::Mode::Batch, 500, DAY_MS, 3_600_000),
+];
+
+const fn offer(
+    name: &'static str,
+    mode: router::Mode,
+    price_permille: u32,
+    window_ms: u64,
+    usual_ms: u64,
+) -> router::Offer<'static> {
+    router::Offer { name, mode, price_permille, window_ms, usual_ms }
+}
+
+/// A request that may take a day is routed.
+pub fn route(plugin: &RouterPlugin, now_ms: u64) -> Said {
+    let headers = [router::Header { name: "x-offpeak-sla", value: "24h" }];
+    let envelope = router::Envelope {
+        tenant: "acme",
+        endpoint: ENDPOINT,
+        model: MODEL,
+        sla: router::Sla::Within(DAY_MS),
+        tag: router::Tag::Header,
+        stream: false,
+        body_bytes: BODY.len() as u64,
+        input_tokens: 20,
+        max_output_tokens: None,
+        headers: &headers,
+        body: match plugin.description().body {
+            router::BodyNeed::None => None,
+            router::BodyNeed::Prefix(bytes) => Some(BODY.get(..bytes as usize).unwrap_or(BODY)),
+            router::BodyNeed::Whole => Some(BODY),
+        },
+    };
+    let candidates = [router::Candidate { backend: "openai", healthy: true, offers: &OFFERS }];
+    Ok(match plugin.route(&envelope, &candidates, now_ms)? {
+        router::Decision::Choose(choice) => format!("chose {} at {}", choice.offer, choice.backend),
+        router::Decision::Reject(rejection) => format!("rejected with {}", rejection.status),
+        router::Decision::Pass => "passed on".to_owned(),
+    })
+}
+
+/// An answer of 503 is judged.
+pub fn judge(plugin: &RetryPlugin, now_ms: u64) -> Said {
+    let attempt = retry::Attempt {
+        backend: "openai",
+        endpoint: ENDPOINT,
+        model: MODEL,
+        offer: "batch",
+        mode: retry::Mode::Batch,
+        ending: retry::Ending::Answered(503),
+        body: br#"{"error":{"message":"overloaded","code":"server_error"}}"#,
+        attempts: 1,
+        retry_after_ms: None,
+        left_ms: DAY_MS,
+    };
+    Ok(match plugin.judge(&attempt, now_ms)? {
+        retry::Meaning::Permanent => "503 is permanent".to_owned(),
+        retry::Meaning::Temporary(_) => "503 passes".to_owned(),
+        retry::Meaning::Elsewhere => "503: elsewhere".to_owned(),
+        retry::Meaning::RunNow => "503: run now".to_owned(),
+        retry::Meaning::NoRoom => "503: no room".to_owned(),
+        retry::Meaning::NotSold => "503: not sold".to_owned(),
+        retry::Meaning::Exhausted => "503: quota used up".to_owned(),
+    })
+}
+
+/// A thousand tokens in and a hundred out are charged.
+pub fn assess(plugin: &CostPlugin, now_ms: u64) -> Said {
+    // 0.15 and 0.60 dollars a million tokens, in 10^-12 dollars.
+    let rates = [
+        cost::Rate { name: "input_cost_per_token", price: 150_000 },
+        cost::Rate { name: "output_cost_per_token", price: 600_000 },
+    ];
+    let sale = cost::Sale {
+        backend: "openai",
+        endpoint: ENDPOINT,
+        model: MODEL,
+        offer: "batch",
+        mode: cost::Mode::Batch,
+        price_permille: 500,
+        rates: &rates,
+    };
+    let usage = cost::Usage {
+        input: 1000,
+        cached: 0,
+        cache_written: 0,
+        cache_written_one_hour: 0,
+        audio_input: 0,
+        output: 100,
+        reasoning: 0,
+        audio_output: 0,
+    };
+    let outcome = cost::Outcome {
+        tenant: "acme",
+        purpose: cost::Purpose::First,
+        ran: cost::DidItRun::Ran,
+        status: Some(200),
+        tier: None,
+        usage: Some(usage),
+        wasted: false,
+        took_ms: 1000,
+        together: 1,
+    };
+    let charges = plugin.assess(&sale, &[outcome], now_ms)?;
+    let charge = |charge: &cost::Charge| {
+        let usd = offpeak_core::money::Money(charge.cost.into()).to_decimal();
+        format!("1,000 tokens in and 100 out cost {} {usd} USD", charge.tenant)
+    };
+    Ok(charges.first().map(charge).unwrap_or_default())
+}
+
+/// The ladder of a model is asked for.
+pub fn offers(plugin: &ProviderPlugin, now_ms: u64) -> Said {
+    let endpoint = endpoint(plugin);
+    let offers = plugin.offers(endpoint, MODEL, now_ms)?;
+    if offers.is_empty() {
+        return Ok(format!("does not sell {MODEL} at {endpoint}"));
+    }
+    let names: Vec<_> = offers.iter().map(|offer| offer.name.as_str()).collect();
+    Ok(format!("sells {}", names.join(", ")))
+}
+
+/// A call in real time is prepared.
+pub fn prepare(plugin: &ProviderPlugin, now_ms: u64) -> Said {
+    let call = provider::Call { endpoint: endpoint(plugin), model: MODEL, offer: "standard" };
+    Ok(match plugin.prepare(&call, now_ms)? {
+        Ok(prepared) => format!("sends to {}", prepared.path),
+        Err(refusal) => format!("refused: {}", refusal.message),
+    })
+}
+
+/// An item of a batch is written.
+pub fn encode(plugin: &ProviderPlugin, now_ms: u64) -> Said {
+    let batch = provider::Batch {
+        mark: "0000000000000001-1",
+        endpoint: endpoint(plugin),
+        model: MODEL,
+        offer: "batch",
+        items: 1,
+        waiting: 1,
+        headers: &[],
+        created_at_ms: now_ms,
+    };
+    let encoded = plugin.encode_items(&batch, &[provider::Item { id: "0-0", body: BODY }], now_ms)?;
+    Ok(format!("an item of {} bytes makes {}", BODY.len(), encoded.bytes.len()))
+}
+
+/// Chat completions, where the provider knows them.
+fn endpoint(plugin: &ProviderPlugin) -> &str {
+    let endpoints = &plugin.description().endpoints;
+    if endpoints.iter().any(|known| known == ENDPOINT) {
+        return ENDPOINT;
+    }
+    endpoints.first().map_or(ENDPOINT, String::as_str)
+}

@@ -1,0 +1,328 @@
+//! Loads the plugins that the configuration names: at the start, and again while the daemon runs.
+//!
+//! All are loaded beside those at work: read, checked against their pins, compiled, linked, and asked to describe
+//! themselves. Only when all of them are there they are taken into use together; if one is not, nothing has changed.
+
+use std::sync::Arc;
+
+use offpeak_core::words::BackendId;
+use offpeak_host::{
+    CostPlugin, Engine, HostError, Limits, PluginReport, ProviderPlugin, RetryPlugin, RouterPlugin, Source,
+};
+use tokio::sync::Mutex;
+use tokio::task::JoinError;
+
+use crate::clock::Clock;
+use crate::config::{self, PluginLimits, PluginSource};
+
+/// A plugin, and the bundled one that stands in for it where it fails.
+#[derive(Debug, Clone)]
+pub struct InUse<P> {
+    /// The configured one.
+    pub configured: Arc<P>,
+    /// The bundled one, if the configured one is another.
+    pub bundled: Option<Arc<P>>,
+}
+
+impl<P> InUse<P> {
+    /// In the order in which they are asked.
+    pub fn each(&self) -> impl Iterator<Item = &Arc<P>> {
+        std::iter::once(&self.configured).chain(&self.bundled)
+    }
+}
+
+/// Plugins of any world, as far as replacing them goes.
+pub trait Replaceable {
+    /// The same code, with the same name, settings and limits.
+    fn is_like(&self, other: &Self) -> bool;
+    /// As operators see it.
+    fn report(&self) -> PluginReport;
+}
+
+macro_rules! replaceable {
+    ($($plugin:ty),*) => {$(
+        impl Replaceable for $plugin {
+            fn is_like(&self, other: &Self) -> bool {
+                self.is_like(other)
+            }
+
+            fn report(&self) -> PluginReport {
+                self.report()
+            }
+        }
+    )*};
+}
+
+replaceable!(RouterPlugin, RetryPlugin, CostPlugin, ProviderPlugin);
+
+/// What a reload has done to one plugin.
+#[derive(Debug, Clone)]
+pub struct Reloaded {
+    /// The plugin that is at work now.
+    pub plugin: PluginReport,
+    /// The backend, if it is a provider's plugin.
+    pub used_by: Option<BackendId>,
+    /// SHA-256 of the one before.
+    pub before: String,
+    /// It is another one, or has other settings or limits.
+    pub changed: bool,
+}
+
+/// A new plugin, or the one at work if that is the same: it is warm, and knows its past.
+pub fn replace<P: Replaceable>(
+    fresh: Arc<P>,
+    at_work: &Arc<P>,
+    used_by: Option<BackendId>,
+) -> (Arc<P>, Reloaded) {
+    let changed = !fresh.is_like(at_work);
+    let next = if changed { fresh } else { at_work.clone() };
+    let told = Reloaded { plugin: next.report(), used_by, before: at_work.report().sha256, changed };
+    (next, told)
+}
+
+impl<P: Replaceable> InUse<P> {
+    /// What comes after `at_work` when these have been loaded.
+    pub fn replacing(self, at_work: &Self) -> (Self, Reloaded) {
+        let (configured, told) = replace(self.configured, &at_work.configured, None);
+        let bundled = match (self.bundled, &at_work.bundled) {
+            (Some(fresh), Some(at_work)) => Some(replace(fresh, at_work, None).0),
+            (fresh, _) => fresh,
+        };
+        (Self { configured, bundled }, told)
+    }
+}
+
+/// A plugin cannot be taken into use.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It cannot be loaded.
+    #[error("a plugin could not be loaded: {0}")]
+    Plugin(#[from] HostError),
+    /// A backend names a provider plugin that is not there.
+    #[error("the backend '{backend}' names the provider plugin '{provider}', and there is none of that name")]
+    NoProvider {
+        /// Which backend.
+        backend: String,
+        /// What it names.
+        provider: String,
+    },
+    /// A provider plugin that wants the credential at another place.
+    #[error(
+        "the provider plugin of the backend '{backend}' wants the credential in another header than the one at work; that \
+         needs a restart"
+    )]
+    OtherCredential {
+        /// Which backend.
+        backend: String,
+    },
+    /// A component with a second role, which is not replaced.
+    #[error(
+        "the provider plugin of the backend '{backend}' is also the adapter of its engine, and has changed; that needs a restart"
+    )]
+    IsAdapter {
+        /// Which backend.
+        backend: String,
+    },
+    /// Loading broke off.
+    #[error("loading the plugins broke off: {0}")]
+    BrokeOff(#[from] JoinError),
+}
+
+/// Where a provider plugin is used, and with which settings.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    /// The backend.
+    pub backend: BackendId,
+    /// The plugin's name.
+    pub provider: String,
+    /// The plugin's settings at this backend.
+    pub config: String,
+}
+
+impl From<&config::Backend> for Seat {
+    fn from(backend: &config::Backend) -> Self {
+        let config::Backend { id, provider, config, .. } = backend;
+        Self { backend: id.clone(), provider: provider.clone(), config: config.clone() }
+    }
+}
+
+/// Every plugin, loaded and not yet at work.
+pub struct Fresh {
+    /// The router.
+    pub router: InUse<RouterPlugin>,
+    /// The retry policy.
+    pub retries: InUse<RetryPlugin>,
+    /// The cost policy.
+    pub costs: InUse<CostPlugin>,
+    /// The provider plugins, by their backends.
+    pub providers: Vec<(BackendId, Arc<ProviderPlugin>)>,
+}
+
+/// What was chosen last, and the means to load it anew.
+pub struct Reloader {
+    loader: Loader,
+    seats: Vec<Seat>,
+    /// Held during a reload, so that there is one at a time.
+    pub chosen: Mutex<config::Plugins>,
+}
+
+impl Reloader {
+    /// For the plugins and backends of a configuration.
+    pub fn new(loader: Loader, config: &config::Config) -> Self {
+        let seats = config.backends.iter().map(Seat::from).collect();
+        Self { loader, seats, chosen: Mutex::new(config.plugins.clone()) }
+    }
+
+    /// Loads all of these, or says what is wrong with the first that cannot be loaded. Compiling takes its time, on
+    /// another thread.
+    pub async fn load(&self, plugins: config::Plugins) -> Result<Fresh, LoadError> {
+        let (loader, seats) = (self.loader.clone(), self.seats.clone());
+        tokio::task::spawn_blocking(move || loader.all(&plugins, &seats)).await?
+    }
+}
+
+/// What loading needs, whatever is loaded.
+#[derive(Debug, Clone)]
+pub struct Loader {
+    /// Compiles them.
+    pub engine: Engine,
+    /// Their clock.
+    pub clock: Clock,
+}
+
+/// A plugin of a policy's kind: what differs between the worlds.
+struct Kind<'a, P> {
+    /// What the configured one is called,
+    name: &'static str,
+    /// and the bundled one.
+    bundled_name: &'static str,
+    bundled: &'static [u8],
+    defaults: Limits,
+    load: &'a dyn Fn(&str, Source<'_>, String, Limits) -> Result<P, HostError>,
+}
+
+impl Loader {
+    fn all(&self, plugins: &config::Plugins, seats: &[Seat]) -> Result<Fresh, LoadError> {
+        let provider =
+            |seat: &Seat| self.provider(plugins, seat).map(|plugin| (seat.backend.clone(), Arc::new(plugin)));
+        Ok(Fresh {
+            router: self.router(&plugins.router)?,
+            retries: self.retry_policy(&plugins.retry_policy)?,
+            costs: self.cost_policy(&plugins.cost_policy)?,
+            providers: seats.iter().map(provider).collect::<Result<_, LoadError>>()?,
+        })
+    }
+
+    /// The router.
+    pub fn router(&self, chosen: &config::RouterPlugin) -> Result<InUse<RouterPlugin>, LoadError> {
+        let kind = Kind {
+            name: "router",
+            bundled_name: "sla-router",
+            bundled: offpeak_bundled::SLA_ROUTER,
+            defaults: Limits::router(),
+            load: &|name, source, config, limits| {
+                RouterPlugin::load(&self.engine, name, source, config, limits, self.clock.now().0)
+            },
+        };
+        let config::RouterPlugin { source, sha256, config, on_failure: _, limits } = chosen;
+        kind.in_use(source, sha256.as_deref(), config, limits)
+    }
+
+    /// The retry policy.
+    pub fn retry_policy(&self, chosen: &config::Policy) -> Result<InUse<RetryPlugin>, LoadError> {
+        let kind = Kind {
+            name: "retry-policy",
+            bundled_name: "standard-retry",
+            bundled: offpeak_bundled::STANDARD_RETRY,
+            defaults: Limits::router(),
+            load: &|name, source, config, limits| {
+                RetryPlugin::load(&self.engine, name, source, config, limits, self.clock.now().0)
+            },
+        };
+        kind.in_use(&chosen.source, chosen.sha256.as_deref(), &chosen.config, &chosen.limits)
+    }
+
+    /// The cost policy.
+    pub fn cost_policy(&self, chosen: &config::Policy) -> Result<InUse<CostPlugin>, LoadError> {
+        let kind = Kind {
+            name: "cost-policy",
+            bundled_name: "standard-cost",
+            bundled: offpeak_bundled::STANDARD_COST,
+            defaults: Limits::provider(),
+            load: &|name, source, config, limits| {
+                CostPlugin::load(&self.engine, name, source, config, limits, self.clock.now().0)
+            },
+        };
+        kind.in_use(&chosen.source, chosen.sha256.as_deref(), &chosen.config, &chosen.limits)
+    }
+
+    /// A provider plugin with the settings of one backend.
+    pub fn provider(&self, chosen: &Chosen<'_>, config: &str) -> Result<ProviderPlugin, LoadError> {
+        let (limits, now) = (chosen.limits.clone(), self.clock.now().0);
+        let (name, source) = (&chosen.plugin.name, chosen.source());
+        Ok(ProviderPlugin::load(&self.engine, name, source, config.to_owned(), limits, now)?)
+    }
+}
+
+/// What the configuration says of a backend's provider plugin.
+pub struct Chosen<'a> {
+    /// Its section.
+    pub plugin: &'a config::ProviderPlugin,
+    /// Its limits.
+    pub limits: Limits,
+    origin: Source<'a>,
+}
+
+impl<'a> Chosen<'a> {
+    /// Looks it up.
+    pub fn of(plugins: &'a config::Plugins, seat: &Seat) -> Result<Self, LoadError> {
+        let missing =
+            || LoadError::NoProvider { backend: seat.backend.to_string(), provider: seat.provider.clone() };
+        let plugin = plugins.provider(&seat.provider).ok_or_else(missing)?;
+        let origin = match &plugin.source {
+            PluginSource::Bundled => {
+                let bundled = offpeak_bundled::PROVIDERS.into_iter().find(|(name, _)| *name == plugin.name);
+                Source::Bytes(bundled.ok_or_else(missing)?.1)
+            }
+            PluginSource::File(path) => Source::File(path),
+        };
+        Ok(Self { plugin, limits: limits(&Limits::provider(), &plugin.limits), origin })
+    }
+
+    /// Where it comes from, with its pin.
+    pub fn source(&self) -> Source<'_> {
+        pinned(&self.origin, self.plugin.sha256.as_deref())
+    }
+}
+
+impl<P> Kind<'_, P> {
+    fn in_use(
+        &self,
+        source: &PluginSource,
+        sha256: Option<&str>,
+        config: &str,
+        chosen: &PluginLimits,
+    ) -> Result<InUse<P>, LoadError> {
+        let limits = limits(&self.defaults, chosen);
+        let bundled = Source::Bytes(self.bundled);
+        let (name, source, stand_in) = match source {
+            PluginSource::Bundled => (self.bundled_name, bundled, None),
+            PluginSource::File(path) => (self.name, Source::File(path), Some(bundled)),
+        };
+        let configured = (self.load)(name, pinned(&source, sha256), config.to_owned(), limits)?;
+        let load_bundled =
+            |source| (self.load)(self.bundled_name, source, "{}".to_owned(), self.defaults.clone());
+        Ok(InUse {
+            configured: Arc::new(configured),
+            bundled: stand_in.map(load_bundled).transpose()?.map(Arc::new),
+        })
+    }
+}
+
+fn pinned<'a>(source: &'a Source<'a>, sha256: Option<&'a str>) -> Source<'a> {
+    sha256.map_or(*source, |sha256| Source::Pinned(source, sha256))
+}
+
+fn limits(defaults: &Limits, configured: &PluginLimits) -> Limits {
+    Limits { memory_bytes: configured.memory, call: configured.time_limit, ..defaults.clone() }
+}

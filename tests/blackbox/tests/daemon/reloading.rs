@@ -1,0 +1,184 @@
+//! Plugins that change while the daemon runs: between two requests, all or none, and no request is lost.
+
+use std::path::{Path, PathBuf};
+
+use http::StatusCode;
+use offpeak_guests::{provider, router};
+use provider_sim::{Endpoint, Mode};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::rig::{Answer, MODEL, Rig, Ticket, eventually, sim};
+
+/// A file in which a plugin's versions follow each other.
+struct Shelf {
+    _folder: TempDir,
+    file: PathBuf,
+}
+
+impl Shelf {
+    fn with(component: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let shelf = Self { file: folder.path().join("plugin.wasm"), _folder: folder };
+        shelf.put(component);
+        shelf
+    }
+
+    fn put(&self, component: &[u8]) {
+        std::fs::write(&self.file, component).unwrap();
+    }
+
+    /// The path as the configuration writes it.
+    fn path(&self) -> String {
+        path(&self.file)
+    }
+}
+
+fn path(file: &Path) -> String {
+    toml::Value::from(file.to_str().unwrap()).to_string()
+}
+
+/// The same component with a remark in it: it does the same, and is another one by its SHA-256.
+fn remarked(component: &[u8]) -> Vec<u8> {
+    // A custom section (0) of seven bytes: the length of its name, the name, and nothing.
+    [component, b"\0\x07\x06remark"].concat()
+}
+
+async fn reload(rig: &Rig) -> Answer {
+    rig.daemon.admin_post("/admin/v1/plugins/reload").await
+}
+
+/// The row of a plugin in the daemon's list, or in what a reload has told.
+fn row<'a>(list: &'a Answer, name: &str) -> &'a Value {
+    list.body["data"].as_array().unwrap().iter().find(|row| row["name"] == name).unwrap()
+}
+
+/// What becomes of a request that can wait a day: this router runs all at once, the bundled one defers.
+async fn is_deferred(rig: &Rig) -> bool {
+    rig.daemon.defer("search", MODEL, "no hurry", "24h").await.status == StatusCode::ACCEPTED
+}
+
+fn with_router(shelf: &Shelf) -> String {
+    format!("[plugins.router]\nfile = {}\non_failure = \"reject\"\ntime_limit = \"5s\"", shelf.path())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_router_decides_from_one_request_to_the_next() {
+    let shelf = Shelf::with(router::COMPONENT);
+    let rig = Rig::start(sim(), &with_router(&shelf)).await;
+    assert!(!is_deferred(&rig).await);
+    let before = row(&rig.daemon.admin("/admin/v1/plugins").await, "router").clone();
+
+    // What has not changed stays, with all that it knows.
+    let same = reload(&rig).await;
+    assert_eq!((same.status, &row(&same, "router")["changed"]), (StatusCode::OK, &Value::Bool(false)));
+    let unchanged = row(&rig.daemon.admin("/admin/v1/plugins").await, "router").clone();
+    assert_eq!(unchanged["calls"], before["calls"]);
+
+    shelf.put(offpeak_bundled::SLA_ROUTER);
+    assert!(!is_deferred(&rig).await, "a file that nobody has read again changes nothing");
+    let told = reload(&rig).await;
+    let told = row(&told, "router");
+    assert_eq!((&told["changed"], &told["before"]), (&Value::Bool(true), &before["sha256"]));
+    assert_ne!(told["sha256"], before["sha256"]);
+    assert!(is_deferred(&rig).await);
+    let after = row(&rig.daemon.admin("/admin/v1/plugins").await, "router").clone();
+    assert_eq!(after["sha256"], told["sha256"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_plugin_never_replaces_a_good_one() {
+    let shelf = Shelf::with(router::COMPONENT);
+    let rig = Rig::start(sim(), &with_router(&shelf)).await;
+    let before = row(&rig.daemon.admin("/admin/v1/plugins").await, "router")["sha256"].clone();
+    for (bad, why) in [
+        (&b"not a component"[..], "not a WebAssembly component"),
+        (&router::COMPONENT[..1000], "not a WebAssembly component"),
+        (provider::COMPONENT, "does not implement the world `router`"),
+    ] {
+        shelf.put(bad);
+        let refused = reload(&rig).await;
+        assert_eq!(refused.error(), (422, "plugin_refused"));
+        let message = refused.body["error"]["message"].as_str().unwrap();
+        assert!(message.contains(why) && message.contains("Nothing has changed"), "{message}");
+        assert_eq!(row(&rig.daemon.admin("/admin/v1/plugins").await, "router")["sha256"], before);
+        assert!(!is_deferred(&rig).await);
+    }
+    // The configuration that is read again names another file, a wrong pin, and no file any more.
+    let settings = with_router(&shelf);
+    assert!(rig.daemon.refused_reload(&rig.upstream, &settings).await.contains("Nothing has changed"));
+    shelf.put(router::COMPONENT);
+    let pinned = format!("{settings}\nsha256 = \"{}\"", "0".repeat(64));
+    let error = rig.daemon.refused_reload(&rig.upstream, &pinned).await;
+    assert!(error.contains("is not the component that `sha256` pins"), "{error}");
+    rig.daemon.reload(&rig.upstream, "").await;
+    assert!(is_deferred(&rig).await, "the bundled router decides");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_is_lost_while_plugins_change() {
+    let shelf = Shelf::with(router::COMPONENT);
+    let rig = Rig::start(sim(), &with_router(&shelf)).await;
+    let versions = [remarked(router::COMPONENT), router::COMPONENT.to_vec()];
+    let asking = async {
+        for n in 0..200 {
+            let prompt = format!("question {n}");
+            let answer = rig.daemon.ask(MODEL, &prompt).await;
+            assert!(answer.answers(MODEL, &prompt), "{answer:?}");
+        }
+    };
+    let changing = async {
+        for n in 0..8 {
+            shelf.put(&versions[n % 2]);
+            let told = reload(&rig).await;
+            assert_eq!(row(&told, "router")["changed"], true, "{told:?}");
+        }
+    };
+    tokio::join!(asking, changing);
+    assert_eq!(rig.billed(Mode::Realtime), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_under_way_goes_on_with_the_plugin_that_it_began_with() {
+    let (_, openai) = offpeak_bundled::PROVIDERS.into_iter().find(|(name, _)| *name == "openai").unwrap();
+    let shelf = Shelf::with(openai);
+    let settings = format!("[plugins.providers.openai]\nfile = {}\ntime_limit = \"5s\"", shelf.path());
+    let rig = Rig::start(sim(), &settings).await;
+    let tickets: Vec<Ticket> = rig.daemon.tickets(5, |n| format!("question {n}")).await;
+    rig.daemon.flush().await;
+    let polls = || rig.provider.calls(Endpoint::GetBatch);
+    eventually("the batch is under way", async || (polls() > 0).then_some(())).await;
+
+    shelf.put(&remarked(openai));
+    let told = reload(&rig).await;
+    assert_eq!(row(&told, "openai")["changed"], true, "{told:?}");
+    let calls = async || {
+        let plugins = rig.daemon.admin("/admin/v1/plugins").await;
+        row(&plugins, "openai")["calls"].as_u64().unwrap()
+    };
+    let (calls_before, polls_before) = (calls().await, polls());
+    rig.all_answered(&tickets).await;
+    let polled = polls() - polls_before;
+    assert!(polled > 0, "it was polled after the reload");
+    assert!(calls().await < calls_before + polled, "by the plugin before");
+    assert_eq!(rig.ran_twice(), 0);
+
+    // What begins now begins with the new one.
+    let calls_before = calls().await;
+    let next = rig.daemon.ticket("another question").await;
+    rig.all_answered(&[next]).await;
+    assert!(calls().await >= calls_before + 3, "it wrote, polled and read");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_wants_the_credential_elsewhere_waits_for_a_restart() {
+    let (_, openai) = offpeak_bundled::PROVIDERS.into_iter().find(|(name, _)| *name == "openai").unwrap();
+    let shelf = Shelf::with(openai);
+    let settings = format!("[plugins.providers.openai]\nfile = {}\ntime_limit = \"5s\"", shelf.path());
+    let rig = Rig::start(sim(), &settings).await;
+    shelf.put(provider::COMPONENT);
+    let refused = reload(&rig).await;
+    assert_eq!(refused.error(), (422, "plugin_refused"));
+    assert!(refused.body["error"]["message"].as_str().unwrap().contains("needs a restart"), "{refused:?}");
+    assert!(rig.daemon.ask(MODEL, "hello").await.answers(MODEL, "hello"));
+}
