@@ -3,7 +3,8 @@
 //! The model's name says what a guest does in a call, so that one instance of it can be well-behaved before and after. The
 //! names are in [`router`], [`provider`] and [`retry`]; any other name gets an ordinary answer.
 
-/// What the router guest does when `route` is called for a model of this name.
+/// What the router guest does when `route` is called for a model of this name, or when it is to describe itself and its
+/// setting `describe` is the name of a mischief.
 pub mod router {
     /// The component (world `router`).
     pub const COMPONENT: &[u8] = include_bytes!(env!("OFFPEAK_GUEST_ROUTER"));
@@ -26,6 +27,12 @@ pub mod router {
     pub const HUGE_ANSWER: &str = "huge-answer";
     /// Logs a thousand lines of 64 KiB, then answers.
     pub const LOG_FLOOD: &str = "log-flood";
+    /// Calls the daemon without end: for its settings, for the time, and for lines in the log.
+    pub const CALL_FLOOD: &str = "call-flood";
+    /// Logs one line of 16 MiB, then answers.
+    pub const LOG_HUGE: &str = "log-huge";
+    /// As the setting `describe`: wants to see 200,000 headers.
+    pub const HUGE_LIST: &str = "huge-list";
     /// Keeps 8 MiB for ever, then answers.
     pub const LEAK: &str = "leak";
     /// Names a lane after the number of calls that this instance has answered.
@@ -64,6 +71,10 @@ pub mod provider {
     pub const LOOP: &str = "loop";
     /// Panics, with a message of its own.
     pub const PANIC: &str = "panic";
+    /// Panics, also where it is asked what it sells.
+    pub const PANIC_ALWAYS: &str = "panic-always";
+    /// Sells a hundred thousand offers.
+    pub const MANY_OFFERS: &str = "many-offers";
     /// Answers that it cannot do it.
     pub const REFUSE: &str = "refuse";
     /// Refuses items with the body `odd`.

@@ -4,6 +4,7 @@
 
 mod cache;
 mod calls;
+mod hostile;
 mod loading;
 mod misbehaving;
 

@@ -30,17 +30,20 @@ impl Provider for Misfit {
         }
     }
 
-    fn offers(_endpoint: String, _model: String) -> Vec<Offer> {
-        vec![Offer {
+    fn offers(_endpoint: String, model: String) -> Vec<Offer> {
+        misbehave_when_asked(&model);
+        let offer = Offer {
             name: "batch".into(),
             mode: Mode::Batch,
             price_permille: 500,
             window_ms: 86_400_000,
             usual_ms: 3_600_000,
-        }]
+        };
+        vec![offer; if model == "many-offers" { 100_000 } else { 1 }]
     }
 
-    fn limits(_endpoint: String, _model: String, offer: String) -> Option<BatchLimits> {
+    fn limits(_endpoint: String, model: String, offer: String) -> Option<BatchLimits> {
+        misbehave_when_asked(&model);
         (offer == "batch").then_some(BatchLimits {
             max_requests: 10,
             max_bytes: 1000,
@@ -158,8 +161,15 @@ fn misbehave(model: &str) {
         "loop" => loop {
             black_box(model);
         },
-        "panic" => panic!("told to"),
+        "panic" | "panic-always" => panic!("told to"),
         _ => {}
+    }
+}
+
+/// The other mischiefs sell like everybody else, so that there is something to do mischief with.
+fn misbehave_when_asked(model: &str) {
+    if model == "panic-always" {
+        misbehave(model);
     }
 }
 

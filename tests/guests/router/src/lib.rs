@@ -13,29 +13,20 @@ struct Misfit;
 
 impl Router for Misfit {
     fn describe() -> Description {
-        Description {
-            name: "misfit".into(),
-            version: "1".into(),
-            body: BodyNeed::Prefix(16),
-            headers: vec!["x-mood".into()],
+        let settings = offpeak_plugin::config::<serde_json::Value>().unwrap_or_default();
+        let mut headers = vec!["x-mood".into()];
+        match settings["describe"].as_str().unwrap_or_default() {
+            "huge-list" => headers.resize(200_000, "x-mood".into()),
+            mischief => misbehave(mischief),
         }
+        Description { name: "misfit".into(), version: "1".into(), body: BodyNeed::Prefix(16), headers }
     }
 
     fn route(envelope: Envelope, candidates: Vec<Candidate>) -> Decision {
         static CALLS: AtomicU64 = AtomicU64::new(0);
         let calls = CALLS.fetch_add(1, Ordering::Relaxed) + 1;
+        misbehave(&envelope.model);
         match envelope.model.as_str() {
-            "loop" => loop {
-                black_box(calls);
-            },
-            "allocate" => {
-                let mut hoard = Vec::new();
-                loop {
-                    hoard.push(black_box(vec![1_u8; 1 << 20]));
-                }
-            }
-            "panic" => panic!("told to"),
-            "recurse" => first(&candidates, &depth(black_box(1)).to_string()),
             "unknown-backend" => choose("nowhere", "standard", ""),
             "unknown-offer" => choose(candidates.first().map_or("", |c| &c.backend), "gratis", ""),
             "odd-status" => Decision::Reject(Rejection {
@@ -50,6 +41,10 @@ impl Router for Misfit {
                 for _ in 0..1000 {
                     offpeak_plugin::log(offpeak_plugin::Level::Info, &line);
                 }
+                first(&candidates, "")
+            }
+            "log-huge" => {
+                offpeak_plugin::log(offpeak_plugin::Level::Error, &"\u{e4}".repeat(8 << 20));
                 first(&candidates, "")
             }
             "leak" => {
@@ -71,6 +66,31 @@ impl Router for Misfit {
             "echo" => first(&candidates, &format!("{envelope:?} {candidates:?}")),
             _ => first(&candidates, ""),
         }
+    }
+}
+
+/// What is no answer at all, in whatever function.
+fn misbehave(mischief: &str) {
+    match mischief {
+        "loop" => loop {
+            black_box(mischief);
+        },
+        "allocate" => {
+            let mut hoard = Vec::new();
+            loop {
+                hoard.push(black_box(vec![1_u8; 1 << 20]));
+            }
+        }
+        "panic" => panic!("told to"),
+        "recurse" => {
+            black_box(depth(black_box(1)));
+        }
+        "call-flood" => loop {
+            black_box(offpeak_plugin::now_ms());
+            black_box(offpeak_plugin::config::<serde_json::Value>().is_ok());
+            offpeak_plugin::log(offpeak_plugin::Level::Error, "flood");
+        },
+        _ => {}
     }
 }
 
