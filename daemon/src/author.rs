@@ -1,6 +1,7 @@
 //! `offpeak plugin`: for those who write plugins, those who are handed one, and those who run some.
 
 pub mod check;
+pub mod new;
 pub mod sample;
 
 use clap::Subcommand;
@@ -8,9 +9,14 @@ use clap::Subcommand;
 use crate::operate::client::OperateError;
 use crate::operate::plugins;
 
+/// `EX_USAGE` of sysexits.h: the command must be mended.
+const USAGE: u8 = 64;
+
 /// What a plugin's author does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Begin a router: a folder that builds and passes its own tests at once.
+    New(new::Args),
     /// Say what a component is, whether it starts within its limits, and how long its calls take.
     ///
     /// Nothing is taken into use: the component runs here, with no network, no files and no credentials, as it would in the
@@ -36,6 +42,13 @@ pub enum Done {
 /// Runs a command.
 pub async fn run(command: &Command) -> Done {
     match command {
+        Command::New(args) => match new::run(args) {
+            Ok(text) => Done::Told(Ok(text)),
+            Err(error) => {
+                eprintln!("offpeak: {error}");
+                Done::Exit(USAGE)
+            }
+        },
         Command::Check(args) => Done::Exit(check::run(args)),
         Command::List(args) => Done::Told(plugins::list(args).await),
         Command::Reload(args) => Done::Told(plugins::reload(args).await),

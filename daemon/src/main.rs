@@ -65,7 +65,7 @@ enum Command {
     Keys(keys::Args),
     /// Check or compact the data folder of a daemon that is stopped.
     Db(db::Args),
-    /// Look at plugins, list those of a running daemon, and reload them.
+    /// Begin plugins, look at them, list those of a running daemon, and reload them.
     #[command(subcommand)]
     Plugin(author::Command),
     /// See it work: a simulated provider, the daemon and a mix of traffic on this machine, then the provider's bill.

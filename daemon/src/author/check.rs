@@ -10,14 +10,13 @@ use offpeak_host::{
 };
 use serde::Serialize;
 
+use super::USAGE;
 use super::sample::{self, Said};
 use crate::clock::Clock;
 
 /// What a component and the trial of it turned out to be.
 const FINE: u8 = 0;
 const NOT_FINE: u8 = 1;
-/// `EX_USAGE`: the command must be mended.
-const USAGE: u8 = 64;
 
 /// Says what a component is.
 #[derive(Debug, ClapArgs)]

@@ -92,10 +92,11 @@ async fn a_router_that_floods_the_log_and_leaks_is_borne() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn others_are_answered_while_a_hostile_router_is_being_called() {
     let (folder, path) = file(router::COMPONENT);
-    let settings = format!("[plugins.router]\nfile = {path}\non_failure = \"reject\"\ntime_limit = \"50ms\"");
+    let settings =
+        format!("[plugins.router]\nfile = {path}\non_failure = \"reject\"\ntime_limit = \"500ms\"");
     let rig = Rig::start(sim(), &settings).await;
     let hostile = async {
-        for _ in 0..4 {
+        for _ in 0..2 {
             for model in [router::LOOP, router::ALLOCATE, router::RECURSE, router::CALL_FLOOD] {
                 assert_eq!(rig.daemon.ask(model, "hello").await.error(), (503, "router_failed"), "{model}");
             }
@@ -113,7 +114,7 @@ async fn others_are_answered_while_a_hostile_router_is_being_called() {
         taken
     };
     let ((), taken) = tokio::join!(hostile, others);
-    // A hostile call holds one thread of two for 50 ms at the most; what waits behind it waits so long, and the machine is
+    // A hostile call holds one thread for half a second at the most; what waits behind it waits so long, and the machine is
     // shared with other tests.
     let p99 = taken[taken.len() * 99 / 100];
     assert!(p99 < std::time::Duration::from_secs(2), "one request in a hundred took {p99:?}");

@@ -1,0 +1,77 @@
+"""A router by time of day and tenant.
+
+Outside working hours, what can wait takes the cheapest offer that usually keeps its deadline. Within them, the tenants that
+the configuration names take the fastest one.
+"""
+
+import json
+from datetime import datetime, timezone
+from typing import List, Optional
+
+from wit_world import exports
+from wit_world.exports.routing import (
+    BodyNeed_None_,
+    Candidate,
+    Choice,
+    Decision,
+    Decision_Choose,
+    Decision_Pass,
+    Description,
+    Envelope,
+    Sla_Within,
+)
+from wit_world.imports import host
+
+
+class Settings:
+    """The plugin's own table of the configuration."""
+
+    _read: Optional["Settings"] = None
+
+    def __init__(self, table: dict) -> None:
+        unknown = set(table) - {"hurried", "begin", "end"}
+        if unknown:
+            raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}; there are hurried, begin and end")
+        self.hurried = frozenset(table.get("hurried", []))
+        self.begin = int(table.get("begin", 8))
+        self.end = int(table.get("end", 18))
+
+    @classmethod
+    def get(cls) -> "Settings":
+        """Read once: the daemon hands over the same settings as long as this instance lives."""
+        if cls._read is None:
+            cls._read = cls(json.loads(host.config()))
+        return cls._read
+
+    def is_working_hour(self, hour: int) -> bool:
+        return self.begin <= hour < self.end
+
+
+def choose(settings: Settings, hour: int, envelope: Envelope, candidates: List[Candidate]) -> Decision:
+    """The decision, from plain values alone: this is what tests call."""
+    if not isinstance(envelope.sla, Sla_Within):
+        return Decision_Pass()  # real time is the next router's business
+    is_hurried = envelope.tenant in settings.hurried and settings.is_working_hour(hour)
+    offers = [
+        (offer.usual_ms if is_hurried else offer.price_permille, offer.usual_ms, candidate.backend, offer.name)
+        for candidate in candidates
+        if candidate.healthy
+        for offer in candidate.offers
+        if offer.usual_ms <= envelope.sla.value
+    ]
+    if not offers:
+        return Decision_Pass()
+    _, _, backend, offer = min(offers)
+    return Decision_Choose(Choice(backend=backend, offer=offer, within_ms=None, lane=""))
+
+
+class Routing(exports.Routing):
+    """What the daemon calls; wit/router.wit says when and with what."""
+
+    def describe(self) -> Description:
+        Settings.get()  # a wrong configuration is refused when the plugin is loaded
+        return Description(name="working-hours", version="1", body=BodyNeed_None_(), headers=[])
+
+    def route(self, envelope: Envelope, candidates: List[Candidate]) -> Decision:
+        hour = datetime.fromtimestamp(host.now() / 1000, timezone.utc).hour
+        return choose(Settings.get(), hour, envelope, candidates)
