@@ -22,6 +22,7 @@ class Settings:
 
     linger: str = "150ms"
     flex: bool = False
+    router: str = ""
     more: str = ""
 
     def text(self, provider: str, folder: Path, cache: Path) -> str:
@@ -42,6 +43,7 @@ cache = {json.dumps(str(cache))}
 # The tests share two cores with whatever else runs there.
 [plugins.router]
 time_limit = "5s"
+{self.router}
 
 [plugins.providers.openai]
 time_limit = "5s"
