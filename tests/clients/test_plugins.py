@@ -85,4 +85,4 @@ def test_it_imports_nothing_of_the_system_and_keeps_its_limits(component):
     assert all(interface["offered"] for interface in report["imports"])
     assert trial["memory_bytes"] < trial["memory_limit_bytes"]
     (route,) = trial["calls"]
-    assert route["said"] == "chose batch at openai"
+    assert route["said"] == "chose flex at openai"
