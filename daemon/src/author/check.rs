@@ -347,9 +347,9 @@ impl Report {
         let mut lines = vec![format!("{}: {} KiB", self.file.display(), self.bytes.div_ceil(1024))];
         if !self.sha256.is_empty() {
             lines.push(format!("  sha256    {}", self.sha256));
-            let imports = self.imports.iter().map(|import| match import.offered {
-                true => import.name.clone(),
-                false => format!("{} (not offered)", import.name),
+            let imports = self.imports.iter().map(|import| {
+                let remark = if import.offered { "" } else { " (not offered)" };
+                format!("{}{remark}", import.name)
             });
             let imports: Vec<_> = imports.collect();
             let imports = if imports.is_empty() { "nothing".to_owned() } else { imports.join(", ") };
