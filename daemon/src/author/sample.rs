@@ -155,6 +155,7 @@ pub fn encode(plugin: &ProviderPlugin, now_ms: u64) -> Said {
         items: 1,
         waiting: 1,
         headers: &[],
+        only: None,
         created_at_ms: now_ms,
     };
     let encoded = plugin.encode_items(&batch, &[provider::Item { id: "0-0", body: BODY }], now_ms)?;
