@@ -3,7 +3,7 @@
 use wasmtime::{Store, component::InstancePre};
 
 use crate::{
-    Engine, HostError, Limits, PluginError, PluginHealth, Source,
+    Engine, HostError, Limits, PluginError, PluginHealth, PluginReport, Source,
     bindings::adapter::{Engine as Adapter, EnginePre},
     imports::State,
     plugin::{Pace, Plugin, World},
@@ -91,6 +91,11 @@ impl EnginePlugin {
     /// How the plugin has been doing.
     pub fn health(&self) -> PluginHealth {
         self.plugin.health()
+    }
+
+    /// The plugin as operators see it.
+    pub fn report(&self) -> PluginReport {
+        self.plugin.report()
     }
 
     /// What was read means: one sight for each of [`Self::looks`], in order.

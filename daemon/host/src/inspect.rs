@@ -18,6 +18,8 @@ pub enum WorldName {
     Router,
     /// A provider's wire formats and batch protocol.
     Provider,
+    /// What a self-hosted engine's metrics mean.
+    Engine,
     /// What a failed attempt means.
     RetryPolicy,
     /// What an outcome cost.
@@ -26,9 +28,10 @@ pub enum WorldName {
 
 impl WorldName {
     /// All of them, each with the interface that its components export.
-    const ALL: [(Self, &'static str); 4] = [
+    const ALL: [(Self, &'static str); 5] = [
         (Self::Router, bindings::router::Router::EXPORT),
         (Self::Provider, bindings::provider::Provider::EXPORT),
+        (Self::Engine, bindings::adapter::Engine::EXPORT),
         (Self::RetryPolicy, bindings::retry::RetryPolicy::EXPORT),
         (Self::CostPolicy, bindings::cost::CostPolicy::EXPORT),
     ];
@@ -38,6 +41,7 @@ impl WorldName {
         match self {
             Self::Router => bindings::router::Router::NAME,
             Self::Provider => bindings::provider::Provider::NAME,
+            Self::Engine => bindings::adapter::Engine::NAME,
             Self::RetryPolicy => bindings::retry::RetryPolicy::NAME,
             Self::CostPolicy => bindings::cost::CostPolicy::NAME,
         }

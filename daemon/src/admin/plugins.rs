@@ -52,7 +52,11 @@ pub(super) fn list(gateway: &Gateway) -> List<Row> {
     let costs = costs.each().map(|plugin| row(plugin.report(), None));
     let providers =
         gateway.backends.iter().map(|backend| row(backend.provider().report(), Some(backend.id.to_string())));
-    List { data: routers.chain(retries).chain(costs).chain(providers).collect() }
+    let adapters = gateway.backends.iter().filter_map(|backend| {
+        let engine = backend.engine.as_ref()?;
+        Some(row(engine.plugin.report(), Some(backend.id.to_string())))
+    });
+    List { data: routers.chain(retries).chain(costs).chain(providers).chain(adapters).collect() }
 }
 
 fn row(plugin: PluginReport, used_by: Option<String>) -> Row {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
 use offpeak_host::{
-    CostPlugin, Engine, EngineOptions, HostError, Inspection, Limits, PluginError, PluginErrorKind,
-    PluginReport, ProviderPlugin, RetryPlugin, RouterPlugin, Source, WorldName,
+    CostPlugin, Engine, EngineOptions, EnginePlugin, HostError, Inspection, Limits, PluginError,
+    PluginErrorKind, PluginReport, ProviderPlugin, RetryPlugin, RouterPlugin, Source, WorldName,
 };
 use serde::Serialize;
 
@@ -198,7 +198,7 @@ macro_rules! tried {
     )*};
 }
 
-tried!(RouterPlugin, ProviderPlugin, RetryPlugin, CostPlugin);
+tried!(RouterPlugin, ProviderPlugin, EnginePlugin, RetryPlugin, CostPlugin);
 
 /// A function of a world, and an ordinary call of it.
 type Function<'a, P> = (&'static str, &'a dyn Fn(&P, u64) -> Said);
@@ -215,6 +215,9 @@ fn try_out(args: &Args, engine: &Engine, world: WorldName, config: &str) -> Tria
         WorldName::Router => trial.of::<RouterPlugin>(limits(Limits::router()), &[("route", &sample::route)]),
         WorldName::RetryPolicy => {
             trial.of::<RetryPlugin>(limits(Limits::router()), &[("judge", &sample::judge)])
+        }
+        WorldName::Engine => {
+            trial.of::<EnginePlugin>(limits(Limits::provider()), &[("interpret", &sample::interpret)])
         }
         WorldName::CostPolicy => trial.of::<CostPlugin>(limits(policy), &[("assess", &sample::assess)]),
         WorldName::Provider => trial.of::<ProviderPlugin>(
@@ -310,7 +313,7 @@ impl Report {
     fn new(args: &Args, found: Inspection, compile_ms: f64, worlds: Vec<Trial>) -> Self {
         let problem = worlds.is_empty().then(|| {
             "it exports the interface of no world that the daemon calls: build it for one of router, provider, \
-             retry-policy and cost-policy"
+             engine, retry-policy and cost-policy"
                 .to_owned()
         });
         let import = |import: offpeak_host::Import| Import { name: import.name, offered: import.offered };
@@ -445,6 +448,9 @@ mod tests {
             assert!(report.is_fine(), "{name}: {}", report.text());
             let calls: Vec<_> = report.worlds[0].calls.iter().map(|calls| calls.function).collect();
             assert_eq!(calls, ["offers", "prepare", "encode-items"], "{name}");
+            let worlds: Vec<_> = report.worlds.iter().map(|trial| trial.world).collect();
+            let expected: &[&str] = if name == "vllm" { &["provider", "engine"] } else { &["provider"] };
+            assert_eq!(worlds, expected, "{name}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Ordinary calls of each world, to see how a plugin does: a request of a day, to a backend with three offers.
 
-use offpeak_host::values::{cost, provider, retry, router};
-use offpeak_host::{CostPlugin, PluginError, ProviderPlugin, RetryPlugin, RouterPlugin};
+use offpeak_host::values::{adapter, cost, provider, retry, router};
+use offpeak_host::{CostPlugin, EnginePlugin, PluginError, ProviderPlugin, RetryPlugin, RouterPlugin};
 
 const ENDPOINT: &str = "/v1/chat/completions";
 const MODEL: &str = "gpt-4o-mini";
@@ -123,6 +123,19 @@ pub fn assess(plugin: &CostPlugin, now_ms: u64) -> Said {
         format!("1,000 tokens in and 100 out cost {} {usd} USD", charge.tenant)
     };
     Ok(charges.first().map(charge).unwrap_or_default())
+}
+
+/// An engine that answers nothing but 404 is judged.
+pub fn interpret(plugin: &EnginePlugin, now_ms: u64) -> Said {
+    let sights: Vec<_> =
+        plugin.looks().iter().map(|_| adapter::Sight { status: Some(404), body: b"not found" }).collect();
+    let load = plugin.interpret(&sights, adapter::UnderWay { realtime: 0, deferred: 0 }, now_ms)?;
+    let state = match load.state {
+        adapter::State::Ready => "ready",
+        adapter::State::Resting => "resting",
+        adapter::State::Down => "down",
+    };
+    Ok(format!("an engine that answers 404 is {state}"))
 }
 
 /// The ladder of a model is asked for.
