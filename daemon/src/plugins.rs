@@ -203,8 +203,10 @@ struct Kind<'a, P> {
 
 impl Loader {
     fn all(&self, plugins: &config::Plugins, seats: &[Seat]) -> Result<Fresh, LoadError> {
-        let provider =
-            |seat: &Seat| self.provider(plugins, seat).map(|plugin| (seat.backend.clone(), Arc::new(plugin)));
+        let provider = |seat: &Seat| {
+            let plugin = self.provider(&Chosen::of(plugins, seat)?, &seat.config)?;
+            Ok((seat.backend.clone(), Arc::new(plugin)))
+        };
         Ok(Fresh {
             router: self.router(&plugins.router)?,
             retries: self.retry_policy(&plugins.retry_policy)?,
