@@ -42,7 +42,7 @@ use crate::job_book::JobBook;
 use crate::lane_book::{Commands, LaneBook};
 use crate::lanes;
 use crate::listen::Terms;
-use crate::plugins::{Chosen, LoadError, Loader, Reloader, Seat};
+use crate::plugins::{LoadError, Loader, Reloader, Seat, Seated};
 use crate::retries::Retries;
 use crate::room::{Bodies, Room};
 use crate::spool::Spool;
@@ -579,13 +579,7 @@ fn open_backend(
     network: &Network,
 ) -> Result<Backend, StartError> {
     let unusable = |problem: String| StartError::Backend { backend: backend.id.to_string(), problem };
-    let chosen = Chosen::of(&config.plugins, &Seat::from(backend))?;
-    let adapter = {
-        let (plugin, limits) = (chosen.plugin, &chosen.limits);
-        engine::adapter_of(backend, plugin, chosen.source(), &loader.engine, limits, loader.clock)
-    };
-    let adapter = adapter.map_err(LoadError::from)?;
-    let provider = loader.provider(&chosen, &backend.config)?;
+    let Seated { provider, adapter, .. } = loader.seat(&config.plugins, &Seat::from(backend))?;
     let place = match &provider.description().credential {
         CredentialPlace::Bearer => None,
         CredentialPlace::Header(name) => Some(name.as_str()),

@@ -4,19 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{HeaderMap, Method};
 use offpeak_core::sizing::{Look, Sizing, SizingTerms};
 use offpeak_core::words::{Millis, Timestamp};
 use offpeak_host::values::adapter::{Load, Sight, State, UnderWay};
-use offpeak_host::{Engine as Host, EnginePlugin, HostError, Limits, PluginError, Source};
+use offpeak_host::{EnginePlugin, PluginError};
 use parking_lot::Mutex;
 use reqwest::Body;
 
 use crate::blocking::blocking;
 use crate::clock::Clock;
-use crate::config::{self, PluginSource};
+use crate::config;
 use crate::telemetry::EngineSeen;
 use crate::turns::Turns;
 use crate::upstream::Upstream;
@@ -30,7 +31,7 @@ const LOOK_MAX: Duration = Duration::from_secs(5);
 /// What a backend has if it is an engine.
 pub struct Engine {
     /// What its metrics mean.
-    pub plugin: EnginePlugin,
+    pub plugin: ArcSwap<EnginePlugin>,
     /// Turns for deferred work.
     pub turns: Turns,
     /// How often it is looked at.
@@ -64,7 +65,7 @@ impl Engine {
     pub fn new(plugin: EnginePlugin, settings: &config::Engine, clock: Clock) -> Self {
         let terms = SizingTerms { most: settings.concurrency as u64, target: settings.latency };
         Self {
-            plugin,
+            plugin: ArcSwap::from_pointee(plugin),
             turns: Turns::closed(clock, settings.concurrency),
             every: settings.look_every,
             most: settings.concurrency,
@@ -75,11 +76,13 @@ impl Engine {
 
     /// Looks at it, and gives it as much deferred work as it can take.
     pub async fn look(&self, upstream: &Upstream, clock: Clock) -> Result<(State, EngineSeen), PluginError> {
-        let sights = join_all(self.plugin.looks().iter().map(|look| see(upstream, &look.path))).await;
+        // One plugin for the whole look: what it asked for is what it understands.
+        let plugin = self.plugin.load_full();
+        let sights = join_all(plugin.looks().iter().map(|look| see(upstream, &look.path))).await;
         let now = clock.now();
         let (realtime, latency) = self.presence.take();
         let deferred = self.turns.under_way();
-        let load = self.interpret(&sights, realtime, deferred, now);
+        let load = interpret(&plugin, &sights, realtime, deferred, now);
         let load = match load {
             Ok(load) => load,
             Err(error) => {
@@ -122,48 +125,24 @@ impl Engine {
         Ok((state, seen))
     }
 
-    fn interpret(
-        &self,
-        sights: &[(Option<u16>, Bytes)],
-        realtime: u64,
-        deferred: u64,
-        now: Timestamp,
-    ) -> Result<Load, PluginError> {
-        let sights: Vec<Sight<'_>> =
-            sights.iter().map(|(status, body)| Sight { status: *status, body }).collect();
-        let count = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
-        let under_way = UnderWay { realtime: count(realtime), deferred: count(deferred) };
-        blocking(|| self.plugin.interpret(&sights, under_way, now.0))
-    }
-
     /// It did not take a call: it gets no more before it was looked at.
     pub fn doubt(&self) {
         self.turns.limit(0);
     }
 }
 
-/// The second role of a component that is an engine's; none if it is none's.
-pub fn adapter_of(
-    backend: &config::Backend,
-    chosen: &config::ProviderPlugin,
-    source: Source<'_>,
-    host: &Host,
-    limits: &Limits,
-    clock: Clock,
-) -> Result<Option<EnginePlugin>, HostError> {
-    let may_be_one = match chosen.source {
-        PluginSource::Bundled => offpeak_bundled::ENGINES.contains(&&*chosen.name),
-        PluginSource::File(_) => true,
-    };
-    if !may_be_one && !backend.engine.is_set {
-        return Ok(None);
-    }
-    let (config, limits) = (backend.config.clone(), limits.clone());
-    match EnginePlugin::load(host, &chosen.name, source, config, limits, clock.now().0) {
-        Ok(adapter) => Ok(Some(adapter)),
-        Err(HostError::WrongWorld { .. }) if !backend.engine.is_set => Ok(None),
-        Err(error) => Err(error),
-    }
+fn interpret(
+    plugin: &EnginePlugin,
+    sights: &[(Option<u16>, Bytes)],
+    realtime: u64,
+    deferred: u64,
+    now: Timestamp,
+) -> Result<Load, PluginError> {
+    let sights: Vec<Sight<'_>> =
+        sights.iter().map(|(status, body)| Sight { status: *status, body }).collect();
+    let count = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+    let under_way = UnderWay { realtime: count(realtime), deferred: count(deferred) };
+    blocking(|| plugin.interpret(&sights, under_way, now.0))
 }
 
 /// Reads one thing; no status if there was no answer in time.

@@ -25,7 +25,7 @@ use crate::held::Held;
 use crate::job_book::JobBook;
 use crate::lane_book::LaneBook;
 use crate::lost_offers;
-use crate::plugins::{self, Fresh, InUse, LoadError, Reloaded, Reloader};
+use crate::plugins::{self, Fresh, InUse, LoadError, Reloaded, Reloader, Seated};
 use crate::retries::Retries;
 use crate::room::Room;
 use crate::spool::Spool;
@@ -172,14 +172,13 @@ impl Gateway {
         let mut chosen = self.plugins.chosen.lock().await;
         let wanted = newer.unwrap_or(&chosen).clone();
         let fresh = self.plugins.load(wanted.clone()).await?;
-        for (id, provider) in &fresh.providers {
+        for Seated { backend: id, provider, adapter } in &fresh.seated {
             let Some(backend) = self.backends.get(id) else { continue };
-            let at_work = backend.provider();
-            if at_work.description().credential != provider.description().credential {
+            if backend.provider().description().credential != provider.description().credential {
                 return Err(LoadError::OtherCredential { backend: id.to_string() });
             }
-            if backend.engine.is_some() && !provider.is_like(&at_work) {
-                return Err(LoadError::IsAdapter { backend: id.to_string() });
+            if backend.engine.is_some() != adapter.is_some() {
+                return Err(LoadError::OtherRoles { backend: id.to_string() });
             }
         }
         let reloaded = self.take_into_use(fresh, wanted.router.on_failure);
@@ -196,9 +195,15 @@ impl Gateway {
         let (plugins, router) = fresh.router.replacing(&self.router.load().plugins);
         self.router.store(Arc::new(Router { plugins, on_failure }));
         let mut told = vec![router, self.retries.replace(fresh.retries), self.costs.replace(fresh.costs)];
-        for (id, provider) in fresh.providers {
+        for Seated { backend: id, provider, adapter } in fresh.seated {
             let Some(backend) = self.backends.get(&id) else { continue };
-            let (provider, reloaded) = plugins::replace(provider, &backend.provider(), Some(id));
+            if let (Some(engine), Some(adapter)) = (&backend.engine, adapter) {
+                let at_work = engine.plugin.load_full();
+                let (adapter, reloaded) = plugins::replace(Arc::new(adapter), &at_work, Some(id.clone()));
+                engine.plugin.store(adapter);
+                told.push(reloaded);
+            }
+            let (provider, reloaded) = plugins::replace(Arc::new(provider), &backend.provider(), Some(id));
             backend.provider.store(provider);
             told.push(reloaded);
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use offpeak_core::words::BackendId;
 use offpeak_host::{
-    CostPlugin, Engine, HostError, Limits, PluginReport, ProviderPlugin, RetryPlugin, RouterPlugin, Source,
+    CostPlugin, Engine, EnginePlugin, HostError, Limits, PluginReport, ProviderPlugin, RetryPlugin, RouterPlugin, Source,
 };
 use tokio::sync::Mutex;
 use tokio::task::JoinError;
@@ -53,14 +53,14 @@ macro_rules! replaceable {
     )*};
 }
 
-replaceable!(RouterPlugin, RetryPlugin, CostPlugin, ProviderPlugin);
+replaceable!(RouterPlugin, RetryPlugin, CostPlugin, ProviderPlugin, EnginePlugin);
 
 /// What a reload has done to one plugin.
 #[derive(Debug, Clone)]
 pub struct Reloaded {
     /// The plugin that is at work now.
     pub plugin: PluginReport,
-    /// The backend, if it is a provider's plugin.
+    /// The backend, if it is a provider's plugin or an engine's adapter.
     pub used_by: Option<BackendId>,
     /// SHA-256 of the one before.
     pub before: String,
@@ -115,11 +115,12 @@ pub enum LoadError {
         /// Which backend.
         backend: String,
     },
-    /// A component with a second role, which is not replaced.
+    /// A component that knows an engine's metrics in the place of one that does not, or the other way round.
     #[error(
-        "the provider plugin of the backend '{backend}' is also the adapter of its engine, and has changed; that needs a restart"
+        "of the provider plugin of the backend '{backend}' and the one at work, one knows an engine's metrics (world `engine`) and \
+         the other does not; that needs a restart"
     )]
-    IsAdapter {
+    OtherRoles {
         /// Which backend.
         backend: String,
     },
@@ -137,12 +138,15 @@ pub struct Seat {
     pub provider: String,
     /// The plugin's settings at this backend.
     pub config: String,
+    /// The backend is an engine by its configuration: the plugin must know its metrics.
+    pub is_engine: bool,
 }
 
 impl From<&config::Backend> for Seat {
     fn from(backend: &config::Backend) -> Self {
-        let config::Backend { id, provider, config, .. } = backend;
-        Self { backend: id.clone(), provider: provider.clone(), config: config.clone() }
+        let config::Backend { id, provider, config, engine, .. } = backend;
+        let (backend, provider, config) = (id.clone(), provider.clone(), config.clone());
+        Self { backend, provider, config, is_engine: engine.is_set }
     }
 }
 
@@ -154,8 +158,18 @@ pub struct Fresh {
     pub retries: InUse<RetryPlugin>,
     /// The cost policy.
     pub costs: InUse<CostPlugin>,
-    /// The provider plugins, by their backends.
-    pub providers: Vec<(BackendId, Arc<ProviderPlugin>)>,
+    /// The plugins of the backends.
+    pub seated: Vec<Seated>,
+}
+
+/// The plugins of one backend: one component, in one role or two.
+pub struct Seated {
+    /// The backend.
+    pub backend: BackendId,
+    /// What knows its wire.
+    pub provider: ProviderPlugin,
+    /// What knows its metrics, if it is an engine.
+    pub adapter: Option<EnginePlugin>,
 }
 
 /// What was chosen last, and the means to load it anew.
@@ -203,15 +217,11 @@ struct Kind<'a, P> {
 
 impl Loader {
     fn all(&self, plugins: &config::Plugins, seats: &[Seat]) -> Result<Fresh, LoadError> {
-        let provider = |seat: &Seat| {
-            let plugin = self.provider(&Chosen::of(plugins, seat)?, &seat.config)?;
-            Ok((seat.backend.clone(), Arc::new(plugin)))
-        };
         Ok(Fresh {
             router: self.router(&plugins.router)?,
             retries: self.retry_policy(&plugins.retry_policy)?,
             costs: self.cost_policy(&plugins.cost_policy)?,
-            providers: seats.iter().map(provider).collect::<Result<_, LoadError>>()?,
+            seated: seats.iter().map(|seat| self.seat(plugins, seat)).collect::<Result<_, LoadError>>()?,
         })
     }
 
@@ -258,26 +268,37 @@ impl Loader {
         kind.in_use(&chosen.source, chosen.sha256.as_deref(), &chosen.config, &chosen.limits)
     }
 
-    /// A provider plugin with the settings of one backend.
-    pub fn provider(&self, chosen: &Chosen<'_>, config: &str) -> Result<ProviderPlugin, LoadError> {
-        let (limits, now) = (chosen.limits.clone(), self.clock.now().0);
-        let (name, source) = (&chosen.plugin.name, chosen.source());
-        Ok(ProviderPlugin::load(&self.engine, name, source, config.to_owned(), limits, now)?)
+    /// The plugins of one backend, with its settings.
+    pub fn seat(&self, plugins: &config::Plugins, seat: &Seat) -> Result<Seated, LoadError> {
+        let chosen = Chosen::of(plugins, seat)?;
+        let (name, config, now) = (&chosen.plugin.name, &seat.config, self.clock.now().0);
+        let load_provider = || {
+            ProviderPlugin::load(&self.engine, name, chosen.source(), config.clone(), chosen.limits.clone(), now)
+        };
+        let load_adapter = || {
+            EnginePlugin::load(&self.engine, name, chosen.source(), config.clone(), chosen.limits.clone(), now)
+        };
+        let adapter = match chosen.may_adapt() || seat.is_engine {
+            true => match load_adapter() {
+                Ok(adapter) => Some(adapter),
+                Err(HostError::WrongWorld { .. }) if !seat.is_engine => None,
+                Err(error) => return Err(error.into()),
+            },
+            false => None,
+        };
+        Ok(Seated { backend: seat.backend.clone(), provider: load_provider()?, adapter })
     }
 }
 
 /// What the configuration says of a backend's provider plugin.
-pub struct Chosen<'a> {
-    /// Its section.
-    pub plugin: &'a config::ProviderPlugin,
-    /// Its limits.
-    pub limits: Limits,
+struct Chosen<'a> {
+    plugin: &'a config::ProviderPlugin,
+    limits: Limits,
     origin: Source<'a>,
 }
 
 impl<'a> Chosen<'a> {
-    /// Looks it up.
-    pub fn of(plugins: &'a config::Plugins, seat: &Seat) -> Result<Self, LoadError> {
+    fn of(plugins: &'a config::Plugins, seat: &Seat) -> Result<Self, LoadError> {
         let missing =
             || LoadError::NoProvider { backend: seat.backend.to_string(), provider: seat.provider.clone() };
         let plugin = plugins.provider(&seat.provider).ok_or_else(missing)?;
@@ -291,8 +312,16 @@ impl<'a> Chosen<'a> {
         Ok(Self { plugin, limits: limits(&Limits::provider(), &plugin.limits), origin })
     }
 
+    /// It may know an engine's metrics too: of the bundled ones that is known, and what is in a file is seen by loading it.
+    fn may_adapt(&self) -> bool {
+        match self.plugin.source {
+            PluginSource::Bundled => offpeak_bundled::ENGINES.contains(&&*self.plugin.name),
+            PluginSource::File(_) => true,
+        }
+    }
+
     /// Where it comes from, with its pin.
-    pub fn source(&self) -> Source<'_> {
+    fn source(&self) -> Source<'_> {
         pinned(&self.origin, self.plugin.sha256.as_deref())
     }
 }

@@ -98,6 +98,11 @@ impl EnginePlugin {
         self.plugin.report()
     }
 
+    /// The other is the same code, with the same name, settings and limits.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.plugin.is_like(&other.plugin)
+    }
+
     /// What was read means: one sight for each of [`Self::looks`], in order.
     pub fn interpret(
         &self,

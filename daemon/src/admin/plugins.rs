@@ -54,7 +54,7 @@ pub(super) fn list(gateway: &Gateway) -> List<Row> {
         gateway.backends.iter().map(|backend| row(backend.provider().report(), Some(backend.id.to_string())));
     let adapters = gateway.backends.iter().filter_map(|backend| {
         let engine = backend.engine.as_ref()?;
-        Some(row(engine.plugin.report(), Some(backend.id.to_string())))
+        Some(row(engine.plugin.load().report(), Some(backend.id.to_string())))
     });
     List { data: routers.chain(retries).chain(costs).chain(providers).chain(adapters).collect() }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use http::StatusCode;
 use offpeak_guests::{provider, router};
-use provider_sim::{BatchFault, Endpoint, Mode};
+use provider_sim::{BatchFault, Endpoint, EngineOptions, Mode, Server};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -180,4 +180,59 @@ async fn a_provider_that_wants_the_credential_elsewhere_waits_for_a_restart() {
     assert_eq!(refused.error(), (422, "plugin_refused"));
     assert!(refused.body["error"]["message"].as_str().unwrap().contains("needs a restart"), "{refused:?}");
     assert!(rig.daemon.ask(MODEL, "hello").await.answers(MODEL, "hello"));
+}
+
+/// What a file is named for, and what lies in it: every world, the last one together with `provider`.
+const FIVE_WORLDS: [(&str, &[u8]); 5] = [
+    ("router", offpeak_bundled::SLA_ROUTER),
+    ("retry_policy", offpeak_bundled::STANDARD_RETRY),
+    ("cost_policy", offpeak_bundled::STANDARD_COST),
+    ("providers.openai", offpeak_bundled::OPENAI),
+    ("providers.vllm", offpeak_bundled::VLLM),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plugins_of_all_five_worlds_change_together() {
+    let shelves = FIVE_WORLDS.map(|(place, component)| (place, component, Shelf::with(component)));
+    let engine = sim().speed(1).models([MODEL]).engine(EngineOptions::default()).build();
+    let engine = Server::on_free_port(engine).await.unwrap();
+    let files: Vec<String> = shelves
+        .iter()
+        .map(|(place, _, shelf)| format!("[plugins.{place}]\nfile = {}\ntime_limit = \"5s\"", shelf.path()))
+        .collect();
+    let settings = format!(
+        "{}\n[backends.gpu]\nprovider = \"vllm\"\nbase_url = \"{}\"\nmodels = [\"qwen*\"]\nengine.look_every = \"50ms\"",
+        files.join("\n"),
+        engine.url()
+    );
+    let rig = Rig::start(sim(), &settings).await;
+    for (_, component, shelf) in &shelves {
+        shelf.put(&remarked(component));
+    }
+    let told = reload(&rig).await;
+    assert_eq!(told.status, StatusCode::OK, "{told:?}");
+    let rows = told.body["data"].as_array().unwrap();
+    let mut roles: Vec<_> = rows.iter().map(|row| row["role"].as_str().unwrap()).collect();
+    roles.sort_unstable();
+    assert_eq!(roles, ["cost-policy", "engine", "provider", "provider", "retry-policy", "router"]);
+    assert!(rows.iter().all(|row| row["changed"] == true && row["before"] != row["sha256"]), "{told:?}");
+
+    // The engine is looked at on, by the new adapter.
+    let looks = async || {
+        let plugins = rig.daemon.admin("/admin/v1/plugins").await;
+        let rows = plugins.body["data"].as_array().unwrap();
+        let adapter = rows.iter().find(|row| row["role"] == "engine" && row["used_by"] == "gpu").unwrap();
+        adapter["calls"].as_u64().unwrap()
+    };
+    let before = looks().await;
+    eventually("it is looked at", async || (looks().await > before).then_some(())).await;
+    let ticket = rig.daemon.ticket("a question").await;
+    rig.all_answered(&[ticket]).await;
+
+    // What does not know the engine's metrics does not take its place.
+    let (_, _, vllm) = &shelves[4];
+    vllm.put(offpeak_bundled::OPENAI);
+    let refused = reload(&rig).await;
+    assert_eq!(refused.error(), (422, "plugin_refused"));
+    assert!(refused.body["error"]["message"].as_str().unwrap().contains("world `engine`"), "{refused:?}");
 }
