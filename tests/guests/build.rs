@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 /// The crate of each guest, and the variable that tells `src/lib.rs` where its component lies.
-const GUESTS: [(&str, &str); 3] = [
+const GUESTS: [(&str, &str); 4] = [
+    ("offpeak-guest-first", "OFFPEAK_GUEST_FIRST"),
     ("offpeak-guest-router", "OFFPEAK_GUEST_ROUTER"),
     ("offpeak-guest-provider", "OFFPEAK_GUEST_PROVIDER"),
     ("offpeak-guest-retry", "OFFPEAK_GUEST_RETRY"),

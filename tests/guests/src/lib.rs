@@ -94,3 +94,9 @@ pub mod provider {
     /// Gives every result the same id.
     pub const SAME_ID: &str = "same-id";
 }
+
+/// A component that was built against the first version of the contract, `offpeak:plugin@0.1.0`, without the SDK.
+pub mod first {
+    /// The component: all five worlds at once.
+    pub const COMPONENT: &[u8] = include_bytes!(env!("OFFPEAK_GUEST_FIRST"));
+}
