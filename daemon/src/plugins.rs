@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use offpeak_core::words::BackendId;
 use offpeak_host::{
-    CostPlugin, Engine, EnginePlugin, HostError, Limits, PluginReport, ProviderPlugin, RetryPlugin, RouterPlugin, Source,
+    CostPlugin, Engine, EnginePlugin, HostError, Limits, PluginReport, ProviderPlugin, RetryPlugin,
+    RouterPlugin, Source,
 };
 use tokio::sync::Mutex;
 use tokio::task::JoinError;
@@ -204,6 +205,9 @@ pub struct Loader {
     pub clock: Clock,
 }
 
+/// Loads a plugin of a world: its name, source, settings and limits.
+type Load<'a, P> = dyn Fn(&str, Source<'_>, String, Limits) -> Result<P, HostError> + 'a;
+
 /// A plugin of a policy's kind: what differs between the worlds.
 struct Kind<'a, P> {
     /// What the configured one is called,
@@ -212,7 +216,7 @@ struct Kind<'a, P> {
     bundled_name: &'static str,
     bundled: &'static [u8],
     defaults: Limits,
-    load: &'a dyn Fn(&str, Source<'_>, String, Limits) -> Result<P, HostError>,
+    load: &'a Load<'a, P>,
 }
 
 impl Loader {
@@ -272,21 +276,18 @@ impl Loader {
     pub fn seat(&self, plugins: &config::Plugins, seat: &Seat) -> Result<Seated, LoadError> {
         let chosen = Chosen::of(plugins, seat)?;
         let (name, config, now) = (&chosen.plugin.name, &seat.config, self.clock.now().0);
-        let load_provider = || {
-            ProviderPlugin::load(&self.engine, name, chosen.source(), config.clone(), chosen.limits.clone(), now)
-        };
-        let load_adapter = || {
-            EnginePlugin::load(&self.engine, name, chosen.source(), config.clone(), chosen.limits.clone(), now)
-        };
-        let adapter = match chosen.may_adapt() || seat.is_engine {
-            true => match load_adapter() {
+        let (limits, source) = (|| chosen.limits.clone(), chosen.source());
+        let provider = ProviderPlugin::load(&self.engine, name, source, config.clone(), limits(), now)?;
+        let adapter = if chosen.may_adapt() || seat.is_engine {
+            match EnginePlugin::load(&self.engine, name, source, config.clone(), limits(), now) {
                 Ok(adapter) => Some(adapter),
                 Err(HostError::WrongWorld { .. }) if !seat.is_engine => None,
                 Err(error) => return Err(error.into()),
-            },
-            false => None,
+            }
+        } else {
+            None
         };
-        Ok(Seated { backend: seat.backend.clone(), provider: load_provider()?, adapter })
+        Ok(Seated { backend: seat.backend.clone(), provider, adapter })
     }
 }
 

@@ -80,7 +80,7 @@ struct Trial {
 #[derive(Debug, Serialize)]
 struct Calls {
     function: &'static str,
-    calls: u32,
+    count: u32,
     /// On a fresh instance.
     first_us: f64,
     p50_us: f64,
@@ -212,16 +212,18 @@ fn try_out(args: &Args, engine: &Engine, world: WorldName, config: &str) -> Tria
     let policy = Limits { memory_bytes: Limits::router().memory_bytes, ..Limits::provider() };
     let trial = Setting { args, engine, world, config };
     match world {
-        WorldName::Router => trial.of::<RouterPlugin>(limits(Limits::router()), &[("route", &sample::route)]),
+        WorldName::Router => {
+            trial.of::<RouterPlugin>(&limits(Limits::router()), &[("route", &sample::route)])
+        }
         WorldName::RetryPolicy => {
-            trial.of::<RetryPlugin>(limits(Limits::router()), &[("judge", &sample::judge)])
+            trial.of::<RetryPlugin>(&limits(Limits::router()), &[("judge", &sample::judge)])
         }
         WorldName::Engine => {
-            trial.of::<EnginePlugin>(limits(Limits::provider()), &[("interpret", &sample::interpret)])
+            trial.of::<EnginePlugin>(&limits(Limits::provider()), &[("interpret", &sample::interpret)])
         }
-        WorldName::CostPolicy => trial.of::<CostPlugin>(limits(policy), &[("assess", &sample::assess)]),
+        WorldName::CostPolicy => trial.of::<CostPlugin>(&limits(policy), &[("assess", &sample::assess)]),
         WorldName::Provider => trial.of::<ProviderPlugin>(
-            limits(Limits::provider()),
+            &limits(Limits::provider()),
             &[("offers", &sample::offers), ("prepare", &sample::prepare), ("encode-items", &sample::encode)],
         ),
     }
@@ -235,7 +237,7 @@ struct Setting<'a> {
 }
 
 impl Setting<'_> {
-    fn of<P: Tried>(&self, limits: Limits, functions: &[Function<'_, P>]) -> Trial {
+    fn of<P: Tried>(&self, limits: &Limits, functions: &[Function<'_, P>]) -> Trial {
         let mut trial = Trial {
             world: self.world.as_str(),
             describes_itself_as: None,
@@ -249,7 +251,7 @@ impl Setting<'_> {
         for (function, call) in functions {
             // A fresh plugin for each, so that its first call is the first of an instance.
             let begun = Instant::now();
-            let plugin = match self.load::<P>(&limits) {
+            let plugin = match self.load::<P>(limits) {
                 Ok(plugin) => plugin,
                 Err(error) => {
                     trial.problem = Some(error.to_string());
@@ -300,7 +302,7 @@ impl Setting<'_> {
         let at = |percent: usize| taken.get((taken.len() - 1) * percent / 100).copied().unwrap_or_default();
         Ok(Calls {
             function,
-            calls: self.args.calls,
+            count: self.args.calls,
             first_us: micros(first),
             p50_us: micros(at(50)),
             p99_us: micros(at(99)),

@@ -28,8 +28,8 @@ macro_rules! load {
 
 #[test]
 fn it_is_a_plugin_of_all_five_worlds() {
-    let found = ENGINE.inspect("first", Source::Bytes(guests::first::COMPONENT)).unwrap();
     use WorldName::{CostPolicy, Engine, Provider, RetryPolicy, Router};
+    let found = ENGINE.inspect("first", Source::Bytes(guests::first::COMPONENT)).unwrap();
     assert_eq!(found.worlds, [Router, Provider, Engine, RetryPolicy, CostPolicy]);
     assert!(found.exports.iter().all(|export| export.ends_with("@0.1.0")), "{found:?}");
 }

@@ -164,9 +164,9 @@ async fn while_a_provider_plugin_fails_its_batches_wait_and_another_can_take_ove
 async fn refused_at_the_start(settings: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let text = format!(
-        "access.open = true\n[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n[store]\nfolder = {:?}\n\
+        "access.open = true\n[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n[store]\nfolder = {}\n\
          [plugins.router]\n{settings}\n[backends.b]\nbase_url = \"http://127.0.0.1:9\"\nmodels = [\"*\"]",
-        folder.path().join("data")
+        toml::Value::from(folder.path().join("data").to_str().unwrap())
     );
     let env = std::collections::BTreeMap::new();
     let config = offpeak::config::Config::from_text("offpeak.toml", &text, &env).unwrap();
