@@ -8,7 +8,6 @@ use std::time::Duration;
 use offpeak_core::batch::Journey;
 use offpeak_core::depart::Reason;
 use offpeak_core::extent::{self, Cargo, Range};
-use offpeak_core::lane::Sums;
 use offpeak_core::scheduler::{Effect, Event, Freight, Means, Reckoning, Scheduler};
 use offpeak_core::turnaround::{Sketch, Way};
 use offpeak_core::words::{BatchId, LaneId, LaneKey, Mode, Place, TenantId, Timestamp};
@@ -334,8 +333,8 @@ impl Task {
     /// What a lane's requests will probably take, if that is not what was told of it.
     fn news_of_lane(&mut self, lane: LaneId, key: &LaneKey) -> Option<Event> {
         let backends = &self.gateway.backends;
-        let provider = backends.get(&key.backend)?.provider.name();
-        let (input_price, output_price) = self.gateway.costs.list_prices(provider, key.model.as_str());
+        let provider = backends.get(&key.backend)?.provider();
+        let (input_price, output_price) = self.gateway.costs.list_prices(provider.name(), key.model.as_str());
         let demand = backends.calibrations.of(&key.backend, &key.endpoint, &key.model).demand(1000, None);
         let reckoning =
             Reckoning { input_permille: demand.input, output: demand.output, input_price, output_price };
