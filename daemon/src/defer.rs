@@ -180,13 +180,9 @@ pub async fn keep(
 async fn hold(gateway: &Arc<Gateway>, origin: Place) -> Result<Response<ReplyBody>, Refusal> {
     let waiter = gateway.held.wait(origin).ok_or_else(too_many_held)?;
     loop {
-        // The answer may have come before the waiter sat down; the store knows.
-        let standing = gateway.store.outcome(origin).await.map_err(|error| store_failed(&error))?;
-        if let Some(Standing::Final(outcome)) = standing {
-            let answer = delivery::final_answer(&gateway.store, origin, &outcome)
-                .await
-                .map_err(|error| store_failed(&error))?;
-            gateway.metrics.answered("deferred", answer.status().as_u16());
+        // The answer may have come before the waiter sat down; the store knows. Boxed, so that little room is taken while the
+        // call is held.
+        if let Some(answer) = Box::pin(final_answer(gateway, origin)).await? {
             return Ok(answer);
         }
         tokio::select! {
@@ -195,6 +191,17 @@ async fn hold(gateway: &Arc<Gateway>, origin: Place) -> Result<Response<ReplyBod
             () = gateway.stopping.cancelled() => return Err(stopping()),
         }
     }
+}
+
+/// The answer, if there is one.
+async fn final_answer(gateway: &Gateway, origin: Place) -> Result<Option<Response<ReplyBody>>, Refusal> {
+    let standing = gateway.store.outcome(origin).await.map_err(|error| store_failed(&error))?;
+    let Some(Standing::Final(outcome)) = standing else { return Ok(None) };
+    let answer = delivery::final_answer(&gateway.store, origin, &outcome)
+        .await
+        .map_err(|error| store_failed(&error))?;
+    gateway.metrics.answered("deferred", answer.status().as_u16());
+    Ok(Some(answer))
 }
 
 /// An SDK's own retry of a call that was cut off: the work is under way and is not begun anew.

@@ -20,6 +20,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 
 use crate::body::{ReplyBody, RequestBody};
+use crate::defer::Kept;
 use crate::gateway::Gateway;
 use crate::reply::{Dialect, Refusal, stamp};
 use crate::route::{self, Routed};
@@ -36,7 +37,13 @@ const BODY_TIME: Duration = Duration::from_mins(10);
 /// Answers one request. Nothing that a client sends makes this fail; what goes wrong becomes an answer.
 pub async fn handle(gateway: Arc<Gateway>, request: Request<RequestBody>) -> Response<ReplyBody> {
     let dialect = Dialect::of(request.uri().path());
-    match answer(&gateway, request).await {
+    // A call may be held for hours, and ten thousand of them at once: what it was made of is let go before it waits.
+    let answered = match Box::pin(begin(&gateway, request)).await {
+        Ok(Begun::Answered(response)) => Ok(response),
+        Ok(Begun::Kept(kept)) => Box::pin(defer::answer(&gateway, kept)).await,
+        Err(refusal) => Err(refusal),
+    };
+    match answered {
         Ok(response) => response,
         Err(refusal) => {
             tracing::debug!(status = %refusal.status, code = %refusal.code, "refused: {}", refusal.message);
@@ -52,35 +59,42 @@ pub async fn handle(gateway: Arc<Gateway>, request: Request<RequestBody>) -> Res
     }
 }
 
-async fn answer(
-    gateway: &Arc<Gateway>,
-    request: Request<RequestBody>,
-) -> Result<Response<ReplyBody>, Refusal> {
+/// How far a call has come without waiting for what can wait.
+enum Begun {
+    /// To its answer.
+    Answered(Response<ReplyBody>),
+    /// To where it is safe; its answer may take long.
+    Kept(Kept),
+}
+
+async fn begin(gateway: &Arc<Gateway>, request: Request<RequestBody>) -> Result<Begun, Refusal> {
     let caller = gateway.tenants.identify(request.headers(), gateway.clock.now())?;
     let path = request.uri().path();
     if let Some(id) = path.strip_prefix(delivery::PATH) {
         let id = id.to_owned();
-        return Box::pin(lookup::answer(gateway, caller.account(), request.method(), &id)).await;
+        return Box::pin(lookup::answer(gateway, caller.account(), request.method(), &id))
+            .await
+            .map(Begun::Answered);
     }
-    // What offpeak keeps for its clients; everything else names a model. Boxed, because each connection has room for the
-    // largest of all these, and most of them only ever call models.
+    // What offpeak keeps for its clients; everything else names a model. Boxed, because each call has room for the largest
+    // of all these, and most of them only ever call models.
     if let Some(rest) = below(path, files::PATH) {
-        return Box::pin(files::answer(gateway, caller, request, &rest)).await;
+        return Box::pin(files::answer(gateway, caller, request, &rest)).await.map(Begun::Answered);
     }
     if let Some(rest) = below(path, batches::PATH) {
-        return Box::pin(batches::answer(gateway, caller, request, &rest)).await;
+        return Box::pin(batches::answer(gateway, caller, request, &rest)).await.map(Begun::Answered);
     }
     if let Some(rest) = below(path, uploads::PATH) {
-        return Box::pin(uploads::answer(gateway, caller, request, &rest)).await;
+        return Box::pin(uploads::answer(gateway, caller, request, &rest)).await.map(Begun::Answered);
     }
     if let Some(rest) = below(path, models::PATH) {
-        return Box::pin(models::answer(gateway, caller, request, &rest)).await;
+        return Box::pin(models::answer(gateway, caller, request, &rest)).await.map(Begun::Answered);
     }
     if let Some(rest) = below(path, message_batches::PATH) {
-        return Box::pin(message_batches::answer(gateway, caller, request, &rest)).await;
+        return Box::pin(message_batches::answer(gateway, caller, request, &rest)).await.map(Begun::Answered);
     }
     if let Some(rest) = below(path, responses::PATH).filter(|rest| !rest.is_empty()) {
-        return Box::pin(responses::answer(gateway, caller, request, &rest)).await;
+        return Box::pin(responses::answer(gateway, caller, request, &rest)).await.map(Begun::Answered);
     }
     check_endpoint(gateway, request.method(), path)?;
     caller.check_endpoint(path)?;
@@ -102,7 +116,7 @@ async fn model_call(
     gateway: &Arc<Gateway>,
     caller: Identified,
     request: Request<RequestBody>,
-) -> Result<Response<ReplyBody>, Refusal> {
+) -> Result<Begun, Refusal> {
     let (head, body) = request.into_parts();
     // One that does not say its length may be as long as bodies may be, until it is there.
     let most = gateway.max_body as u64;
@@ -117,7 +131,8 @@ async fn model_call(
     if envelope.background && head.uri.path() == responses::PATH {
         caller.admit_plain(gateway.tenants.asked(arrived.0, Dialect::OpenAi))?;
         caller.account().check_budget(arrived.0)?;
-        return Box::pin(responses::create(gateway, &caller, &head.headers, envelope, arrived.0)).await;
+        let created = responses::create(gateway, &caller, &head.headers, envelope, arrived.0);
+        return Box::pin(created).await.map(Begun::Answered);
     }
     match route::route(gateway, &caller, head.uri.path(), &head.headers, &envelope, arrived.0)? {
         Routed::Now(call) => {
@@ -125,8 +140,7 @@ async fn model_call(
                 let kept = route::kept_anywhere(&gateway.backends, &head.headers);
                 let found = Box::pin(defer::find(gateway, &caller, &head.headers, &kept, &envelope)).await?;
                 if let Some(kept) = found {
-                    drop(head);
-                    return Box::pin(defer::answer(gateway, kept)).await;
+                    return Ok(Begun::Kept(kept));
                 }
             }
             caller.check_sla(SlaScope::Realtime)?;
@@ -138,17 +152,14 @@ async fn model_call(
                 admission.reservation = Some(purse.reserve(amount, arrived.0)?);
             }
             gateway.metrics.decided(arrived.1.elapsed());
-            // Boxed, because a call that is held has room for it otherwise.
-            Box::pin(dispatch::run(gateway, &call, admission, head.headers, envelope.body)).await
+            let answered = dispatch::run(gateway, &call, admission, head.headers, envelope.body).await;
+            answered.map(Begun::Answered)
         }
         Routed::Later(deferral) => {
             caller.check_sla(SlaScope::Deferred)?;
             caller.account().check_budget(arrived.0)?;
             let kept = defer::accept(gateway, &caller, deferral, &head.headers, envelope, arrived.0);
-            let kept = Box::pin(kept).await?;
-            // A call may be held for hours, and ten thousand of them at once: what it was made of is let go.
-            drop((head, in_memory));
-            Box::pin(defer::answer(gateway, kept)).await
+            Box::pin(kept).await.map(Begun::Kept)
         }
     }
 }

@@ -192,7 +192,9 @@ pub async fn end_without_attempt(gateway: &Gateway, ended: Vec<NewOutcome>) -> R
         // One that went back into a lane meanwhile is met again there.
         if let Recorded::New { origin, .. } = one {
             finished.push((origin, is_good));
-            stood_in.into_iter().for_each(|status| gateway.metrics.answered("fallback", status));
+            if let Some(status) = stood_in {
+                gateway.metrics.answered("fallback", status);
+            }
         }
     }
     gateway.jobs.finished(finished.iter().copied());

@@ -70,7 +70,7 @@ async fn a_body_that_stops_coming_is_not_waited_for() {
     let head = "POST /v1/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 1000\r\n\r\n{";
     let (said, took) = dawdle(head, "", NEVER).await;
     assert!(said.starts_with(&format!("HTTP/1.1 {}", StatusCode::REQUEST_TIMEOUT)), "{said}");
-    assert!(took <= Duration::from_secs(60), "{took:?}");
+    assert!(took <= Duration::from_mins(1), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
