@@ -505,6 +505,11 @@ impl PreparedCall {
         }
     }
 
+    /// The plugin writes the body anew, so that nobody else knows what it says.
+    pub const fn rewrites_body(&self) -> bool {
+        matches!(self.body, BodyPlan::Rewrite)
+    }
+
     /// Applies what the plugin said to headers and body.
     pub fn dress(&self, headers: &mut HeaderMap, body: Bytes, now: Timestamp) -> Result<Dressed, DressError> {
         for name in &self.remove {

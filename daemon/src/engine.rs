@@ -38,6 +38,10 @@ pub struct Engine {
     pub every: Duration,
     /// Deferred requests at once, at most.
     pub most: usize,
+    /// Deferred requests in one call with many inputs, at most.
+    pub merge: usize,
+    /// Completions are merged as well.
+    pub merges_completions: bool,
     /// Its real-time calls.
     pub presence: Arc<Presence>,
     sizing: Mutex<Sizing>,
@@ -69,6 +73,8 @@ impl Engine {
             turns: Turns::closed(clock, settings.concurrency),
             every: settings.look_every,
             most: settings.concurrency,
+            merge: settings.merge,
+            merges_completions: settings.merge_completions,
             presence: Arc::default(),
             sizing: Mutex::new(Sizing::new(terms)),
         }

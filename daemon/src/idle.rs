@@ -1,9 +1,12 @@
 //! Deferred work of an engine's own idle time: each request is sent by itself, as many at once as the engine has room for.
-//! What it does not take, breaks off or answers with a failure goes back to its lane.
+//! What it does not take, breaks off or answers with a failure goes back to its lane. Where the endpoint takes arrays,
+//! [`merged`] sends many as one call.
+
+mod merged;
 
 use std::sync::Arc;
 
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{self, BoxStream, StreamExt};
 use offpeak_core::breaker::Report;
 use offpeak_core::extent::{self, Cargo};
 use offpeak_core::outcome::{DidItRun, Ending};
@@ -14,6 +17,7 @@ use offpeak_store::{BatchRecord, Entry, Selection, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::merged::Merging;
 use crate::backends::{Backend, PreparedCall};
 use crate::costs::Took;
 use crate::engine::Engine;
@@ -114,11 +118,7 @@ impl Piece {
         while let Some(what) = selection {
             let chunk = self.gateway.store.requests(what, CHUNK_BYTES).await?;
             selection = chunk.rest;
-            let attempts = stream::iter(chunk.entries)
-                .map(|entry| self.run_one(engine, &call, entry))
-                .buffer_unordered(engine.most)
-                .ready_chunks(RECORD_AT_ONCE);
-            let mut attempts = std::pin::pin!(attempts);
+            let mut attempts = self.run_all(engine, &call, chunk.entries).ready_chunks(RECORD_AT_ONCE);
             while let Some(attempts) = attempts.next().await {
                 let attempts: Vec<Attempt> = attempts.into_iter().flatten().collect();
                 any_good |= attempts.iter().any(|attempt| attempt.ending.is_success());
@@ -138,6 +138,30 @@ impl Piece {
         self.gateway.metrics.ended(self.record.backend.as_str(), ending);
         self.gateway.lanes.tell(Event::Ended { batch: self.record.id, hold_until: None, fate });
         Ok(())
+    }
+
+    /// Runs requests as the engine has room for them, merged where that is possible.
+    fn run_all<'a>(
+        &'a self,
+        engine: &'a Engine,
+        call: &'a PreparedCall,
+        entries: Vec<Entry>,
+    ) -> BoxStream<'a, Vec<Attempt>> {
+        let Some(merging) = Merging::of(engine, call, self.record.endpoint.as_str()) else {
+            return stream::iter(entries)
+                .map(|entry| self.run_one(engine, call, entry))
+                .buffer_unordered(engine.most)
+                .map(|attempt| attempt.into_iter().collect())
+                .boxed();
+        };
+        let loads = stream::unfold(merging.groups(entries), move |mut groups| async move {
+            let load = self.load(engine, merging, &mut groups).await?;
+            Some((load, groups))
+        });
+        loads
+            .map(move |load| self.run_load(engine, call, merging, load))
+            .buffer_unordered(engine.most)
+            .boxed()
     }
 
     /// Waits while the plugin is out of order; none if the daemon stops before.
@@ -189,18 +213,31 @@ impl Piece {
         let ended = send(gateway, backend, call, &self.record, &entry).await;
         let took = Took { together: u32::try_from(guest.together()).unwrap_or(u32::MAX), ..ended.took };
         drop(guest);
-        let is_refused = matches!(ended.ending, Ending::Answered { status: 429 | 503 });
-        let is_lost = matches!(&ended.ending, Ending::Failed { code, .. } if code.starts_with(NO_ANSWER));
-        if is_refused || is_lost {
+        let is_refused = is_refused(&ended.ending);
+        if is_refused || is_lost(&ended.ending) {
             engine.doubt();
         }
         turn.done(is_refused, ended.retry_after);
-        let did_not_run = is_refused
-            || matches!(ended.ending, Ending::Failed { ran: DidItRun::NotSent | DidItRun::Refused, .. });
-        // What it did not take uses up nobody's attempts; the deadline bounds how long that goes on.
-        let tries = if did_not_run { 0 } else { ended.tries };
+        let tries = tries_of(&ended);
         Some(Attempt { tries, took, ..ended })
     }
+}
+
+/// The engine had no room for it.
+const fn is_refused(ending: &Ending) -> bool {
+    matches!(ending, Ending::Answered { status: 429 | 503 })
+}
+
+/// The engine gave no answer.
+fn is_lost(ending: &Ending) -> bool {
+    matches!(ending, Ending::Failed { code, .. } if code.starts_with(NO_ANSWER))
+}
+
+/// What it did not take uses up nobody's attempts; the deadline bounds how long that goes on.
+fn tries_of(ended: &Attempt) -> u16 {
+    let did_not_run = is_refused(&ended.ending)
+        || matches!(ended.ending, Ending::Failed { ran: DidItRun::NotSent | DidItRun::Refused, .. });
+    if did_not_run { 0 } else { ended.tries }
 }
 
 fn given_back(entry: &Entry) -> Attempt {

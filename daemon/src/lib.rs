@@ -54,6 +54,7 @@ pub mod upstream;
 pub mod jsonl;
 pub mod documents;
 pub mod spool;
+pub mod merge;
 pub mod members;
 pub mod body;
 pub mod telemetry;

@@ -54,7 +54,8 @@ pub fn is_empty(object: &[u8]) -> bool {
     members(object).is_ok_and(|members| members.is_empty())
 }
 
-fn push(out: &mut Vec<u8>, name: &str, json: &str) -> Result<(), serde_json::Error> {
+/// Writes a member of an object that begins with a bracket.
+pub fn push(out: &mut Vec<u8>, name: &str, json: &str) -> Result<(), serde_json::Error> {
     if out.len() > 1 {
         out.push(b',');
     }
@@ -64,9 +65,11 @@ fn push(out: &mut Vec<u8>, name: &str, json: &str) -> Result<(), serde_json::Err
     Ok(())
 }
 
-type Members<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
+/// Names and values, in their order.
+pub type Members<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
 
-fn members(object: &[u8]) -> Result<Members<'_>, serde_json::Error> {
+/// The members of the text of a JSON object.
+pub fn members(object: &[u8]) -> Result<Members<'_>, serde_json::Error> {
     struct Collect;
 
     impl<'de> Visitor<'de> for Collect {

@@ -166,6 +166,7 @@ struct Engines {
     seconds: Family<BackendLabels, Counter<f64, AtomicU64>>,
     busy_seconds: Family<BackendLabels, Counter<f64, AtomicU64>>,
     sizes: Family<BackendLabels, Histogram, fn() -> Histogram>,
+    merged: Family<BackendLabels, Histogram, fn() -> Histogram>,
 }
 
 /// 1 to 1024 requests.
@@ -186,6 +187,7 @@ impl Engines {
             seconds: Family::default(),
             busy_seconds: Family::default(),
             sizes: Family::new_with_constructor(sizes as fn() -> Histogram),
+            merged: Family::new_with_constructor(sizes as fn() -> Histogram),
         }
     }
 
@@ -225,6 +227,11 @@ impl Engines {
             "engine_batch_size",
             "Requests that an engine ran at once, at each look",
             self.sizes.clone(),
+        );
+        r.register(
+            "engine_merged_requests",
+            "Requests in a call with the inputs of several",
+            self.merged.clone(),
         );
     }
 }
@@ -489,6 +496,13 @@ impl Metrics {
     pub fn job_ended(&self, status: &'static str) {
         self.jobs.dec();
         self.jobs_ended.get_or_create(&JobLabels { status }).inc();
+    }
+
+    /// Several requests were sent to an engine as one call.
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
+    pub fn merged(&self, backend: &str, requests: usize) {
+        let labels = BackendLabels { backend: backend.to_owned() };
+        self.engines.merged.get_or_create(&labels).observe(requests as f64);
     }
 
     /// An engine was looked at, so long after the look before.

@@ -15,6 +15,7 @@ pub mod gate;
 pub mod job;
 pub mod lane;
 pub mod ledger;
+pub mod merge;
 pub mod money;
 pub mod offers;
 pub mod outcome;

@@ -97,7 +97,8 @@ impl Pace {
     /// How many may be under way at once, as things stand.
     #[must_use]
     pub const fn at_once(&self) -> u64 {
-        self.window / PLACE
+        let window = self.window / PLACE;
+        if window < self.ceiling { window } else { self.ceiling }
     }
 }
 

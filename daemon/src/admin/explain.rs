@@ -21,7 +21,7 @@ use crate::reply::Refusal;
 pub struct Explanation {
     /// What was asked about.
     pub about: String,
-    /// `waiting`, `in_batch`, `in_background`, `in_realtime`, `finished`, or `empty`.
+    /// `waiting`, `in_batch`, `in_background`, `in_engine`, `in_realtime`, `finished`, or `empty`.
     pub state: String,
     /// Milliseconds until the earliest deadline; none if nothing is due.
     pub deadline_in_ms: Option<u64>,
@@ -158,9 +158,11 @@ fn of_batch(gateway: &Gateway, view: &View, record: &BatchRecord) -> Explanation
         ),
         Ok(Journey::Batch { .. }) | Err(_) => {
             let requests: u64 = record.ranges.iter().map(Range::len).sum();
-            let is_background = gateway.backends.sale(record, now).mode == Mode::Background;
-            let (state, what) =
-                if is_background { ("in_background", "was handed in") } else { ("in_batch", "left") };
+            let (state, what) = match gateway.backends.sale(record, now).mode {
+                Mode::Background => ("in_background", "was handed in"),
+                Mode::Engine => return in_engine(gateway, record, requests),
+                Mode::Batch | Mode::Realtime => ("in_batch", "left"),
+            };
             let why = vec![format!(
                 "It {what} {ago} ago in batch {} with {requests} request(s), as '{offer}' of '{backend}'.",
                 record.id
@@ -174,6 +176,32 @@ fn of_batch(gateway: &Gateway, view: &View, record: &BatchRecord) -> Explanation
             }
         }
     }
+}
+
+/// Requests of an engine's idle time: sent one by one as it has room, so that many of them may not have left yet.
+fn in_engine(gateway: &Gateway, record: &BatchRecord, requests: u64) -> Explanation {
+    let ago = shown(gateway.clock.now().since(record.created_at));
+    let backend = &record.backend;
+    let mut why = vec![format!(
+        "It is one of {requests} request(s) that {ago} ago were given to the idle time of '{backend}', as '{}'.",
+        record.offer
+    )];
+    let engine = gateway.backends.get(backend).and_then(|backend| backend.engine.as_ref());
+    why.extend(engine.map(|engine| {
+        let (under_way, at_once) = (engine.turns.under_way(), engine.turns.at_once());
+        match at_once {
+            0 => format!(
+                "The engine gets none at the moment; {under_way} deferred request(s) are under way there."
+            ),
+            _ => format!("It gets up to {at_once} deferred request(s) at once; {under_way} are under way."),
+        }
+    }));
+    why.extend(shut(gateway, backend.as_str()));
+    let what = "it is answered after it has had its turn; if its deadline comes near, it is run in real time"
+        .to_owned();
+    let about = format!("batch {}", record.id);
+    let next = vec![Coming { in_ms: None, what }];
+    Explanation { about, state: "in_engine".to_owned(), deadline_in_ms: None, why, next }
 }
 
 fn in_realtime(gateway: &Gateway, record: &BatchRecord, why: String) -> Explanation {

@@ -30,6 +30,9 @@ const LATENCY: Millis = Millis::from_secs(2);
 /// More than engines run at once; what they can take is found out.
 const CONCURRENCY: usize = 512;
 
+/// Where one call with many inputs has gained most of what it can.
+const MERGE: usize = 32;
+
 pub(super) fn backends(section: &Section<'_>, lanes: &Lanes, plugins: &Plugins) -> Vec<Backend> {
     if section.is_empty() {
         section.context.problem_of_all(
@@ -88,6 +91,8 @@ fn engine(section: Section<'_>) -> Engine {
             .unwrap_or(LOOK_EVERY),
         latency: section.get("latency").and_then(|f| f.millis(Least::AboveZero)).unwrap_or(LATENCY),
         concurrency: section.get("concurrency").and_then(|f| f.number(1..=10_000)).unwrap_or(CONCURRENCY),
+        merge: section.get("merge").and_then(|f| f.number(1..=2048)).unwrap_or(MERGE),
+        merge_completions: section.get("merge_completions").and_then(|f| f.flag()).unwrap_or(false),
     };
     section.finish();
     engine

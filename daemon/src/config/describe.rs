@@ -188,9 +188,10 @@ fn write_backend(f: &mut Formatter<'_>, number: usize, backend: &Backend) -> fmt
         writeln!(
             f,
             "    engine    looked at every {}; at most {} deferred requests at once, fewer where a real-time answer does not \
-             begin within {latency}",
+             begin within {latency}; up to {} embeddings in one call",
             Shown(every),
-            engine.concurrency
+            engine.concurrency,
+            engine.merge
         )?;
     }
     if backend.config != "{}" {

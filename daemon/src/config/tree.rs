@@ -276,6 +276,10 @@ pub struct Engine {
     pub latency: Millis,
     /// Deferred requests at once, at most.
     pub concurrency: usize,
+    /// Deferred requests that are merged into one call with many inputs, at most; 1 for none.
+    pub merge: usize,
+    /// Completions are merged as well.
+    pub merge_completions: bool,
 }
 
 /// `[lanes]` and `[backends.<name>.lanes]`

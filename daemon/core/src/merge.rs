@@ -1,0 +1,205 @@
+//! Requests that travel as one call with many inputs: which part of a call that was refused is sent next, until each has its
+//! own answer, and what each has of a sum that was counted for all of them.
+
+use std::ops::Range;
+
+/// What an ending of a call says about the requests in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// Each of them has its part of the answer, or all share what happened: nothing is sent again here.
+    Shared,
+    /// It was refused for what one of them says, and none of them ran.
+    Content,
+}
+
+/// What an answer's status says about the requests of a call with many inputs.
+#[must_use]
+pub const fn blame(status: u16) -> Blame {
+    match status {
+        // The body: malformed, too long, not to be processed. What concerns the credential, the model or the moment is the
+        // same for all of them, and what a server's error means is the retry policy's to say.
+        400 | 413 | 422 => Blame::Content,
+        _ => Blame::Shared,
+    }
+}
+
+/// What becomes of a part of a call that ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// The requests at these positions have this ending.
+    Settled(Range<usize>),
+    /// Its halves are sent instead.
+    Halved,
+}
+
+/// Finds those for which a call with many inputs is refused, by halving, so that only they fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hunt {
+    /// Parts that have no answer, in descending order.
+    open: Vec<Range<usize>>,
+}
+
+impl Hunt {
+    /// For a call of so many requests.
+    #[must_use]
+    pub fn new(requests: usize) -> Self {
+        let open = if requests == 0 { Vec::new() } else { vec![0..requests] };
+        Self { open }
+    }
+
+    /// The part to send next; none when each request has its ending. [`Self::ended`] must follow.
+    #[must_use]
+    pub fn part(&self) -> Option<Range<usize>> {
+        self.open.last().cloned()
+    }
+
+    /// The part that was to be sent next has ended.
+    pub fn ended(&mut self, blame: Blame) -> Next {
+        let Some(part) = self.open.pop() else { return Next::Settled(0..0) };
+        match blame {
+            Blame::Content if part.len() > 1 => {
+                let middle = part.start + part.len() / 2;
+                self.open.push(middle..part.end);
+                self.open.push(part.start..middle);
+                Next::Halved
+            }
+            Blame::Content | Blame::Shared => Next::Settled(part),
+        }
+    }
+}
+
+/// Divides a sum by weights, so that the parts add up to it: what is left after rounding down goes to the largest remainders.
+/// Without any weight it is divided evenly.
+#[must_use]
+pub fn shares(sum: u64, weights: &[u64]) -> Vec<u64> {
+    let evenly = vec![1; weights.len()];
+    let weights = if weights.iter().all(|weight| *weight == 0) { &evenly } else { weights };
+    let whole: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
+    if whole == 0 {
+        return Vec::new();
+    }
+    let mut left = sum;
+    let mut remainders = Vec::with_capacity(weights.len());
+    let mut parts: Vec<u64> = Vec::with_capacity(weights.len());
+    for (at, weight) in weights.iter().enumerate() {
+        let product = u128::from(sum) * u128::from(*weight);
+        // No more than the sum, as no weight is more than the whole.
+        let part = u64::try_from(product / whole).unwrap_or(sum);
+        left = left.saturating_sub(part);
+        remainders.push((std::cmp::Reverse(product % whole), at));
+        parts.push(part);
+    }
+    remainders.sort_unstable();
+    for (_, at) in remainders {
+        if left == 0 {
+            break;
+        }
+        if let Some(part) = parts.get_mut(at) {
+            *part += 1;
+            left -= 1;
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn one_of_eight_is_found_by_halves_and_the_others_are_answered() {
+        let mut hunt = Hunt::new(8);
+        let (mut calls, mut failed) = (0, Vec::new());
+        while let Some(part) = hunt.part() {
+            calls += 1;
+            let is_bad = part.contains(&5);
+            let next = hunt.ended(if is_bad { Blame::Content } else { Blame::Shared });
+            if let (true, Next::Settled(part)) = (is_bad, next) {
+                failed.push(part);
+            }
+        }
+        assert_eq!((failed, calls), (vec![5..6], 7));
+    }
+
+    #[test]
+    fn what_is_the_same_for_all_is_not_hunted() {
+        for status in [200, 401, 403, 404, 408, 429, 500, 502, 503, 529] {
+            assert_eq!(blame(status), Blame::Shared, "{status}");
+        }
+        let mut hunt = Hunt::new(32);
+        assert_eq!(hunt.ended(Blame::Shared), Next::Settled(0..32));
+        assert_eq!(hunt.part(), None);
+    }
+
+    #[test]
+    fn the_rest_goes_to_the_largest_remainders() {
+        assert_eq!(shares(10, &[1, 1, 1]), [4, 3, 3]);
+        assert_eq!(shares(10, &[3, 3, 1]), [4, 4, 2]);
+        assert_eq!(shares(7, &[0, 0]), [4, 3]);
+        assert_eq!(shares(7, &[0, 5]), [0, 7]);
+        assert_eq!(shares(7, &[]), Vec::<u64>::new());
+        assert_eq!(
+            shares(u64::MAX, &[u64::MAX, u64::MAX]).iter().map(|part| u128::from(*part)).sum::<u128>(),
+            u64::MAX.into()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn everyone_has_exactly_one_ending_and_only_the_bad_ones_fail(
+            requests in 0_usize..70,
+            bad in prop::collection::btree_set(0_usize..70, 0..8),
+            // The calls that end in a way that is shared by all in them.
+            lost in prop::collection::btree_set(0_usize..100, 0..3),
+        ) {
+            let bad: BTreeSet<usize> = bad.into_iter().filter(|at| *at < requests).collect();
+            let mut hunt = Hunt::new(requests);
+            let mut endings = vec![0; requests];
+            let (mut failed, mut shared, mut calls) = (BTreeSet::new(), BTreeSet::new(), 0);
+            while let Some(part) = hunt.part() {
+                let is_lost = lost.contains(&calls);
+                calls += 1;
+                let is_refused = !is_lost && part.clone().any(|at| bad.contains(&at));
+                match hunt.ended(if is_refused { Blame::Content } else { Blame::Shared }) {
+                    Next::Halved => prop_assert!(is_refused && part.len() > 1),
+                    Next::Settled(settled) => {
+                        prop_assert_eq!(&settled, &part);
+                        for at in settled {
+                            endings[at] += 1;
+                            if is_refused {
+                                failed.insert(at);
+                            }
+                            if is_lost {
+                                shared.insert(at);
+                            }
+                        }
+                    }
+                }
+            }
+            prop_assert!(endings.iter().all(|count| *count == 1), "{:?}", endings);
+            prop_assert!(failed.is_subset(&bad));
+            prop_assert!(bad.difference(&failed).all(|at| shared.contains(at)));
+            // Each bad one costs at most two calls at each level.
+            let levels = requests.next_power_of_two().trailing_zeros() as usize;
+            prop_assert!(calls <= 1 + 2 * bad.len() * levels);
+        }
+
+        #[test]
+        fn parts_add_up_and_are_in_proportion(sum in 0_u64..1_000_000, weights in prop::collection::vec(0_u64..10_000, 1..40)) {
+            let parts = shares(sum, &weights);
+            prop_assert_eq!(parts.len(), weights.len());
+            prop_assert_eq!(parts.iter().sum::<u64>(), sum);
+            let whole: u64 = weights.iter().sum();
+            if whole > 0 {
+                for (part, weight) in parts.iter().zip(&weights) {
+                    let exact = sum * weight / whole;
+                    prop_assert!(*part == exact || *part == exact + 1, "{} of {}", part, exact);
+                }
+            }
+        }
+    }
+}

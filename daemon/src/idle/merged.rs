@@ -1,0 +1,232 @@
+//! Deferred requests for an endpoint that takes arrays: as many as have turns, and are alike in all but their inputs, travel in
+//! one call. Each gets its own answer; if the call is refused for what one of them says, only that one fails.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+
+use bytes::Bytes;
+use offpeak_core::merge::{Blame, Hunt, Next, blame};
+use offpeak_core::outcome::{DidItRun, Ending};
+use offpeak_store::Entry;
+
+use super::{Piece, given_back, is_lost, is_refused, tries_of};
+use crate::backends::PreparedCall;
+use crate::costs::Took;
+use crate::engine::Engine;
+use crate::merge::{self, Arrays, Form, Part};
+use crate::outcomes::Attempt;
+use crate::rescue::{asker, send, tenant_of};
+use crate::turns::Turn;
+
+/// A request, and what can be merged of it.
+pub(super) struct Item {
+    entry: Entry,
+    /// None if it travels alone.
+    part: Option<Part>,
+}
+
+/// Requests that may travel together.
+type Group = VecDeque<Item>;
+
+/// Requests that have their turns, one each. Without turns they are given back.
+pub(super) struct Load<'a> {
+    items: Vec<Item>,
+    turns: Vec<Turn<'a>>,
+}
+
+/// How the merging goes.
+#[derive(Clone, Copy)]
+pub(super) struct Merging {
+    arrays: Arrays,
+    /// Inputs in one call, at most.
+    most: usize,
+}
+
+impl Merging {
+    /// None where each request travels by itself.
+    pub(super) fn of(engine: &Engine, call: &PreparedCall, endpoint: &str) -> Option<Self> {
+        let arrays = Arrays::of(endpoint)?;
+        let is_wanted = engine.merge > 1 && (arrays != Arrays::Completions || engine.merges_completions);
+        (is_wanted && !call.rewrites_body()).then_some(Self { arrays, most: engine.merge })
+    }
+
+    /// Those that may travel together, each group in the order in which they came. What has failed before travels alone, so
+    /// that it harms nobody again.
+    pub(super) fn groups(self, entries: Vec<Entry>) -> VecDeque<Group> {
+        let mut groups: VecDeque<Group> = VecDeque::new();
+        let mut by_kind: HashMap<(Form, Bytes), usize> = HashMap::new();
+        for entry in entries {
+            let part = if entry.attempts == 0 { Part::read(self.arrays, &entry.body) } else { None };
+            let at = match &part {
+                Some(part) => *by_kind.entry(part.kind.clone()).or_insert(groups.len()),
+                None => groups.len(),
+            };
+            if at == groups.len() {
+                groups.push_back(Group::new());
+            }
+            if let Some(group) = groups.get_mut(at) {
+                group.push_back(Item { entry, part });
+            }
+        }
+        groups
+    }
+}
+
+impl Item {
+    fn inputs(&self) -> usize {
+        self.part.as_ref().map_or(1, Part::len)
+    }
+}
+
+impl Piece {
+    /// Waits for a turn, and takes as many more as are free. None if nothing is left, or the daemon stops.
+    pub(super) async fn load<'a>(
+        &self,
+        engine: &'a Engine,
+        merging: Merging,
+        groups: &mut VecDeque<Group>,
+    ) -> Option<Load<'a>> {
+        let gateway = &self.gateway;
+        let mut group = groups.pop_front()?;
+        let first = group.pop_front()?;
+        let tenant = tenant_of(gateway, &first.entry);
+        let turn = tokio::select! {
+            biased;
+            () = gateway.stopping.cancelled() => return None,
+            () = self.stop.cancelled() => {
+                let items = std::iter::once(first).chain(group).collect();
+                return Some(Load { items, turns: Vec::new() });
+            }
+            turn = async { engine.turns.take(&asker(gateway, &tenant, &first.entry)).await } => turn,
+        };
+        let mut inputs = first.inputs();
+        let mut load = Load { items: vec![first], turns: vec![turn] };
+        while let Some(next) = group.front() {
+            inputs += next.inputs();
+            if inputs > merging.most {
+                break;
+            }
+            let tenant = tenant_of(gateway, &next.entry);
+            let Some(turn) = engine.turns.take_free(&asker(gateway, &tenant, &next.entry)) else { break };
+            load.turns.push(turn);
+            load.items.extend(group.pop_front());
+        }
+        if !group.is_empty() {
+            groups.push_front(group);
+        }
+        Some(load)
+    }
+
+    /// Runs requests that have their turns until each has an ending, and gives the turns back.
+    pub(super) async fn run_load(
+        &self,
+        engine: &Engine,
+        call: &PreparedCall,
+        merging: Merging,
+        load: Load<'_>,
+    ) -> Vec<Attempt> {
+        let Load { items, turns } = load;
+        if turns.is_empty() {
+            return items.iter().map(|item| given_back(&item.entry)).collect();
+        }
+        let mut wanted = Vec::with_capacity(items.len());
+        for item in items {
+            // While it waited, it may have been taken over by what runs beside this piece, or been cancelled.
+            let place = item.entry.place;
+            if self.gateway.beside.covers(self.record.id, place) {
+                continue;
+            }
+            match self.is_to_be_sent(place).await {
+                Some(true) => wanted.push(item),
+                Some(false) => {}
+                None => return Vec::new(),
+            }
+        }
+        let mut attempts = Vec::with_capacity(wanted.len());
+        let (mut was_too_much, mut retry_after) = (false, None);
+        let mut hunt = Hunt::new(wanted.len());
+        while let Some(part) = hunt.part() {
+            let Some((first, more)) = wanted.get(part.clone()).and_then(<[Item]>::split_first) else { break };
+            if !attempts.is_empty() || part.len() < wanted.len() {
+                // Those of the refused call that were not sent again did not run.
+                if self.gateway.stopping.is_cancelled() {
+                    break;
+                }
+                if self.stop.is_cancelled() {
+                    attempts.extend(std::iter::once(first).chain(more).map(|item| given_back(&item.entry)));
+                    hunt.ended(Blame::Shared);
+                    continue;
+                }
+            }
+            let ended = self.send_together(engine, call, merging.arrays, (first, more)).await;
+            let found = match ended.ending {
+                Ending::Answered { status } => blame(status),
+                Ending::Failed { .. } => Blame::Shared,
+            };
+            let is_too_much = is_refused(&ended.ending);
+            was_too_much |= is_too_much;
+            retry_after = retry_after.max(ended.retry_after.filter(|_| is_too_much));
+            if is_too_much || is_lost(&ended.ending) {
+                engine.doubt();
+            }
+            match hunt.ended(found) {
+                Next::Halved => {
+                    tracing::debug!(batch = %self.record.id, requests = part.len(), "a merged call was refused and is halved");
+                }
+                Next::Settled(part) => attempts.extend(each_its_own(merging.arrays, &wanted, part, ended)),
+            }
+        }
+        for turn in turns {
+            turn.done(was_too_much, retry_after);
+        }
+        attempts
+    }
+
+    /// One call for all of them; its ending is that of the first.
+    async fn send_together(
+        &self,
+        engine: &Engine,
+        call: &PreparedCall,
+        arrays: Arrays,
+        (first, more): (&Item, &[Item]),
+    ) -> Attempt {
+        let (gateway, backend) = (&self.gateway, &self.backend);
+        let items = || std::iter::once(first).chain(more);
+        let guests: Vec<_> = items().map(|_| engine.presence.admit()).collect();
+        let parts: Vec<&Part> = items().filter_map(|item| item.part.as_ref()).collect();
+        let merged = if more.is_empty() { None } else { merge::body(arrays, &parts).ok() };
+        let ended = match merged {
+            Some(body) => {
+                gateway.metrics.merged(backend.id.as_str(), parts.len());
+                let entry = Entry { body, ..first.entry.clone() };
+                send(gateway, backend, call, &self.record, &entry).await
+            }
+            None => send(gateway, backend, call, &self.record, &first.entry).await,
+        };
+        let together = guests.first().map_or(1, |guest| guest.together());
+        let took = Took { together: u32::try_from(together).unwrap_or(u32::MAX), ..ended.took };
+        let tries = tries_of(&ended);
+        Attempt { tries, took, ..ended }
+    }
+}
+
+/// The ending of a call becomes those of its requests.
+fn each_its_own(arrays: Arrays, all: &[Item], part: Range<usize>, ended: Attempt) -> Vec<Attempt> {
+    let items = all.get(part).unwrap_or_default();
+    if let [one] = items {
+        return vec![Attempt { place: one.entry.place, ..ended }];
+    }
+    let shared = |item: &Item| Attempt { place: item.entry.place, ..ended.clone() };
+    if !ended.ending.is_success() {
+        return items.iter().map(shared).collect();
+    }
+    let parts: Vec<&Part> = items.iter().filter_map(|item| item.part.as_ref()).collect();
+    if let Some(bodies) = merge::split(arrays, &parts, &ended.body) {
+        return items.iter().zip(bodies).map(|(item, body)| Attempt { body, ..shared(item) }).collect();
+    }
+    let message =
+        "the engine answered a call with many inputs, but not each of them; each is sent by itself next";
+    let ending =
+        Ending::Failed { ran: DidItRun::Ran, code: "unreadable_answer".into(), message: message.into() };
+    items.iter().map(|item| Attempt { ending: ending.clone(), body: Bytes::new(), ..shared(item) }).collect()
+}
