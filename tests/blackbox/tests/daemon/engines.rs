@@ -1,8 +1,10 @@
 //! Deferred work on an engine of one's own: no batch API, no discount, but idle time.
 
+mod merged;
+
 use futures_util::future::join_all;
 use http::StatusCode;
-use provider_sim::{EngineOptions, Handle, Mode, Provider, Server};
+use provider_sim::{Endpoint, EngineOptions, Fault, Handle, Mode, Provider, Server};
 use serde_json::json;
 
 use crate::rig::{Answer, CHAT, Daemon, MODEL, Ticket, eventually, send, sim};
@@ -22,7 +24,10 @@ impl Workshop {
     }
 
     async fn open_with(step_us: Vec<(u32, u64)>, more: &str) -> Self {
-        let options = EngineOptions { step_us, ..EngineOptions::default() };
+        Self::open_as(EngineOptions { step_us, ..EngineOptions::default() }, more).await
+    }
+
+    async fn open_as(options: EngineOptions, more: &str) -> Self {
         let provider = sim().speed(1).models([MODEL]).engine(options).build();
         let server = Server::on_free_port(provider.clone()).await.unwrap();
         let settings = format!(
@@ -128,6 +133,51 @@ async fn what_an_engine_dies_with_runs_when_it_is_back() {
     shop.gauge("offpeak_engine_ready", "gpu", |ready| ready == 0).await;
     shop.provider.start_engine();
     shop.all_answered(&tickets).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_engine_breaks_off_or_has_no_memory_for_runs_later() {
+    let shop = Workshop::open_with(EngineOptions::default().step_us, "answer_timeout = \"3s\"").await;
+    for fault in [
+        // Out of memory: with a status, and with a broken connection.
+        Fault::Status { status: 500, retry_after_ms: None },
+        Fault::StatusAfterEffect { status: 500 },
+        Fault::DropResponseAfterEffect,
+        // Half an answer, cut off or as if it were whole.
+        Fault::CutBody,
+        Fault::TruncateBody,
+        // Nothing comes any more.
+        Fault::Slow { ms: 60_000 },
+        // No room.
+        Fault::Status { status: 503, retry_after_ms: Some(50) },
+    ] {
+        shop.provider.faults().next(Endpoint::ChatCompletions, fault);
+    }
+    let tickets = shop.daemon.tickets(30, |n| format!("question {n}")).await;
+    shop.all_answered(&tickets).await;
+    let finished = shop.daemon.metric("offpeak_deferred_finished_total", "gpu").await;
+    assert_eq!(finished, 30, "each once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_waits_for_its_turn_is_explained_and_can_be_cancelled() {
+    // A single step lasts long, so that most of them wait.
+    let shop = Workshop::open(vec![(1, 200_000), (256, 200_000)]).await;
+    let tickets = shop.daemon.tickets(40, |n| format!("question {n}")).await;
+    eventually("some run", async || (shop.running() >= 2).then_some(())).await;
+    let last = tickets.last().unwrap();
+    let id = last.location.rsplit('/').next().unwrap();
+    let told = eventually("it is given to the engine's idle time", async || {
+        let told = shop.daemon.admin(&format!("/admin/v1/explain/{id}")).await;
+        (told.body["state"] == "in_engine").then_some(told.body)
+    })
+    .await;
+    let why =
+        told["why"].as_array().unwrap().iter().map(|why| why.as_str().unwrap()).collect::<Vec<_>>().join(" ");
+    assert!(why.contains("the idle time of 'gpu'") && why.contains("deferred request(s) at once"), "{why}");
+    assert_eq!(shop.daemon.cancel(last).await.status, StatusCode::OK);
+    let cancelled = shop.daemon.look(last).await;
+    assert!(cancelled.status != StatusCode::ACCEPTED && !cancelled.is_to(last), "{cancelled:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

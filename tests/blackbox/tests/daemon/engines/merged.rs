@@ -1,0 +1,143 @@
+//! Deferred embeddings: many in one call to the engine, each with its own answer.
+
+use futures_util::future::join_all;
+use http::StatusCode;
+use provider_sim::Endpoint::Embeddings;
+use provider_sim::{EngineOptions, Fault};
+use reqwest::Client;
+use serde_json::{Value, json};
+
+use super::Workshop;
+use crate::rig::{Answer, MODEL, PROVIDER_KEY, eventually, send};
+
+const EMBEDDINGS: &str = "/v1/embeddings";
+
+/// A step is long, so that what comes meanwhile goes together.
+const SLOW: [(u32, u64); 2] = [(1, 10_000), (256, 60_000)];
+
+fn text(n: usize) -> String {
+    format!("text {n}{}", " and so on".repeat(n % 5))
+}
+
+fn body(input: &Value) -> Value {
+    json!({ "model": MODEL, "input": input, "dimensions": 8 })
+}
+
+impl Workshop {
+    /// Defers one request for each body at once, and waits for all answers.
+    async fn embedded(&self, bodies: &[Value]) -> Vec<Answer> {
+        let asked =
+            bodies.iter().map(|body| send(self.daemon.post(EMBEDDINGS, body).header("x-offpeak-sla", "24h")));
+        join_all(asked).await
+    }
+
+    /// What the engine itself says to these texts.
+    async fn truth(&self, texts: &[String]) -> Value {
+        let call = Client::new().post(format!("{}{EMBEDDINGS}", self.server.url()));
+        let answer = send(call.bearer_auth(PROVIDER_KEY).json(&body(&json!(texts)))).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        answer.body
+    }
+
+    async fn merged(&self) -> (u64, u64) {
+        let count = self.daemon.metric("offpeak_engine_merged_requests_count", "gpu").await;
+        let text = self.daemon.metrics().await;
+        let sum = text.lines().find(|line| line.starts_with("offpeak_engine_merged_requests_sum"));
+        let sum = sum.map_or("0", |line| line.rsplit(' ').next().unwrap().trim_end_matches(".0"));
+        (count, sum.parse().unwrap())
+    }
+}
+
+/// Each is the answer to its own text, and what they took adds up to what the engine counts.
+async fn assert_own(shop: &Workshop, texts: &[String], answers: &[&Answer]) {
+    let truth = shop.truth(texts).await;
+    let mut tokens = 0;
+    for (n, answer) in answers.iter().enumerate() {
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        let data = answer.body["data"].as_array().unwrap();
+        assert_eq!((data.len(), &data[0]["index"]), (1, &json!(0)));
+        assert_eq!(data[0]["embedding"], truth["data"][n]["embedding"], "{}", texts[n]);
+        tokens += answer.body["usage"]["prompt_tokens"].as_u64().unwrap();
+    }
+    assert_eq!(tokens, truth["usage"]["prompt_tokens"].as_u64().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_travel_in_one_call_and_each_gets_its_own() {
+    let shop = Workshop::open(SLOW.to_vec()).await;
+    let texts: Vec<String> = (0..60).map(text).collect();
+    let bodies: Vec<Value> = texts.iter().map(|text| body(&json!(text))).collect();
+    let answers = shop.embedded(&bodies).await;
+    let calls = shop.provider.calls(Embeddings);
+    assert!(calls < 40, "{calls} calls for 60 requests");
+    assert_own(&shop, &texts, &answers.iter().collect::<Vec<_>>()).await;
+    let (merged_calls, merged) = shop.merged().await;
+    assert!(merged_calls > 0 && merged >= 2 * merged_calls && merged <= 60, "{merged} in {merged_calls}");
+    let finished = shop.daemon.metric("offpeak_deferred_finished_total", "gpu").await;
+    assert_eq!(finished, 60);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_call_is_halved_until_only_the_bad_one_fails() {
+    let shop = Workshop::open(SLOW.to_vec()).await;
+    let texts: Vec<String> = (0..40).map(text).collect();
+    let mut bodies: Vec<Value> = texts.iter().map(|text| body(&json!(text))).collect();
+    bodies[13] = body(&json!(""));
+    let answers = shop.embedded(&bodies).await;
+    assert_eq!(answers[13].status, StatusCode::BAD_REQUEST, "{:?}", answers[13]);
+    let good = |n: &usize| *n != 13;
+    let texts: Vec<String> = (0..40).filter(good).map(text).collect();
+    let answers: Vec<&Answer> = (0..40).filter(good).map(|n| &answers[n]).collect();
+    assert!(
+        answers.iter().all(|answer| answer.header("x-offpeak-attempts") == "1"),
+        "what was halved did not run"
+    );
+    assert_own(&shop, &texts, &answers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_breaks_the_engine_is_sent_alone_and_harms_nobody() {
+    let options = EngineOptions { poison: Some("poison".into()), ..EngineOptions::default() };
+    let shop = Workshop::open_as(options, "").await;
+    let texts: Vec<String> = (0..30).map(text).collect();
+    let mut bodies: Vec<Value> = texts.iter().map(|text| body(&json!(text))).collect();
+    bodies.push(body(&json!("this is poison")));
+    let mut answers = shop.embedded(&bodies).await;
+    let bad = answers.pop().unwrap();
+    assert_eq!(bad.status, StatusCode::INTERNAL_SERVER_ERROR, "{bad:?}");
+    assert_own(&shop, &texts, &answers.iter().collect::<Vec<_>>()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_are_lost_or_strange_are_asked_for_again() {
+    let shop = Workshop::open(SLOW.to_vec()).await;
+    for fault in [
+        Fault::DropBeforeEffect,
+        Fault::DropResponseAfterEffect,
+        Fault::Garbage,
+        Fault::TruncateBody,
+        Fault::CutBody,
+        Fault::Status { status: 503, retry_after_ms: None },
+    ] {
+        shop.provider.faults().next(Embeddings, fault);
+    }
+    let texts: Vec<String> = (0..50).map(text).collect();
+    let bodies: Vec<Value> = texts.iter().map(|text| body(&json!(text))).collect();
+    let answers = shop.embedded(&bodies).await;
+    assert_own(&shop, &texts, &answers.iter().collect::<Vec<_>>()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_dies_with_a_merged_call_answers_it_later() {
+    let shop = Workshop::open(SLOW.to_vec()).await;
+    let texts: Vec<String> = (0..80).map(text).collect();
+    let bodies: Vec<Value> = texts.iter().map(|text| body(&json!(text))).collect();
+    let dying = async {
+        eventually("some run", async || (shop.running() >= 2).then_some(())).await;
+        shop.provider.crash_engine();
+        shop.gauge("offpeak_engine_ready", "gpu", |ready| ready == 0).await;
+        shop.provider.start_engine();
+    };
+    let (answers, ()) = tokio::join!(shop.embedded(&bodies), dying);
+    assert_own(&shop, &texts, &answers.iter().collect::<Vec<_>>()).await;
+}
