@@ -247,6 +247,7 @@ impl Core {
             ledger,
             retries,
             health: Health::new(config.breaker),
+            gather: Arc::default(),
             beside: Beside::default(),
             max_body: config.server.max_body,
             room: Room { all: config.store.queue, bodies: Bodies::new(config.server.body_memory) },

@@ -18,6 +18,7 @@ use reqwest::Body;
 use crate::blocking::blocking;
 use crate::clock::Clock;
 use crate::config;
+use crate::merge::Arrays;
 use crate::telemetry::EngineSeen;
 use crate::turns::Turns;
 use crate::upstream::Upstream;
@@ -38,10 +39,11 @@ pub struct Engine {
     pub every: Duration,
     /// Deferred requests at once, at most.
     pub most: usize,
-    /// Deferred requests in one call with many inputs, at most.
+    /// Inputs in one call for several requests, at most.
     pub merge: usize,
-    /// Completions are merged as well.
-    pub merges_completions: bool,
+    /// How long calls in real time wait for others; none if each is sent at once by itself.
+    pub merge_realtime: Option<Duration>,
+    merges_completions: bool,
     /// Its real-time calls.
     pub presence: Arc<Presence>,
     sizing: Mutex<Sizing>,
@@ -74,6 +76,7 @@ impl Engine {
             every: settings.look_every,
             most: settings.concurrency,
             merge: settings.merge,
+            merge_realtime: (settings.merge_realtime > Millis(0)).then(|| settings.merge_realtime.into()),
             merges_completions: settings.merge_completions,
             presence: Arc::default(),
             sizing: Mutex::new(Sizing::new(terms)),
@@ -129,6 +132,13 @@ impl Engine {
             peak,
         };
         Ok((state, seen))
+    }
+
+    /// How requests for an endpoint are merged; none if each is sent by itself.
+    pub fn arrays(&self, endpoint: &str) -> Option<Arrays> {
+        let arrays = Arrays::of(endpoint)?;
+        let is_wanted = self.merge > 1 && (arrays != Arrays::Completions || self.merges_completions);
+        is_wanted.then_some(arrays)
     }
 
     /// It did not take a call: it gets no more before it was looked at.

@@ -20,6 +20,7 @@ use crate::config::{self, OnRouterFailure};
 use crate::costs::{Costs, Ledger};
 use crate::documents::Numbers;
 use crate::fallback::StandIn;
+use crate::gather::Gather;
 use crate::health::{Changed, Health};
 use crate::held::Held;
 use crate::job_book::JobBook;
@@ -70,6 +71,8 @@ pub struct Gateway {
     pub retries: Retries,
     /// Which backends take work.
     pub health: Health,
+    /// Calls that wait for others of their kind.
+    pub gather: Arc<Gather>,
     /// What is run beside a batch.
     pub beside: Beside,
     /// The largest request body.

@@ -154,7 +154,8 @@ impl Piece {
                 .map(|attempt| attempt.into_iter().collect())
                 .boxed();
         };
-        let loads = stream::unfold(merging.groups(entries), move |mut groups| async move {
+        let groups = merging.groups(entries, |entry| tenant_of(&self.gateway, entry));
+        let loads = stream::unfold(groups, move |mut groups| async move {
             let load = self.load(engine, merging, &mut groups).await?;
             Some((load, groups))
         });

@@ -36,6 +36,7 @@ pub mod beside;
 pub mod held;
 pub mod lane_book;
 pub mod tenant;
+pub mod gather;
 pub mod envelope;
 pub mod rewrite;
 pub mod backends;

@@ -32,6 +32,67 @@ pub enum Next {
     Halved,
 }
 
+/// Those that wait for company, up to a number of inputs. The shell keeps the time: whoever begins a gathering leaves after a
+/// while, with whoever has joined by then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gathering<T> {
+    number: u64,
+    waiting: Vec<T>,
+    inputs: usize,
+}
+
+/// What follows when one has joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined<T> {
+    /// These leave at once, each list as one call.
+    pub leave: Vec<Vec<T>>,
+    /// A gathering has begun, and is over after its time.
+    pub begins: bool,
+}
+
+impl<T> Default for Gathering<T> {
+    fn default() -> Self {
+        Self { number: 0, waiting: Vec::new(), inputs: 0 }
+    }
+}
+
+impl<T> Gathering<T> {
+    /// One with so many inputs comes. `number` is that of the gathering which it may begin.
+    pub fn join(&mut self, one: T, inputs: usize, most: usize, number: u64) -> Joined<T> {
+        let mut leave = Vec::new();
+        if !self.waiting.is_empty() && self.inputs.saturating_add(inputs) > most {
+            leave.push(self.take());
+        }
+        let is_first = self.waiting.is_empty();
+        if is_first {
+            self.number = number;
+        }
+        self.waiting.push(one);
+        self.inputs = self.inputs.saturating_add(inputs);
+        let is_full = self.inputs >= most;
+        if is_full {
+            leave.push(self.take());
+        }
+        Joined { leave, begins: is_first && !is_full }
+    }
+
+    /// The time of the gathering with this number is over. Nobody leaves if it was full before.
+    pub fn over(&mut self, number: u64) -> Vec<T> {
+        if self.number == number { self.take() } else { Vec::new() }
+    }
+
+    /// Nobody waits.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn take(&mut self) -> Vec<T> {
+        self.inputs = 0;
+        std::mem::take(&mut self.waiting)
+    }
+}
+
 /// Finds those for which a call with many inputs is refused, by halving, so that only they fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hunt {
@@ -149,6 +210,36 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn everyone_leaves_exactly_once_and_no_call_is_too_large(
+            most in 2_usize..40,
+            // How many inputs each has, and whether the time of the gathering before it is over first.
+            comers in prop::collection::vec((1_usize..12, any::<bool>()), 0..120),
+        ) {
+            let mut gathering = Gathering::default();
+            let (mut left, mut begun) = (Vec::new(), None);
+            let mut calls: Vec<Vec<usize>> = Vec::new();
+            for (at, (inputs, is_over)) in comers.iter().enumerate() {
+                if let Some(number) = begun.take_if(|_| *is_over) {
+                    calls.extend(Some(gathering.over(number)).filter(|call| !call.is_empty()));
+                }
+                let number = at as u64 + 1;
+                let joined = gathering.join(at, *inputs, most, number);
+                calls.extend(joined.leave);
+                if joined.begins {
+                    begun = Some(number);
+                }
+                prop_assert!(gathering.is_empty() || begun.is_some(), "who waits has somebody who keeps the time");
+            }
+            calls.extend(begun.map(|number| gathering.over(number)));
+            for call in calls {
+                let inputs: usize = call.iter().map(|at| comers[*at].0).sum();
+                prop_assert!(inputs <= most || call.len() == 1);
+                left.extend(call);
+            }
+            prop_assert_eq!(left, (0..comers.len()).collect::<Vec<_>>());
+        }
+
         #[test]
         fn everyone_has_exactly_one_ending_and_only_the_bad_ones_fail(
             requests in 0_usize..70,

@@ -92,6 +92,10 @@ fn engine(section: Section<'_>) -> Engine {
         latency: section.get("latency").and_then(|f| f.millis(Least::AboveZero)).unwrap_or(LATENCY),
         concurrency: section.get("concurrency").and_then(|f| f.number(1..=10_000)).unwrap_or(CONCURRENCY),
         merge: section.get("merge").and_then(|f| f.number(1..=2048)).unwrap_or(MERGE),
+        merge_realtime: section
+            .get("merge_realtime")
+            .and_then(|f| f.millis(Least::Zero))
+            .unwrap_or(Millis(0)),
         merge_completions: section.get("merge_completions").and_then(|f| f.flag()).unwrap_or(false),
     };
     section.finish();

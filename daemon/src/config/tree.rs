@@ -276,8 +276,11 @@ pub struct Engine {
     pub latency: Millis,
     /// Deferred requests at once, at most.
     pub concurrency: usize,
-    /// Deferred requests that are merged into one call with many inputs, at most; 1 for none.
+    /// Inputs of requests that are merged into one call, at most; 1 for none.
     pub merge: usize,
+    /// How long calls in real time wait for others that they can be merged with; zero if they do not.
+    #[serde(serialize_with = "shown_millis")]
+    pub merge_realtime: Millis,
     /// Completions are merged as well.
     pub merge_completions: bool,
 }

@@ -7,6 +7,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use offpeak_core::merge::{Blame, Hunt, Next, blame};
 use offpeak_core::outcome::{DidItRun, Ending};
+use offpeak_core::words::TenantId;
 use offpeak_store::Entry;
 
 use super::{Piece, given_back, is_lost, is_refused, tries_of};
@@ -45,20 +46,21 @@ pub(super) struct Merging {
 impl Merging {
     /// None where each request travels by itself.
     pub(super) fn of(engine: &Engine, call: &PreparedCall, endpoint: &str) -> Option<Self> {
-        let arrays = Arrays::of(endpoint)?;
-        let is_wanted = engine.merge > 1 && (arrays != Arrays::Completions || engine.merges_completions);
-        (is_wanted && !call.rewrites_body()).then_some(Self { arrays, most: engine.merge })
+        let arrays = engine.arrays(endpoint).filter(|_| !call.rewrites_body())?;
+        Some(Self { arrays, most: engine.merge })
     }
 
-    /// Those that may travel together, each group in the order in which they came. What has failed before travels alone, so
-    /// that it harms nobody again.
-    pub(super) fn groups(self, entries: Vec<Entry>) -> VecDeque<Group> {
+    /// Those that may travel together, each group in the order in which they came: of one tenant, since an engine's error may
+    /// quote what it was sent. What has failed before travels alone, so that it harms nobody again.
+    pub(super) fn groups(self, entries: Vec<Entry>, tenant: impl Fn(&Entry) -> TenantId) -> VecDeque<Group> {
         let mut groups: VecDeque<Group> = VecDeque::new();
-        let mut by_kind: HashMap<(Form, Bytes), usize> = HashMap::new();
+        let mut by_kind: HashMap<(TenantId, Form, Bytes), usize> = HashMap::new();
         for entry in entries {
             let part = if entry.attempts == 0 { Part::read(self.arrays, &entry.body) } else { None };
             let at = match &part {
-                Some(part) => *by_kind.entry(part.kind.clone()).or_insert(groups.len()),
+                Some(Part { kind: (form, rest), .. }) => {
+                    *by_kind.entry((tenant(&entry), *form, rest.clone())).or_insert(groups.len())
+                }
                 None => groups.len(),
             };
             if at == groups.len() {

@@ -114,6 +114,7 @@ fn keys() -> Vec<Key> {
         Key("backends.b.engine.latency", "'3s'", "3s", "/backends/0/engine/latency", json!("2s"), json!("3s")),
         Key("backends.b.engine.concurrency", "9", "9", "/backends/0/engine/concurrency", json!(512), json!(9)),
         Key("backends.b.engine.merge", "8", "8", "/backends/0/engine/merge", json!(32), json!(8)),
+        Key("backends.b.engine.merge_realtime", "'50ms'", "50ms", "/backends/0/engine/merge_realtime", json!("0s"), json!("50ms")),
         Key("backends.b.engine.merge_completions", "true", "true", "/backends/0/engine/merge_completions", json!(false), json!(true)),
         Key("plugins.providers.openai.memory", "'2MiB'", "2MiB", "/plugins/providers/1/limits/memory", json!(128 << 20), json!(2 << 20)),
         Key("retry.max_attempts", "9", "9", "/retry/max_attempts", json!(4), json!(9)),

@@ -141,3 +141,38 @@ async fn an_engine_that_dies_with_a_merged_call_answers_it_later() {
     let (answers, ()) = tokio::join!(shop.embedded(&bodies), dying);
     assert_own(&shop, &texts, &answers.iter().collect::<Vec<_>>()).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_in_real_time_wait_for_each_other_where_they_may() {
+    let shop =
+        Workshop::open_with(SLOW.to_vec(), "engine.merge_realtime = \"300ms\"\nengine.merge = 8").await;
+    let texts: Vec<String> = (0..20).map(text).collect();
+    let mut bodies: Vec<Value> = texts.iter().map(|text| body(&json!(text))).collect();
+    // Of another kind, with an answer of another length; and one that is refused.
+    bodies.push(json!({ "model": MODEL, "input": "another", "dimensions": 4 }));
+    bodies.push(body(&json!("")));
+    // It hangs up at once, and harms nobody.
+    let hangs_up =
+        shop.daemon.post(EMBEDDINGS, &body(&json!("gone"))).timeout(std::time::Duration::from_millis(50));
+    let asked = join_all(bodies.iter().map(|body| send(shop.daemon.post(EMBEDDINGS, body))));
+    let (mut answers, gone) = tokio::join!(asked, hangs_up.send());
+    assert!(gone.is_err());
+    let calls = shop.provider.calls(Embeddings);
+    assert!(calls < 18, "{calls} calls for 22 requests");
+    let refused = answers.pop().unwrap();
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{refused:?}");
+    let other = answers.pop().unwrap();
+    assert_eq!(other.body["data"][0]["embedding"].as_array().map(Vec::len), Some(4), "{other:?}");
+    assert!(answers.iter().all(|answer| answer.header("x-offpeak-mode") == "realtime"));
+    assert_own(&shop, &texts, &answers.iter().collect::<Vec<_>>()).await;
+    assert!(shop.merged().await.0 > 0);
+    // Each is in the ledger with its share.
+    let counted = eventually("all are in the ledger", async || {
+        let costs = shop.daemon.admin("/admin/v1/costs").await.body;
+        let rows = costs["data"].as_array()?.clone();
+        let sum = |name: &str| rows.iter().filter_map(|row| row[name].as_u64()).sum::<u64>();
+        (sum("requests") >= 21).then(|| sum("input_tokens"))
+    })
+    .await;
+    assert!(counted > 0);
+}

@@ -1,0 +1,168 @@
+//! Calls to an engine's array endpoints in real time, where its configuration lets them wait for each other: those that are
+//! alike in all but their inputs are sent as one. Who hangs up meanwhile harms nobody.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
+use http::{Method, Response};
+use offpeak_core::merge::{Blame, Hunt, Next, blame};
+use offpeak_core::outcome::DidItRun;
+use tokio::sync::oneshot;
+
+use super::NowCall;
+use crate::backends::{Backend, DressError, Dressed, PreparedCall};
+use crate::clock::Clock;
+use crate::gateway::Gateway;
+use crate::gather::{Caller, Kind};
+use crate::merge::{self, Arrays, Part};
+use crate::telemetry::Metrics;
+use crate::upstream::SendError;
+
+/// The largest answer to all of them.
+const ANSWER_MAX: usize = 256 << 20;
+
+/// What sends a call of many.
+struct Sender {
+    backend: Arc<Backend>,
+    call: Arc<PreparedCall>,
+    arrays: Arrays,
+    headers: HeaderMap,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+}
+
+/// The answer to a call that was sent with others; none if it has to be sent by itself.
+pub(super) async fn send(
+    gateway: &Gateway,
+    to: &NowCall,
+    call: &Arc<PreparedCall>,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Option<Result<Response<reqwest::Body>, SendError>> {
+    let engine = to.backend.engine.as_ref()?;
+    let wait = engine.merge_realtime?;
+    let arrays = engine.arrays(to.sale.endpoint.as_str())?;
+    if to.is_stream || call.rewrites_body() || call.rewrites_answer {
+        return None;
+    }
+    let part = Part::read(arrays, body).filter(|part| part.len() < engine.merge)?;
+    let kind = Kind {
+        backend: to.backend.id.clone(),
+        endpoint: to.sale.endpoint.clone(),
+        offer: to.sale.offer.clone(),
+        tenant: to.tenant.clone(),
+        headers: kept(&to.backend, headers),
+        body: part.kind.clone(),
+    };
+    let sender = || {
+        let (backend, call, headers) = (to.backend.clone(), call.clone(), headers.clone());
+        Sender { backend, call, arrays, headers, clock: gateway.clock, metrics: gateway.metrics.clone() }
+    };
+    let (tell, answer) = oneshot::channel();
+    let caller = Caller { part, body: body.clone(), answer: tell };
+    let (leave, begun) = gateway.gather.join(&kind, caller, engine.merge);
+    for callers in leave {
+        gateway.spawn(sender().run(callers));
+    }
+    if let Some(number) = begun {
+        let (gather, sender) = (gateway.gather.clone(), sender());
+        gateway.spawn(async move {
+            tokio::time::sleep(wait).await;
+            sender.run(gather.over(&kind, number)).await;
+        });
+    }
+    let answer = answer.await.unwrap_or_else(|_| Err(no_answer(DidItRun::Unknown, "offpeak is stopping")));
+    Some(answer.map(|answer| answer.map(reqwest::Body::from)))
+}
+
+/// Headers that change what a call means, by the plugin's word.
+fn kept(backend: &Backend, headers: &HeaderMap) -> Vec<(String, HeaderValue)> {
+    let names = &backend.provider.description().kept_headers;
+    let all =
+        names.iter().flat_map(|name| headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
+    all.collect()
+}
+
+fn no_answer(ran: DidItRun, message: &str) -> SendError {
+    SendError { ran, timed_out: false, message: message.to_owned() }
+}
+
+impl Sender {
+    /// Sends them as one, and as halves where that is refused, until each has its answer.
+    async fn run(self, callers: Vec<Caller>) {
+        // Who has hung up before it left is not sent.
+        let mut callers: Vec<Option<Caller>> =
+            callers.into_iter().filter(|caller| !caller.answer.is_closed()).map(Some).collect();
+        let mut hunt = Hunt::new(callers.len());
+        while let Some(part) = hunt.part() {
+            let Some(some) = callers.get_mut(part) else { return };
+            let answer = self.call(some).await;
+            let found = answer.as_ref().map_or(Blame::Shared, |answer| blame(answer.status().as_u16()));
+            if let Next::Settled(_) = hunt.ended(found) {
+                let some = some.iter_mut().filter_map(Option::take).collect();
+                self.tell(some, answer);
+            }
+        }
+    }
+
+    async fn call(&self, callers: &[Option<Caller>]) -> Result<Response<Bytes>, SendError> {
+        let callers: Vec<&Caller> = callers.iter().flatten().collect();
+        let body = match callers[..] {
+            [one] => one.body.clone(),
+            _ => {
+                let parts: Vec<&Part> = callers.iter().map(|caller| &caller.part).collect();
+                self.metrics.merged(self.backend.id.as_str(), parts.len());
+                merge::body(self.arrays, &parts)
+                    .map_err(|error| no_answer(DidItRun::NotSent, &error.to_string()))?
+            }
+        };
+        let mut headers = self.headers.clone();
+        let Dressed { body, .. } = self
+            .call
+            .dress(&self.backend, &mut headers, body, self.clock.now())
+            .map_err(|error| no_answer(DidItRun::NotSent, not_dressed(&error)))?;
+        self.backend
+            .upstream
+            .call(Method::POST, self.call.url.clone(), headers, body.into(), ANSWER_MAX)
+            .await
+    }
+
+    fn tell(&self, callers: Vec<Caller>, answer: Result<Response<Bytes>, SendError>) {
+        let each: Vec<Result<Response<Bytes>, SendError>> = match answer {
+            Ok(answer) if callers.len() > 1 && answer.status().is_success() => {
+                let parts: Vec<&Part> = callers.iter().map(|caller| &caller.part).collect();
+                match merge::split(self.arrays, &parts, answer.body()) {
+                    Some(bodies) => bodies.into_iter().map(|body| Ok(with_body(&answer, body))).collect(),
+                    None => {
+                        let message = "the engine answered a call with many inputs, but not each of them";
+                        callers.iter().map(|_| Err(no_answer(DidItRun::Ran, message))).collect()
+                    }
+                }
+            }
+            Ok(answer) => callers.iter().map(|_| Ok(with_body(&answer, answer.body().clone()))).collect(),
+            Err(error) => callers.iter().map(|_| Err(error.clone())).collect(),
+        };
+        for (caller, answer) in callers.into_iter().zip(each) {
+            // Who has hung up does not hear it.
+            let _ = caller.answer.send(answer);
+        }
+    }
+}
+
+/// The same head with another body.
+fn with_body(answer: &Response<Bytes>, body: Bytes) -> Response<Bytes> {
+    let mut own = Response::new(body);
+    *own.status_mut() = answer.status();
+    *own.headers_mut() = answer.headers().clone();
+    own.headers_mut().remove(CONTENT_LENGTH);
+    own
+}
+
+/// Bodies that could be merged are JSON, and a plugin that writes them anew has none of them here.
+const fn not_dressed(error: &DressError) -> &'static str {
+    match error {
+        DressError::Json(_) => "its body could not be edited",
+        DressError::Refused(_) | DressError::Plugin(_) => "its body could not be written anew",
+    }
+}
