@@ -314,7 +314,10 @@ async fn send(
     mut headers: HeaderMap,
     body: Bytes,
 ) -> Result<(Result<Response<reqwest::Body>, SendError>, Vec<u8>), Refusal> {
-    if let Some(answer) = gathered::send(gateway, to, call, &headers, &body).await {
+    // Boxed, because few calls are, and each connection has room for all that may be.
+    if to.backend.engine.as_ref().is_some_and(|engine| engine.merge_realtime.is_some())
+        && let Some(answer) = Box::pin(gathered::send(gateway, to, call, &headers, &body)).await
+    {
         return Ok((answer, Vec::new()));
     }
     let now = gateway.clock.now();

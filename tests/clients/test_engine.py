@@ -1,6 +1,10 @@
 """A real engine, with a tiny random model: calls at once, deferred work in its idle time, jobs, and its death."""
 
 import json
+import os
+import re
+import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +16,7 @@ from openai import OpenAI
 
 from rig import Daemon, Settings, eventually
 from rig.engine import SLOTS, TINY, Engine
+from rig.programs import clean_environment, program_path
 
 # Sentences of several lengths, so that mixed-up answers would show.
 TEXTS = [f"text {n} " + "and so on " * (n % 7) for n in range(60)]
@@ -171,3 +176,35 @@ def test_it_dies_under_load_and_nothing_is_lost(engine: Engine, daemon: Daemon) 
         done = [answer.result() for answer in answers]
     assert [answer.usage.completion_tokens for answer in done] == [200] * 40
     assert ask(bold, 0).usage.completion_tokens == 8
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
+def test_the_readmes_walk_through(engine: Engine, tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", readme, re.DOTALL)
+    script = next(block for block in blocks if "engine.toml" in block)
+    data, admin = free_port(), free_port()
+    for shown, here in (
+        ("http://127.0.0.1:8000", engine.url),
+        ("http://127.0.0.1:8400", f"http://127.0.0.1:{data}"),
+        ("http://127.0.0.1:8401", f"http://127.0.0.1:{admin}"),
+    ):
+        assert shown in script
+        script = script.replace(shown, here)
+    environment = clean_environment(
+        OFFPEAK_SERVER__LISTEN=f"127.0.0.1:{data}",
+        OFFPEAK_SERVER__ADMIN=f"127.0.0.1:{admin}",
+        OFFPEAK_PLUGINS__ROUTER__TIME_LIMIT="5s",
+        PATH=f"{program_path('OFFPEAK_BIN').parent}:{os.environ['PATH']}",
+    )
+    # It goes on in the background; whatever fails before, it is ended.
+    script = f"trap 'kill $!; wait' EXIT\n{script}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.count('"finish_reason":"') == 2, done
+    assert re.search(r"(?m)^offpeak_engine_ready\{backend=\"gpu\"\} 1$", done.stdout), done

@@ -160,6 +160,19 @@ async fn what_an_engine_breaks_off_or_has_no_memory_for_runs_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_an_engine_is_dead_calls_in_real_time_get_the_answer_of_their_route() {
+    let routes = "[breaker]\nfailures = 1\nrest = \"1h\"\nrest_max = \"1h\"\n[routes.all]\nmodels = [\"*\"]\n\
+                  [routes.all.answer]\nstatus = 203\nbody = '{ \"choices\": [] }'";
+    let shop = Workshop::open_with(EngineOptions::default().step_us, routes).await;
+    assert!(shop.daemon.ask(MODEL, "alive").await.answers(MODEL, "alive"));
+    shop.provider.crash_engine();
+    let first = shop.daemon.ask(MODEL, "dead").await;
+    assert!(first.status.is_server_error(), "{first:?}");
+    let answer = shop.daemon.ask(MODEL, "still dead").await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-offpeak-mode")), (203, "fallback"), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_waits_for_its_turn_is_explained_and_can_be_cancelled() {
     // A single step lasts long, so that most of them wait.
     let shop = Workshop::open(vec![(1, 200_000), (256, 200_000)]).await;
