@@ -67,6 +67,9 @@ const RETRY_SHARE_PERMILLE: u64 = 200;
 const SWEEP_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(10));
 const SWEEPS_A_RETENTION: u32 = 100;
 
+/// An empty lane stays at least so long after its last use.
+const LANES_STAY: Millis = Millis::from_mins(1);
+
 /// The daemon could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -483,7 +486,17 @@ async fn sweep(gateway: Arc<Gateway>) {
                 tracing::info!(segments = swept.segments, bytes = swept.bytes, "old segments were dropped");
             }
             Ok(_) => {}
-            Err(error) => tracing::error!(%error, "old segments could not be dropped; trying again later"),
+            Err(error) => {
+                tracing::error!(%error, "old segments could not be dropped; trying again later");
+                continue;
+            }
+        }
+        // Longer than anybody takes to put something into a lane that was handed out.
+        let unused = gateway.keep_results.max(LANES_STAY);
+        match gateway.lanes.remove_idle(&gateway.store, unused).await {
+            Ok(0) => {}
+            Ok(lanes) => tracing::info!(lanes, "lanes in which nothing is any more were removed"),
+            Err(error) => tracing::error!(%error, "empty lanes could not be removed; trying again later"),
         }
     }
 }

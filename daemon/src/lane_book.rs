@@ -1,6 +1,7 @@
 //! What the shell knows of lanes, and the way to the task that decides about them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use offpeak_core::batch::Journey;
 use offpeak_core::extent::Extent;
@@ -13,18 +14,30 @@ use offpeak_host::PluginError;
 use offpeak_store::{BatchRecord, Store, StoreError};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::backends::Backends;
 
 /// The way to the lanes' task, and what everybody else needs to know of lanes.
 pub struct LaneBook {
     commands: mpsc::UnboundedSender<Command>,
-    book: RwLock<HashMap<LaneKey, LaneId>>,
+    book: RwLock<HashMap<LaneKey, Known>>,
+    /// Who makes or removes lanes has this.
+    changing: tokio::sync::Mutex<()>,
+    /// The time from which uses are counted.
+    since: Instant,
     waiting: RwLock<Waiting>,
     usual: RwLock<HashMap<Way, Millis>>,
     weights: HashMap<TenantId, u32>,
     /// What was found in lanes that could not be opened when the daemon started.
     found: Mutex<HashMap<LaneId, Vec<Extent>>>,
+}
+
+/// A lane that may be used.
+struct Known {
+    lane: LaneId,
+    /// When it was handed out last, in milliseconds.
+    used: AtomicU64,
 }
 
 /// What waits: by tenant, by lane, in all.
@@ -70,6 +83,8 @@ pub enum Command {
     Recovered(Box<BatchRecord>, Journey),
     /// Show what waits and what is under way.
     View(oneshot::Sender<View>),
+    /// Forget these lanes, and say which are forgotten: those in which nothing waits.
+    Close(Vec<LaneId>, oneshot::Sender<Vec<LaneId>>),
 }
 
 /// What the scheduler knows.
@@ -90,7 +105,9 @@ impl LaneBook {
     pub fn new(weights: HashMap<TenantId, u32>) -> (Self, Commands) {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (book, waiting, usual) = (RwLock::default(), RwLock::default(), RwLock::default());
-        (Self { commands, book, waiting, usual, weights, found: Mutex::default() }, receiver)
+        let (changing, since) = (tokio::sync::Mutex::default(), Instant::now());
+        let found = Mutex::default();
+        (Self { commands, book, changing, since, waiting, usual, weights, found }, receiver)
     }
 
     /// A tenant's share, in hundredths of the usual one.
@@ -116,8 +133,13 @@ impl LaneBook {
         key: LaneKey,
         now: Timestamp,
     ) -> Result<LaneId, LaneError> {
-        if let Some(lane) = self.book.read().get(&key) {
-            return Ok(*lane);
+        if let Some(lane) = self.use_of(&key) {
+            return Ok(lane);
+        }
+        let _changing = self.changing.lock().await;
+        // Somebody else may have made it meanwhile.
+        if let Some(lane) = self.use_of(&key) {
+            return Ok(lane);
         }
         let lane = store.lane(&key).await?;
         // The scheduler hears of a lane before of anything in it: this is sent before the caller can append.
@@ -125,11 +147,66 @@ impl LaneBook {
         Ok(lane)
     }
 
+    /// The lane of this key, if it is known. Whoever gets it may append to it for a while: it is not removed meanwhile.
+    fn use_of(&self, key: &LaneKey) -> Option<LaneId> {
+        let book = self.book.read();
+        let known = book.get(key)?;
+        known.used.store(self.elapsed(), Ordering::Relaxed);
+        Some(known.lane)
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Removes lanes of which nothing is left in the store and that nobody has used for so long. Returns how many.
+    pub async fn remove_idle(&self, store: &Store, unused: Millis) -> Result<usize, StoreError> {
+        let _changing = self.changing.lock().await;
+        let idle = store.idle_lanes().await?;
+        // The lanes of earlier runs count as used when this one began.
+        let Some(before) = self.elapsed().checked_sub(unused.0) else { return Ok(0) };
+        let keys = idle.iter().filter_map(|idle| Some((store.lane_key(idle.id)?, *idle)));
+        let (mut taken, mut gone) = (Vec::new(), Vec::new());
+        {
+            let mut book = self.book.write();
+            for (key, idle) in keys {
+                match book.get(&key).map(|known| known.used.load(Ordering::Relaxed)) {
+                    // Its backend is configured no more, or does not sell this.
+                    None => gone.push(idle),
+                    Some(used) if used <= before => {
+                        taken.extend(book.remove(&key).map(|known| (key, known, idle)));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        let closed = self.close(taken.iter().map(|(_, known, _)| known.lane).collect()).await;
+        for (key, known, idle) in taken {
+            if closed.contains(&known.lane) {
+                gone.push(idle);
+            } else {
+                // What waits in it was cancelled, and leaves with its batch.
+                self.book.write().insert(key, known);
+            }
+        }
+        Ok(store.remove_lanes(gone).await?.len())
+    }
+
+    /// Has the scheduler forget lanes; none are forgotten when the daemon is stopping.
+    async fn close(&self, lanes: Vec<LaneId>) -> Vec<LaneId> {
+        if lanes.is_empty() {
+            return lanes;
+        }
+        let (reply, closed) = oneshot::channel();
+        send(&self.commands, Command::Close(lanes, reply));
+        closed.await.unwrap_or_default()
+    }
+
     /// The lanes of a tenant, in the order of their numbers.
     pub fn of_tenant(&self, tenant: &TenantId) -> Vec<LaneId> {
         let book = self.book.read();
         let mut lanes: Vec<LaneId> =
-            book.iter().filter(|(key, _)| key.tenant == *tenant).map(|(_, lane)| *lane).collect();
+            book.iter().filter(|(key, _)| key.tenant == *tenant).map(|(_, known)| known.lane).collect();
         lanes.sort_unstable();
         lanes
     }
@@ -141,7 +218,7 @@ impl LaneBook {
 
     /// What waits in the lane of this key; as of the last step of the scheduler.
     pub fn waiting_in(&self, key: &LaneKey) -> Sums {
-        let Some(lane) = self.book.read().get(key).copied() else { return Sums::default() };
+        let Some(lane) = self.book.read().get(key).map(|known| known.lane) else { return Sums::default() };
         self.waiting.read().lanes.get(&lane).copied().unwrap_or_default()
     }
 
@@ -199,7 +276,7 @@ impl LaneBook {
             self.tell(Event::Appended(extent));
         }
         drop(found);
-        self.book.write().insert(key, lane);
+        self.book.write().insert(key, Known { lane, used: AtomicU64::new(self.elapsed()) });
         Ok(())
     }
 
@@ -207,7 +284,7 @@ impl LaneBook {
     pub fn terms_changed(&self, backends: &Backends, model: &ModelId, now: Timestamp) {
         let book = self.book.read();
         let lanes: Vec<_> = book.iter().filter(|(key, _)| key.model == *model).collect();
-        for (key, lane) in lanes {
+        for (key, Known { lane, .. }) in lanes {
             match backends.terms(key, self.weight(&key.tenant), now) {
                 Ok(Some(terms)) => self.tell(Event::Opened { lane: *lane, key: key.clone(), terms }),
                 Ok(None) => {}

@@ -162,6 +162,10 @@ pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
             match command {
                 Command::Event(event) => task.step(event).await,
                 Command::Recovered(record, journey) => task.recovered(*record, journey).await,
+                Command::Close(lanes, reply) => {
+                    let closed = lanes.into_iter().filter(|lane| task.scheduler.close(*lane)).collect();
+                    drop(reply.send(closed));
+                }
                 Command::View(reply) => {
                     let view = View {
                         lanes: task.scheduler.lanes().collect(),

@@ -583,6 +583,21 @@ impl Scheduler {
         self.berths.insert(lane, berth);
     }
 
+    /// Forgets a lane in which nothing waits. False if something does, or it is not known.
+    pub fn close(&mut self, lane: LaneId) -> bool {
+        let Some(berth) = self.berths.get(&lane).filter(|berth| berth.lane.is_empty()) else { return false };
+        let freight = Freight::of(&berth.key);
+        self.berths.remove(&lane);
+        if let Some(group) = self.groups.get_mut(&freight) {
+            group.lanes.retain(|other| *other != lane);
+            group.prospect = None;
+            if group.lanes.is_empty() {
+                self.groups.remove(&freight);
+            }
+        }
+        true
+    }
+
     fn shut(&mut self, backend: BackendId, mode: Mode, until: Option<Timestamp>) {
         match until {
             Some(until) => self.shut.insert((backend, mode), Shut::Rests(until)),

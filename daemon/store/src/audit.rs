@@ -162,7 +162,8 @@ impl Reading<'_> {
             | Change::BatchSealed(_)
             | Change::BatchAdvanced { .. }
             | Change::BatchEnded { .. }
-            | Change::Documents(_) => {}
+            | Change::Documents(_)
+            | Change::LaneRemoved { .. } => {}
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use offpeak_core::extent::Extent;
+use offpeak_core::words::LaneId;
 
 use crate::error::StoreError;
 use crate::index::{Group, Index};
@@ -13,7 +14,7 @@ use crate::log::writer::LogWriter;
 use crate::log::{Change, Logged, Position};
 use crate::ops::{Answer, Checked, Op};
 use crate::planner::{Lookup, Planner};
-use crate::values::{Appended, BatchEnd, Recorded, Verdict};
+use crate::values::{Appended, BatchEnd, IdleLane, Recorded, Verdict};
 
 /// A group that has so many bytes takes no further operations.
 const GROUP_BYTES: usize = 8 << 20;
@@ -161,6 +162,10 @@ impl Engine {
                 let recorded = self.record(&outcomes, lookup, draft);
                 answer!(reply, recorded, Answer::Recorded);
             }
+            Op::RemoveLanes { idle, reply } => {
+                let removed = self.remove_lanes(idle, draft);
+                answer!(reply, removed, Answer::Removed);
+            }
             Op::Keep { documents, reply } => {
                 let written = self.write(Change::Documents(documents), Payload::default(), draft);
                 answer!(reply, written, Answer::Done);
@@ -208,6 +213,17 @@ impl Engine {
             answers.push(planned.answer);
         }
         Ok(answers)
+    }
+
+    fn remove_lanes(&mut self, idle: Vec<IdleLane>, draft: &mut Draft) -> Result<Vec<LaneId>, Fault> {
+        let mut removed = Vec::new();
+        for lane in idle {
+            if let Some(change) = self.planner.remove_lane(lane) {
+                self.write(change, Payload::default(), draft)?;
+                removed.push(lane.id);
+            }
+        }
+        Ok(removed)
     }
 
     fn write(&mut self, change: Change, payload: Payload<'_>, draft: &mut Draft) -> Result<(), Fault> {

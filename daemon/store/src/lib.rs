@@ -39,7 +39,7 @@ pub use options::{OnAppended, Options};
 pub use store::Store;
 pub use values::{
     Appended, Audit, BatchEnd, BatchRecord, BodyAt, Chunk, Compacted, Counts, Document, Entry, Finished,
-    FinishedChunk, Idempotency, Kind, LaneState, NewBatch, NewOutcome, NewRequest, Order, Outcome,
+    FinishedChunk, Idempotency, IdleLane, Kind, LaneState, NewBatch, NewOutcome, NewRequest, Order, Outcome,
     Quarantined, Recorded, Recovered, Selection, Standing, Stats, Swept, Tally, Unfinished, Verdict,
 };
 

@@ -10,13 +10,13 @@ use crate::error::StoreError;
 use crate::index::tables::{DOCUMENTS, META, meta};
 
 /// The version that this build writes.
-pub(crate) const SCHEMA: u32 = 3;
+pub(crate) const SCHEMA: u32 = 4;
 
 /// Leads from one version to the next.
 pub(crate) type Step = fn(&WriteTransaction) -> Result<(), StoreError>;
 
 /// `STEPS[n]` leads from version `n + 1` to `n + 2`.
-pub(crate) const STEPS: &[Step] = &[add_documents, allow_headers];
+pub(crate) const STEPS: &[Step] = &[add_documents, allow_headers, allow_removed_lanes];
 
 /// Version 2 has documents.
 fn add_documents(transaction: &WriteTransaction) -> Result<(), StoreError> {
@@ -27,6 +27,12 @@ fn add_documents(transaction: &WriteTransaction) -> Result<(), StoreError> {
 /// Version 3 may have headers in lanes' keys and in batches. What has none stays as it was.
 #[expect(clippy::unnecessary_wraps, reason = "a step is fallible, though this one does nothing")]
 fn allow_headers(_: &WriteTransaction) -> Result<(), StoreError> {
+    Ok(())
+}
+
+/// Version 4 may have gaps in the numbers of lanes, and records of the log that say which were removed.
+#[expect(clippy::unnecessary_wraps, reason = "a step is fallible, though this one does nothing")]
+fn allow_removed_lanes(_: &WriteTransaction) -> Result<(), StoreError> {
     Ok(())
 }
 

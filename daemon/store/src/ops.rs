@@ -4,7 +4,7 @@ use offpeak_core::words::{BatchId, LaneId, LaneKey, Timestamp};
 use tokio::sync::oneshot;
 
 use crate::error::StoreError;
-use crate::values::{Appended, Document, NewBatch, NewOutcome, NewRequest, Recorded};
+use crate::values::{Appended, Document, IdleLane, NewBatch, NewOutcome, NewRequest, Recorded};
 
 /// Where an answer goes. Nobody may wait any more; then it is dropped.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -19,6 +19,7 @@ pub(crate) enum Op {
     End { id: BatchId, at: Timestamp, ending: String, reply: Reply<()> },
     Record { outcomes: Vec<Checked>, reply: Reply<Vec<Recorded>> },
     Keep { documents: Vec<Document>, reply: Reply<()> },
+    RemoveLanes { idle: Vec<IdleLane>, reply: Reply<Vec<LaneId>> },
 }
 
 /// An outcome with the checksum of its body.
@@ -39,6 +40,7 @@ impl Op {
                 tell(reply, Err(error));
             }
             Self::Record { reply, .. } => tell(reply, Err(error)),
+            Self::RemoveLanes { reply, .. } => tell(reply, Err(error)),
         }
     }
 }
@@ -51,6 +53,7 @@ pub(crate) enum Answer {
     Sealed(Reply<BatchId>, BatchId),
     Done(Reply<()>, ()),
     Recorded(Reply<Vec<Recorded>>, Vec<Recorded>),
+    Removed(Reply<Vec<LaneId>>, Vec<LaneId>),
 }
 
 impl Answer {
@@ -62,6 +65,7 @@ impl Answer {
             Self::Sealed(reply, id) => tell(reply, with(result, id)),
             Self::Done(reply, ()) => tell(reply, with(result, ())),
             Self::Recorded(reply, recorded) => tell(reply, with(result, recorded)),
+            Self::Removed(reply, lanes) => tell(reply, with(result, lanes)),
         }
     }
 }

@@ -16,7 +16,9 @@ use crate::index::lookup::{KeyRow, Rows};
 use crate::index::tables::{key, meta};
 use crate::index::{Index, View};
 use crate::log::{Change, Ended, Position, Request, Requeued};
-use crate::values::{Appended, BatchEnd, BatchRecord, NewBatch, NewOutcome, NewRequest, Recorded, Verdict};
+use crate::values::{
+    Appended, BatchEnd, BatchRecord, IdleLane, NewBatch, NewOutcome, NewRequest, Recorded, Verdict,
+};
 use overlay::Overlay;
 
 /// What the log's end looks like.
@@ -37,6 +39,7 @@ pub(crate) struct Planner {
 #[derive(Debug)]
 enum Undo {
     LaneCreated(LaneKey),
+    LaneRemoved(LaneKey, LaneId, LaneRow),
     Entry(LaneId),
     Sealed(LaneId, Sealed),
     BatchSealed(BatchId),
@@ -124,6 +127,10 @@ impl Planner {
                     }
                     self.next_lane -= 1;
                 }
+                Undo::LaneRemoved(key, id, row) => {
+                    self.ids.insert(key, id);
+                    self.lanes.insert(id, row);
+                }
                 Undo::Entry(lane) => {
                     if let Some(row) = self.lanes.get_mut(&lane) {
                         row.next -= 1;
@@ -161,6 +168,18 @@ impl Planner {
         self.lanes.insert(id, LaneRow::default());
         self.undo.push(Undo::LaneCreated(key.clone()));
         (id, Some(Change::LaneCreated { id, key: key.clone() }))
+    }
+
+    /// Removes a lane to which nothing came since it was found to be idle. Its number is not given again.
+    pub(crate) fn remove_lane(&mut self, idle: IdleLane) -> Option<Change> {
+        if self.lanes.get(&idle.id)?.next != idle.next.0 {
+            return None;
+        }
+        let key = self.ids.iter().find(|(_, id)| **id == idle.id).map(|(key, _)| key.clone())?;
+        let row = self.lanes.remove(&idle.id)?;
+        self.ids.remove(&key);
+        self.undo.push(Undo::LaneRemoved(key, idle.id, row));
+        Some(Change::LaneRemoved { id: idle.id })
     }
 
     /// A new request. There is nothing to write unless it is [`Appended::New`].

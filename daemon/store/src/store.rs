@@ -24,9 +24,9 @@ use crate::options::Options;
 use crate::shared::Shared;
 use crate::threads::{Command, Threads};
 use crate::values::{
-    Appended, Audit, BatchRecord, BodyAt, Chunk, Compacted, Counts, Document, Entry, FinishedChunk, Kind,
-    NewBatch, NewOutcome, NewRequest, Order, Recorded, Recovered, Selection, Standing, Stats, Swept, Tally,
-    Unfinished, Verdict,
+    Appended, Audit, BatchRecord, BodyAt, Chunk, Compacted, Counts, Document, Entry, FinishedChunk, IdleLane,
+    Kind, NewBatch, NewOutcome, NewRequest, Order, Recorded, Recovered, Selection, Standing, Stats, Swept,
+    Tally, Unfinished, Verdict,
 };
 
 /// Largest texts of a lane's key together, in bytes.
@@ -147,6 +147,27 @@ impl Store {
         lanes.ids.insert(key.clone(), id);
         lanes.keys.insert(id, key.clone());
         Ok(id)
+    }
+
+    /// Lanes in which nothing is, nor will be kept: whatever stood in them was swept.
+    pub async fn idle_lanes(&self) -> Result<Vec<IdleLane>, StoreError> {
+        self.0.read(|view, _| query::idle_lanes(view)).await
+    }
+
+    /// Removes lanes that [`Store::idle_lanes`] found, but for those to which something came since; durable when it returns.
+    /// Nobody may ask for these lanes meanwhile. Returns those that are gone.
+    pub async fn remove_lanes(&self, idle: Vec<IdleLane>) -> Result<Vec<LaneId>, StoreError> {
+        if idle.is_empty() {
+            return Ok(Vec::new());
+        }
+        let removed = self.0.ask(|reply| Op::RemoveLanes { idle, reply }).await?;
+        let mut lanes = self.0.lanes.write();
+        for id in &removed {
+            if let Some(key) = lanes.keys.remove(id) {
+                lanes.ids.remove(&key);
+            }
+        }
+        Ok(removed)
     }
 
     /// What the requests of a lane have in common.

@@ -539,6 +539,15 @@ pub struct Compacted {
     pub after: u64,
 }
 
+/// A lane in which nothing is any more, nor in a batch of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdleLane {
+    /// Its number.
+    pub id: LaneId,
+    /// The next position when it was found to be idle.
+    pub next: Seq,
+}
+
 /// What a sweep removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Swept {

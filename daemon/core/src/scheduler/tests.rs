@@ -604,3 +604,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_lane_in_which_nothing_waits_is_forgotten() {
+    let mut scheduler = Scheduler::new();
+    scheduler.step(opened(1, "m", "t", GATE), START);
+    scheduler.step(opened(2, "m", "u", GATE), START);
+    scheduler.step(appended(1, 0, 3, START, DAY), START);
+    assert!(!scheduler.close(LaneId(1)), "three wait in it");
+    assert!(scheduler.close(LaneId(2)));
+    assert!(!scheduler.close(LaneId(2)), "it is not known any more");
+    let later = START.after(Millis::from_mins(1));
+    assert_eq!(
+        batch_sizes(&scheduler.step(Event::Tick, later)),
+        [3],
+        "the others of its group are not disturbed"
+    );
+    assert!(scheduler.close(LaneId(1)));
+    assert_eq!(scheduler.lanes().count(), 0);
+    // The same key may come again, in another lane.
+    scheduler.step(opened(3, "m", "t", GATE), later);
+    scheduler.step(appended(3, 0, 2, later, DAY), later);
+    assert_eq!(batch_sizes(&scheduler.step(Event::Tick, later.after(Millis::from_mins(1)))), [2]);
+}

@@ -122,6 +122,7 @@ impl<'t> Changes<'t> {
                 batch.ended = Some(BatchEnd { at: *at, ending: ending.clone() });
             }),
             Change::Documents(documents) => self.keep(documents),
+            Change::LaneRemoved { id } => self.lane_removed(*id),
         }
     }
 
@@ -131,6 +132,18 @@ impl<'t> Changes<'t> {
         self.lanes.insert(id.0, bytes.as_slice())?;
         self.states.insert(id, LaneRow::default());
         self.raise(meta::NEXT_LANE, u64::from(id.0) + 1)
+    }
+
+    /// A lane that has something again stays: a sweep that emptied it was not durable, and its rows are back.
+    fn lane_removed(&mut self, id: LaneId) -> Result<(), StoreError> {
+        let has_entries = self.extents.range((id.0, 0)..=(id.0, u64::MAX))?.next().is_some();
+        if has_entries || self.growing.contains_key(&id) {
+            return Ok(());
+        }
+        self.lanes.remove(id.0)?;
+        self.lane_states.remove(id.0)?;
+        self.states.remove(&id);
+        Ok(())
     }
 
     fn request(&mut self, request: &Request, at: Location) -> Result<(), StoreError> {

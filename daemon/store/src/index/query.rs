@@ -1,5 +1,6 @@
 //! Reading runs of entries.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use offpeak_core::extent::{Extent, Range};
@@ -14,7 +15,7 @@ use super::tables::key;
 use crate::error::StoreError;
 use crate::log::read::LogReader;
 use crate::log::{Change, Location};
-use crate::values::{BodyAt, Chunk, Counts, Entry, Outcome, Selection, Standing};
+use crate::values::{BodyAt, Chunk, Counts, Entry, IdleLane, Outcome, Selection, Standing};
 
 /// What an entry without a body counts for in a chunk, in bytes.
 const ENTRY_BYTES: u64 = 256;
@@ -25,6 +26,22 @@ const ROWS_SEARCHED: usize = 640;
 
 /// An entry that was found, and where it stands.
 type Found = (Place, Indexed);
+
+/// Lanes of which nothing is left but their rows: everything in them was swept, and so were their batches.
+pub(crate) fn idle_lanes(view: &View) -> Result<Vec<IdleLane>, StoreError> {
+    let mut used: BTreeSet<u32> = view.touched()?.into_iter().map(|(_, lane)| lane).collect();
+    for batch in view.batches(|_| true)? {
+        used.extend(batch.ranges.iter().map(|range| range.lane.0));
+    }
+    let mut idle = Vec::new();
+    for (id, _, row) in view.lanes()? {
+        let has_entries = view.extents.range((id.0, 0)..=(id.0, u64::MAX))?.next().is_some();
+        if !used.contains(&id.0) && !has_entries {
+            idle.push(IdleLane { id, next: Seq(row.next) });
+        }
+    }
+    Ok(idle)
+}
 
 /// The next entries of a selection that have no outcome, with their bodies.
 pub(crate) fn requests(

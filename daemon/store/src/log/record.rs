@@ -69,6 +69,7 @@ pub(crate) enum Change {
     BatchAdvanced { id: BatchId, version: u32, progress: bytes::Bytes },
     BatchEnded { id: BatchId, at: Timestamp, ending: String },
     Documents(Vec<Document>),
+    LaneRemoved { id: LaneId },
 }
 
 /// A new request at the end of a lane.
@@ -126,6 +127,7 @@ impl Change {
             Self::BatchAdvanced { .. } => 6,
             Self::BatchEnded { .. } => 7,
             Self::Documents(_) => 8,
+            Self::LaneRemoved { .. } => 9,
         }
     }
 
@@ -150,6 +152,7 @@ impl Change {
                 out.put_text(ending);
             }
             Self::Documents(documents) => out.put_documents(documents),
+            Self::LaneRemoved { id } => out.put_u32_le(id.0),
         }
     }
 
@@ -173,6 +176,7 @@ impl Change {
                 ending: take.text()?.to_owned(),
             },
             8 => Self::Documents(take.documents()?),
+            9 => Self::LaneRemoved { id: LaneId(take.u32()?) },
             _ => return None,
         };
         take.finish()?;
@@ -467,6 +471,7 @@ pub(crate) mod tests {
                 ending
             }),
             documents().prop_map(Change::Documents),
+            any::<u32>().prop_map(|id| Change::LaneRemoved { id: LaneId(id) }),
         ]
     }
 

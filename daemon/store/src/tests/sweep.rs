@@ -1,7 +1,7 @@
 //! What is removed, and what stays.
 
 use super::*;
-use crate::{Idempotency, Recorded, StoreError, Swept};
+use crate::{Idempotency, IdleLane, Recorded, StoreError, Swept};
 
 fn key(number: u8) -> Idempotency {
     Idempotency { key: [number; 16], expires: Timestamp(u64::MAX) }
@@ -137,4 +137,51 @@ fn a_key_given_to_another_request_outlives_the_first() {
     drop(store);
     let (store, _) = open(&disk);
     assert_eq!(now(store.append(with_key(70, 99, "two"))).unwrap(), Appended::Same(second));
+}
+
+#[test]
+fn a_lane_goes_when_nothing_of_it_is_left_and_its_number_is_never_given_again() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let lane = |name: &str| now(store.lane(&lane_key(name))).unwrap();
+    let idle = || now(store.idle_lanes()).unwrap();
+    let (a, b) = (lane("a"), lane("b"));
+    // It was only just made.
+    assert_eq!(idle(), [IdleLane { id: a, next: Seq(0) }, IdleLane { id: b, next: Seq(0) }]);
+    let place = append(&store, a, "x");
+    let id = now(store.seal(batch(vec![range(a, 0, 1)]))).unwrap();
+    now(store.record(vec![answered(place, "y")])).unwrap();
+    let filled = [next_segment(&store, b), next_segment(&store, b)].concat();
+    now(store.sweep(LATER)).unwrap();
+    assert_eq!(idle(), [], "its batch goes on");
+    now(store.end(id, Timestamp(2000), "done")).unwrap();
+    now(store.sweep(LATER)).unwrap();
+    let found = idle();
+    assert_eq!(found, [IdleLane { id: a, next: Seq(1) }]);
+    // What came to it after it was found keeps it.
+    let late = append(&store, a, "late");
+    assert_eq!(now(store.remove_lanes(found)).unwrap(), []);
+    let all = [&[late], &filled[..]].concat();
+    now(store.record(all.into_iter().map(|place| answered(place, "")).collect())).unwrap();
+    let c = lane("c");
+    next_segment(&store, c);
+    next_segment(&store, c);
+    now(store.sweep(LATER)).unwrap();
+    let found = idle();
+    assert_eq!(found.iter().map(|idle| idle.id).collect::<Vec<_>>(), [a, b]);
+    // Without room it is taken back.
+    disk.limit_bytes(Some(disk.bytes()));
+    assert!(matches!(now(store.remove_lanes(found.clone())), Err(StoreError::Full(_))));
+    disk.limit_bytes(None);
+    assert_eq!(now(store.remove_lanes(found.clone())).unwrap(), [a, b]);
+    assert_eq!(now(store.remove_lanes(found)).unwrap(), []);
+    assert_eq!((store.lane_key(a), idle()), (None, Vec::new()));
+    assert!(matches!(now(store.append(request(a, "x"))), Err(StoreError::UnknownLane(_))));
+    check_index(&store, &disk);
+    assert_eq!(lane("a"), LaneId(3));
+    // The same after a crash, whatever of it was in the index.
+    drop(store);
+    let (store, recovered) = open(&disk.after_power_failure(&mut || false));
+    assert_eq!(recovered.lanes.iter().map(|lane| lane.id).collect::<Vec<_>>(), [c, LaneId(3)]);
+    assert_eq!(now(store.lane(&lane_key("b"))).unwrap(), LaneId(4));
 }

@@ -132,3 +132,89 @@ async fn a_stream_is_not_kept_for_later() {
     assert!(response.text().await.unwrap().ends_with("data: [DONE]\n\n"));
     assert!(nothing_was_stored(&rig.daemon).await);
 }
+
+/// There is no room: an error of this status that says when to come again.
+fn is_full(answer: &Answer, status: u16) {
+    assert_eq!(answer.error(), (status, "queue_full"));
+    assert_eq!(answer.header("retry-after"), "30");
+    assert!(is_openai_shaped(answer), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_holds_only_so_many_requests_and_bytes() {
+    let rig =
+        Rig::start(sim(), "[lanes]\nlinger = \"1h\"\nmax_queued = 3\nmax_queued_bytes = \"1MiB\"").await;
+    let tickets = rig.daemon.tickets(3, |n| format!("question {n}")).await;
+    rig.daemon.wait_for_waiting(3).await;
+    is_full(&rig.daemon.defer("search", MODEL, "one more", "24h").await, 429);
+    // A job has no room there either; another tenant's lane has, and real time needs none.
+    let job = rig.daemon.create(&rig.daemon.upload(crate::jobs::lines(1, "of a job")).await, "24h").await;
+    is_full(&job, 429);
+    rig.daemon.ticket_of("mail", "mine", "24h").await;
+    assert!(rig.daemon.ask(MODEL, "now").await.answers(MODEL, "now"));
+    rig.daemon.flush().await;
+    rig.all_answered(&tickets).await;
+    // Few requests, and many bytes.
+    let large = rig.daemon.ticket(&"x".repeat(600_000)).await;
+    rig.daemon.wait_for_waiting(1).await;
+    is_full(&rig.daemon.defer("search", MODEL, &"y".repeat(600_000), "24h").await, 429);
+    rig.daemon.flush().await;
+    rig.all_answered(&[large]).await;
+    rig.daemon.ticket("there is room again").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_lanes_together_hold_only_so_many() {
+    let rig = Rig::start(sim(), &format!("{BY_HAND}\n[store]\nmax_queued = 4")).await;
+    let tickets = rig.daemon.tickets(4, |n| format!("question {n}")).await;
+    rig.daemon.wait_for_waiting(4).await;
+    // Whoever it is: nobody learns from it who fills it.
+    for tenant in ["search", "mail"] {
+        is_full(&rig.daemon.defer(tenant, MODEL, "one more", "24h").await, 503);
+    }
+    assert!(rig.daemon.ask(MODEL, "now").await.answers(MODEL, "now"));
+    rig.daemon.flush().await;
+    rig.all_answered(&tickets).await;
+    let too_many =
+        rig.daemon.create(&rig.daemon.upload(crate::jobs::lines(5, "of a job")).await, "24h").await;
+    is_full(&too_many, 503);
+    rig.daemon.submit(crate::jobs::lines(4, "of a job"), "24h").await;
+    assert_eq!(rig.ran_twice(), 0);
+}
+
+/// A call that announces a body and sends none of it, until it is dropped.
+async fn unfinished(daemon: &Daemon, length: usize) -> tokio::net::TcpStream {
+    use tokio::io::AsyncWriteExt;
+
+    let mut stream = tokio::net::TcpStream::connect(daemon.data).await.unwrap();
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: offpeak\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n{{",
+        crate::rig::key_of("search")
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_bodies_in_memory_are_bounded_and_what_can_wait_gives_way_first() {
+    let rig = Rig::start(sim(), "[server]\nbody_memory = \"1MiB\"").await;
+    let large = unfinished(&rig.daemon, 700_000).await;
+    let refused = eventually("the memory is more than half full", async || {
+        let answer = rig.daemon.defer("search", MODEL, "can wait", "24h").await;
+        (answer.status != StatusCode::ACCEPTED).then_some(answer)
+    })
+    .await;
+    assert_eq!((refused.error(), refused.header("retry-after")), ((503, "busy"), "1"));
+    // What is small and cannot wait goes on; what is large does as long as there is room.
+    assert!(rig.daemon.ask(MODEL, "now").await.answers(MODEL, "now"));
+    assert_eq!(rig.daemon.ask(MODEL, &"x".repeat(300_000)).await.status, StatusCode::OK);
+    assert_eq!(rig.daemon.ask(MODEL, &"x".repeat(400_000)).await.error(), (503, "busy"));
+    drop(large);
+    eventually("there is room again", async || {
+        let answer = rig.daemon.defer("search", MODEL, "can wait", "24h").await;
+        (answer.status == StatusCode::ACCEPTED).then_some(())
+    })
+    .await;
+    assert_eq!(rig.daemon.ask(MODEL, &"x".repeat(400_000)).await.status, StatusCode::OK);
+}

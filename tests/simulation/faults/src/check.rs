@@ -252,7 +252,7 @@ pub(crate) async fn ledger(world: &World, gateway: &Gateway) {
 }
 
 /// When nobody may ask for anything any more, nothing is kept but the ledger and what was learnt.
-pub(crate) async fn nothing_left(world: &World, gateway: &Gateway) {
+pub(crate) async fn nothing_left(world: &World, gateway: &Gateway, lanes_before: usize) {
     let stats = gateway.store.stats();
     // The segment that is written to stays, and what a sweep finds only when the next one is begun.
     let most = 2 * u64::from(world.plan.segment_bytes).max(1 << 20);
@@ -279,7 +279,15 @@ pub(crate) async fn nothing_left(world: &World, gateway: &Gateway) {
     if files > 0 {
         world.notes.violation(format!("{files} files of clients are left"));
     }
-    world.count_many("(lanes)", gateway.lanes.view().await.len() as u64);
+    // The rest have something in the segments that stay.
+    match gateway.store.idle_lanes().await {
+        Ok(idle) if idle.is_empty() => {}
+        Ok(idle) => world.notes.violation(format!("{} empty lanes are left", idle.len())),
+        Err(error) => world.notes.violation(format!("the store cannot be read: {error}")),
+    }
+    let lanes_left = gateway.lanes.view().await.len();
+    world.count_many("(lanes left)", lanes_left as u64);
+    world.count_many("(lanes removed)", lanes_before.saturating_sub(lanes_left) as u64);
 }
 
 /// What a daemon that stopped well leaves is whole, and in the end nothing in it waits for anything.
