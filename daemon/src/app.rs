@@ -256,6 +256,7 @@ impl Core {
             room: Room { all: config.store.queue, bodies: Bodies::new(config.server.body_memory) },
             public_url: config.server.public_url.clone(),
             keep_results: config.store.keep_results,
+            keep_ledger: config.costs.keep,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
             runtime: tokio::runtime::Handle::current(),
@@ -480,6 +481,11 @@ async fn sweep(gateway: Arc<Gateway>) {
         let before = gateway.clock.now().before(gateway.keep_results);
         if let Err(error) = history::tidy(&gateway.store, before).await {
             tracing::error!(%error, "what was kept of old attempts could not be dropped; trying again later");
+        }
+        if let Err(error) =
+            ledger::tidy(&gateway.store, gateway.clock.now().before(gateway.keep_ledger)).await
+        {
+            tracing::error!(%error, "old entries of the ledger could not be dropped; trying again later");
         }
         match gateway.store.sweep_but(gateway.clock.now(), needed).await {
             Ok(swept) if swept.segments > 0 => {

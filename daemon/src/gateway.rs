@@ -83,6 +83,8 @@ pub struct Gateway {
     pub public_url: Option<String>,
     /// How long results are kept, and with them idempotency keys.
     pub keep_results: offpeak_core::words::Millis,
+    /// How long the ledger has an entry.
+    pub keep_ledger: offpeak_core::words::Millis,
     /// The daemon is stopping.
     pub stopping: CancellationToken,
     /// Batches and rescues under way.

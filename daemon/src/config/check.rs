@@ -24,6 +24,9 @@ use super::tree::{
     ProviderPlugin, RouterPlugin, Server, Store, TlsFiles,
 };
 
+/// The ledger has entries at least so long.
+const LEDGER_LEAST: Millis = Millis::from_hours(24 * 32);
+
 /// The names of the provider plugins in the daemon's binary.
 const BUNDLED_PROVIDERS: [&str; offpeak_bundled::PROVIDERS.len()] = {
     let mut names = [""; offpeak_bundled::PROVIDERS.len()];
@@ -190,7 +193,19 @@ fn alerts(section: Section<'_>) -> Option<Alerts> {
 }
 
 fn costs(section: Section<'_>) -> Costs {
-    let costs = Costs { prices: section.get("prices").and_then(|f| f.existing_file()) };
+    let keep = section.get("keep").and_then(|f| {
+        let keep = f.millis(Least::AboveZero)?;
+        // Budgets are for a month, and what was spent in it is what the ledger says.
+        if keep < LEDGER_LEAST {
+            f.refuse("must be at least \"32d\": budgets count a month")
+        } else {
+            Some(keep)
+        }
+    });
+    let costs = Costs {
+        prices: section.get("prices").and_then(|f| f.existing_file()),
+        keep: keep.unwrap_or(Millis::from_hours(24 * 400)),
+    };
     section.finish();
     costs
 }

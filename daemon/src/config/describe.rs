@@ -82,6 +82,7 @@ impl Display for Description<'_> {
             Some(path) => writeln!(f, "  prices    those of {}, over the built-in ones", path.display())?,
             None => writeln!(f, "  prices    the built-in ones of {}", offpeak_core::price::BUILT_IN_DATE)?,
         }
+        writeln!(f, "  ledger    kept for {}", Shown(costs.keep))?;
         if let Some(alerts) = alerts {
             writeln!(f, "\nAlerts")?;
             writeln!(

@@ -439,6 +439,9 @@ pub struct RouteAnswer {
 pub struct Costs {
     /// A price file in the form of `model_prices_and_context_window.json`, over the built-in prices.
     pub prices: Option<PathBuf>,
+    /// How long the ledger has an entry.
+    #[serde(serialize_with = "shown_millis")]
+    pub keep: Millis,
 }
 
 /// `[alerts]`

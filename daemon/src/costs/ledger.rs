@@ -3,6 +3,7 @@
 //! An entry is a document of the store. Its key begins with the time, so that a period is a range of keys, and goes on with
 //! what makes it the entry of just this outcome, so that writing it again changes nothing.
 
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use offpeak_core::usage::Usage;
 use offpeak_core::words::{
     BackendId, BatchId, Endpoint, Mode, ModelId, OfferName, Place, TenantId, Timestamp,
 };
-use offpeak_store::{Document, Kind, Store, StoreError};
+use offpeak_store::{Document, Kind, Order, Store, StoreError};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, oneshot};
@@ -26,6 +27,9 @@ use crate::telemetry::Metrics;
 
 /// How entries are written; the first byte of each.
 const VERSION: u8 = 1;
+
+/// Old entries that are dropped at once.
+const TIDIED_AT_ONCE: usize = 1000;
 
 /// One line of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,6 +185,19 @@ fn put_key(to: &mut Vec<u8>, at: Timestamp, of: Of) {
 /// The least key of a time; what is before it is earlier.
 pub fn first_key(at: Timestamp) -> Bytes {
     Bytes::copy_from_slice(&at.0.to_be_bytes())
+}
+
+/// Drops entries from before this time.
+pub async fn tidy(store: &Store, before: Timestamp) -> Result<(), StoreError> {
+    let old = || (Bound::Unbounded, Bound::Excluded(first_key(before)));
+    loop {
+        let page = store.documents(Kind::Ledger, old(), Order::Ascending, TIDIED_AT_ONCE).await?;
+        if page.is_empty() {
+            return Ok(());
+        }
+        let gone = page.into_iter().map(|(key, _)| Document { kind: Kind::Ledger, key, value: None });
+        store.keep(gone.collect()).await?;
+    }
 }
 
 /// A real-time call that is over, before it is priced.
@@ -459,6 +476,25 @@ mod tests {
         assert_eq!(Entry::read(&value), Some(entry));
         assert_eq!(Entry::read(&value[1..]), None);
         assert_eq!(Entry::read(&[]), None);
+    }
+
+    #[tokio::test]
+    async fn old_entries_are_dropped_and_no_others() {
+        let disk = offpeak_store::disk::memory::MemoryDisk::new();
+        let options =
+            offpeak_store::Options { inline: true, ..offpeak_store::Options::new("in memory") };
+        let (store, _) = Store::open_on(disk, options, Timestamp(0)).unwrap();
+        let entry = |at: u64| Document {
+            kind: Kind::Ledger,
+            key: key(Timestamp(at), Of::Call(1)),
+            value: Some(Bytes::from_static(b"an entry")),
+        };
+        store.keep((0..2500).map(entry).collect()).await.unwrap();
+        tidy(&store, Timestamp(2490)).await.unwrap();
+        let everything = (Bound::Unbounded, Bound::Unbounded);
+        let left = store.documents(Kind::Ledger, everything, Order::Ascending, 5000).await.unwrap();
+        assert_eq!(left.len(), 10);
+        assert!(left.first().unwrap().0 >= first_key(Timestamp(2490)));
     }
 
     #[test]

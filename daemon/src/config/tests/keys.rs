@@ -126,6 +126,7 @@ fn keys() -> Vec<Key> {
         Key("breaker.rest", "'2s'", "2s", "/breaker/rest", json!("10s"), json!("2s")),
         Key("breaker.rest_max", "'11m'", "11m", "/breaker/rest_max", json!("5m"), json!("11m")),
         Key("costs.prices", FILE, FILE_BARE, "/costs/prices", null(), json!(FILE_BARE)),
+        Key("costs.keep", "'40d'", "40d", "/costs/keep", json!("9600h"), json!("960h")),
         Key("log.format", "'json'", "json", "/log/format", json!("text"), json!("json")),
         Key("log.level", "'debug'", "debug", "/log/level", json!("info"), json!("debug")),
     ]

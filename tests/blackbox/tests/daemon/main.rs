@@ -7,6 +7,7 @@
 mod admin;
 mod anthropic;
 mod background;
+mod bent;
 mod breaker;
 mod chaos;
 mod costs;

@@ -14,6 +14,7 @@ mod dice;
 mod job;
 mod life;
 mod plan;
+mod week;
 mod wire;
 mod world;
 
@@ -26,6 +27,7 @@ use offpeak_host::{Engine, EngineOptions, HostError};
 use tempfile::TempDir;
 
 use crate::plan::Plan;
+pub use crate::week::{Day, Week, week};
 use crate::world::World;
 
 /// What a run came to.

@@ -15,6 +15,7 @@ use offpeak_core::scheduler::Event;
 use offpeak_core::words::Timestamp;
 use offpeak_store::disk::memory::MemoryDisk;
 use tokio::runtime::Builder;
+use tokio::task::JoinHandle;
 
 use crate::api::Api;
 use crate::check;
@@ -112,17 +113,7 @@ async fn live(life: &Arc<Life>, number: u64, skew_ms: i64) -> Result<i64, String
     let Some((gateway, running)) = opened.map_err(|_| "the daemon hangs while it opens")?? else {
         return Ok(skew_ms);
     };
-    let mut tasks = Vec::new();
-    for (number, (script, client)) in life.world.plan.clients.iter().zip(&life.world.clients).enumerate() {
-        let session = Session {
-            life: life.clone(),
-            gateway: gateway.clone(),
-            client: client.clone(),
-            number,
-            script: script.clone(),
-        };
-        tasks.push(tokio::spawn(session.run()));
-    }
+    let tasks = begin_sessions(life, &gateway);
     tokio::spawn(disk_runs_full(life.clone()));
     tokio::spawn(provider_cancels(life.clone()));
     if let Some((at, by)) = life.plan.jump {
@@ -142,8 +133,25 @@ async fn live(life: &Arc<Life>, number: u64, skew_ms: i64) -> Result<i64, String
     Ok(i64::try_from(wall).unwrap_or(0) - i64::try_from(life.wall().0).unwrap_or(0))
 }
 
+/// Lets the clients begin, or go on.
+pub(crate) fn begin_sessions(life: &Arc<Life>, gateway: &Arc<Gateway>) -> Vec<JoinHandle<()>> {
+    let clients = life.world.plan.clients.iter().zip(&life.world.clients).enumerate();
+    clients
+        .map(|(number, (script, client))| {
+            let session = Session {
+                life: life.clone(),
+                gateway: gateway.clone(),
+                client: client.clone(),
+                number,
+                script: script.clone(),
+            };
+            tokio::spawn(session.run())
+        })
+        .collect()
+}
+
 /// Opens the daemon. None if it died of that.
-async fn open(
+pub(crate) async fn open(
     life: &Arc<Life>,
     number: u64,
     clock: Clock,
@@ -223,7 +231,7 @@ async fn stop(life: &Life, running: Running) {
 }
 
 /// The last life: everybody gets what is due, and nothing is left over.
-async fn calm(life: &Arc<Life>, gateway: &Arc<Gateway>, running: Running, clock: &VirtualClock) {
+pub(crate) async fn calm(life: &Arc<Life>, gateway: &Arc<Gateway>, running: Running, clock: &VirtualClock) {
     let world = &life.world;
     world.provider.faults().set(provider_sim::Faults::default());
     let all_done = || world.clients.iter().all(|client| client.lock().is_done);

@@ -13,6 +13,7 @@ use crate::dice::Dice;
 
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
+pub(crate) const WEEK: u64 = 7 * 24 * HOUR;
 
 /// When the simulated world begins, in milliseconds since 1970.
 pub(crate) const EPOCH: u64 = 1_795_000_000_000;
@@ -248,6 +249,29 @@ impl Plan {
         }
     }
 
+    /// A week without faults.
+    pub(crate) fn week(clients: u64) -> Self {
+        let mut dice = Dice::new(7, 1);
+        let kinds = BTreeSet::new();
+        let mut clients = scripts(clients, &kinds, WEEK, &mut dice);
+        for script in &mut clients {
+            // Files that clients upload are kept for a month, which is longer than this.
+            if script.way == Way::Job {
+                script.api = Api::Messages;
+            }
+        }
+        Self {
+            seed: 7,
+            clients,
+            settings: settings(&mut dice),
+            segment_bytes: 64 << 10,
+            checkpoint_bytes: 64 << 10,
+            lives: Vec::new(),
+            wire: Wire::default(),
+            kinds,
+        }
+    }
+
     pub(crate) fn has(&self, kind: Kind) -> bool {
         self.kinds.contains(&kind)
     }
@@ -382,6 +406,10 @@ fn kinds(dice: &mut Dice) -> BTreeSet<Kind> {
 fn clients(kinds: &BTreeSet<Kind>, span: u64, dice: &mut Dice) -> Vec<Script> {
     // Most worlds are small, so that many can be played.
     let count = dice.magnitude(1..=32);
+    scripts(count, kinds, span, dice)
+}
+
+fn scripts(count: u64, kinds: &BTreeSet<Kind>, span: u64, dice: &mut Dice) -> Vec<Script> {
     (0..count)
         .map(|_| {
             let way = dice
