@@ -60,7 +60,7 @@ fn bend(mut bytes: Vec<u8>, dice: &mut StdRng) -> Vec<u8> {
                 let piece = PIECES.choose(dice).expect("there are some");
                 bytes.splice(at..at, piece.iter().copied());
             }
-            _ => bytes.rotate_left(at.min(bytes.len().saturating_sub(1))),
+            _ => bytes.rotate_left(at),
         }
     }
     bytes
