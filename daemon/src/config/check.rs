@@ -204,7 +204,7 @@ fn costs(section: Section<'_>) -> Costs {
     });
     let costs = Costs {
         prices: section.get("prices").and_then(|f| f.existing_file()),
-        keep: keep.unwrap_or(Millis::from_hours(24 * 400)),
+        keep: keep.unwrap_or(Millis::from_hours(24 * 365)),
     };
     section.finish();
     costs

@@ -59,7 +59,8 @@ impl Display for Description<'_> {
         write_plugins(f, plugins)?;
         writeln!(f, "\nStore")?;
         writeln!(f, "  folder    {}, in segments of {}", store.folder.display(), ShownSize(store.segment))?;
-        writeln!(f, "  room      {} or {} queued", store.queue.requests, ShownSize(store.queue.bytes))?;
+        write!(f, "  room      {} requests or {} ", store.queue.requests, ShownSize(store.queue.bytes))?;
+        writeln!(f, "in all lanes together")?;
         writeln!(f, "  results   kept {} after they are finished", Shown(store.keep_results))?;
         writeln!(f, "\nRetries")?;
         write!(f, "  up to {} attempts, the second after {}, ", retry.max_attempts, Shown(retry.base))?;
@@ -213,7 +214,7 @@ fn write_lanes(f: &mut Formatter<'_>, lanes: &Lanes) -> fmt::Result {
     }
     writeln!(f, "); at most {} batches under way", lanes.max_running)?;
     let queue = lanes.queue;
-    writeln!(f, "              each with {} or {} queued", queue.requests, ShownSize(queue.bytes))?;
+    writeln!(f, "    room      {} requests or {} in a lane", queue.requests, ShownSize(queue.bytes))?;
     write!(f, "    rescue    in real time {} before a deadline, ", Shown(lanes.rescue))?;
     writeln!(
         f,

@@ -481,8 +481,7 @@ mod tests {
     #[tokio::test]
     async fn old_entries_are_dropped_and_no_others() {
         let disk = offpeak_store::disk::memory::MemoryDisk::new();
-        let options =
-            offpeak_store::Options { inline: true, ..offpeak_store::Options::new("in memory") };
+        let options = offpeak_store::Options { inline: true, ..offpeak_store::Options::new("in memory") };
         let (store, _) = Store::open_on(disk, options, Timestamp(0)).unwrap();
         let entry = |at: u64| Document {
             kind: Kind::Ledger,

@@ -56,6 +56,8 @@ impl Scene {
         let answer = self.defer(prompt).await;
         assert_eq!(answer.status(), StatusCode::ACCEPTED);
         let location = answer.headers()["location"].to_str().unwrap().to_owned();
+        // Read to its end, so that its connection is used again.
+        answer.bytes().await.unwrap();
         self.tickets.push((prompt.to_owned(), location));
     }
 

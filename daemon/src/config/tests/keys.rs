@@ -126,7 +126,7 @@ fn keys() -> Vec<Key> {
         Key("breaker.rest", "'2s'", "2s", "/breaker/rest", json!("10s"), json!("2s")),
         Key("breaker.rest_max", "'11m'", "11m", "/breaker/rest_max", json!("5m"), json!("11m")),
         Key("costs.prices", FILE, FILE_BARE, "/costs/prices", null(), json!(FILE_BARE)),
-        Key("costs.keep", "'40d'", "40d", "/costs/keep", json!("9600h"), json!("960h")),
+        Key("costs.keep", "'40d'", "40d", "/costs/keep", json!("8760h"), json!("960h")),
         Key("log.format", "'json'", "json", "/log/format", json!("text"), json!("json")),
         Key("log.level", "'debug'", "debug", "/log/level", json!("info"), json!("debug")),
     ]
@@ -408,7 +408,7 @@ fn the_description_tells_everything_but_secrets() {
 }
 
 const DESCRIPTION: &str = r#"Listeners
-  requests  127.0.0.1:8400: up to 20000 connections, 20000 held calls, bodies up to 32MiB
+  requests  127.0.0.1:8400: up to 20000 connections, 20000 held calls, bodies up to 32MiB, 1GiB of large ones in memory
             clients reach it as https://o
   admin     127.0.0.1:8401: health, metrics, lanes, batches; asks for no key
   stopping  work in flight gets 30s
@@ -427,6 +427,7 @@ Backends, the preferred one first
     models    gpt-*, o3
     patience  5s to connect, 10m of silence
     lanes     leave after 10s, when a deadline demands it, or full (10 requests, or as the plugin says); at most 20 batches under way
+    room      1000000 requests or 8GiB in a lane
     rescue    in real time 10m before a deadline, 16 requests at once; a late batch is cancelled 10m before that
     tokens    as many enqueued as the provider turns out to take
     outage    while it takes no batches, what waits may go to the next backend
@@ -442,6 +443,7 @@ Plugins (compiled ones are kept in ./offpeak-data/plugin-cache)
 
 Store
   folder    ./offpeak-data, in segments of 64MiB
+  room      5000000 requests or 32GiB in all lanes together
   results   kept 48h after they are finished
 
 Retries
@@ -451,6 +453,7 @@ Retries
 
 Costs
   prices    the built-in ones of 2026-11-23
+  ledger    kept for 8760h
 
 Log
   text, info

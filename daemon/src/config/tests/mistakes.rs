@@ -12,7 +12,7 @@ fn each_mistake_is_told_with_its_place_its_key_and_what_to_do() {
 #[rustfmt::skip] // a table
 const MISTAKES: &[(&str, &str)] = &[
     ("server.listn = '127.0.0.1:1'", "t.toml:1:8: server.listn: unknown key; did you mean `listen`?"),
-    ("server.zzz = 1", "t.toml:1:8: server.zzz: unknown key; the keys here are listen, admin, max_body, max_connections, threads, drain, held_max, tls, public_url"),
+    ("server.zzz = 1", "t.toml:1:8: server.zzz: unknown key; the keys here are listen, admin, max_body, body_memory, max_connections, threads, drain, held_max, tls, public_url"),
     ("severs.listen = 1", "t.toml:1:1: severs: unknown key; did you mean `server`?"),
     ("server.listen = 8400", "t.toml:1:17: server.listen: must be a text in quotes, not a whole number"),
     ("server.listen = 'localhost:9'", r#"t.toml:1:17: server.listen: must be an IP address and a port, such as "127.0.0.1:9", not "localhost:9""#),
