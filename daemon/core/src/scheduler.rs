@@ -496,7 +496,8 @@ impl Scheduler {
                 self.forget_outlooks();
             }
             Event::Flush(lane) => {
-                if let Some(berth) = self.berths.get_mut(&lane) {
+                // What comes to an empty one later lingers as usual.
+                if let Some(berth) = self.berths.get_mut(&lane).filter(|berth| !berth.lane.is_empty()) {
                     berth.flush = true;
                 }
             }

@@ -34,7 +34,8 @@ impl Daemon {
             admin: free_port(),
             child: None,
         };
-        daemon.configure(&format!("{settings}\n{}", daemon.usual(provider)));
+        let linger = if settings.contains("lanes.linger") { "" } else { "lanes.linger = \"100ms\"" };
+        daemon.configure(&format!("{settings}\n{linger}\n{}", daemon.usual(provider)));
         daemon
     }
 
@@ -45,7 +46,6 @@ impl Daemon {
 server.listen = "127.0.0.1:{data}"
 server.admin = "127.0.0.1:{admin}"
 store.folder = "{folder}/data"
-lanes.linger = "100ms"
 retry.base = "20ms"
 plugins.cache = "{cache}"
 plugins.router.time_limit = "5s"

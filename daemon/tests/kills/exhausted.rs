@@ -102,7 +102,7 @@ async fn without_room_on_the_disk_real_time_goes_on_and_the_rest_comes_back_by_i
     for n in 0..10 {
         scene.keeps(&format!("before {n}")).await;
     }
-    scene.daemon.limit(Resource::Fsize, Some(4096));
+    scene.daemon.limit(Resource::Fsize, Some(512));
     for n in 0..5 {
         scene.refuses(&format!("refused {n}")).await;
         scene.answers_now(&format!("now {n}")).await;

@@ -606,6 +606,15 @@ proptest! {
 }
 
 #[test]
+fn a_flush_of_an_empty_lane_hurries_nobody_who_comes_later() {
+    let mut scheduler = Scheduler::new();
+    scheduler.step(opened(1, "m", "t", GATE), START);
+    scheduler.step(Event::Flush(LaneId(1)), START);
+    let effects = scheduler.step(appended(1, 0, 3, START, DAY), START);
+    assert_eq!(effects, Effects { effects: vec![], wake_at: Some(START.after(LINGER)) });
+}
+
+#[test]
 fn a_lane_in_which_nothing_waits_is_forgotten() {
     let mut scheduler = Scheduler::new();
     scheduler.step(opened(1, "m", "t", GATE), START);
