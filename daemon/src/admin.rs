@@ -40,7 +40,7 @@ where
     }
 }
 
-/// What the data plane serves, in `OpenAPI` 3.1.
+/// What the data plane serves, as a description in the form of `OpenAPI` 3.1.
 pub const OPENAPI: &str = include_str!("../openapi.json");
 
 /// The largest body that an operator's call may have.
