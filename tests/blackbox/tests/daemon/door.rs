@@ -119,3 +119,60 @@ async fn heads_that_are_too_large_are_refused_and_others_are_served() {
     }
     assert!(rig.daemon.ask(MODEL, "others are served").await.status.is_success());
 }
+
+/// How long calls in real time take, the one in the middle.
+async fn median(rig: &Rig, what: &str) -> Duration {
+    let mut took = Vec::new();
+    for n in 0..40 {
+        let started = Instant::now();
+        assert!(rig.daemon.ask(MODEL, &format!("{what} {n}")).await.status.is_success());
+        took.push(started.elapsed());
+    }
+    took.sort();
+    took[took.len() / 2]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_in_real_time_take_as_long_as_ever_while_others_send_rubbish() {
+    let rig = Rig::start(sim(), "").await;
+    let address = rig.daemon.data;
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n", key_of("search"));
+    let rubbish = [
+        "\x16\x03\x01\x02\x00 not HTTP\r\n\r\n".to_owned(),
+        format!("{head}content-length: 4\r\ncontent-length: 5\r\n\r\nabcde"),
+        format!("{head}x-large: {}\r\n\r\n", "a".repeat(300_000)),
+        format!("{head}content-length: 99999999999\r\n\r\n"),
+        format!("{head}content-length: 9\r\nconnection: close\r\n\r\nnot JSON "),
+        format!("{head}content-length: 1000\r\n\r\n{{\"model\": "),
+    ];
+    let quiet = median(&rig, "quiet").await;
+    let sent = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let mut senders = tokio::task::JoinSet::new();
+    for request in rubbish {
+        let sent = sent.clone();
+        senders.spawn(async move {
+            // What has an answer is closed by the daemon; the others stay, and pile up.
+            let mut open = Vec::new();
+            loop {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                drop(stream.write_all(request.as_bytes()).await);
+                open.push(stream);
+                if open.len() > 100 {
+                    open.remove(0);
+                }
+                sent.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+    }
+    let loud = median(&rig, "loud").await;
+    senders.shutdown().await;
+    let sent = sent.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(sent > 40, "{sent}");
+    // They share two cores with the rubbish and with other tests, which is most of the difference.
+    assert!(
+        loud < quiet * 10 + Duration::from_millis(100),
+        "{quiet:?} without, {loud:?} with {sent} of them"
+    );
+    assert_eq!(rig.billed(Mode::Realtime), 80);
+}
