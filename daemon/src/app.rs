@@ -421,6 +421,7 @@ impl Reloads {
         self.gateway.tenants.set(&config.access);
         remember_spending(&self.gateway.tenants, &self.gateway.store, self.gateway.clock).await?;
         // What waited for its rate or for money may leave by the new ones.
+        self.gateway.lanes.terms_changed(&self.gateway.backends, None, self.gateway.clock.now());
         self.gateway.lanes.tell(Event::Tick);
         if let Some(tls) = &self.tls {
             tls.reload();

@@ -167,7 +167,7 @@ impl Gateway {
         let lost = self.backends.lost.count(&way.backend, &way.offer);
         self.metrics.offers_lost(way.backend.as_str(), way.offer.as_str(), lost);
         self.backends.forget_menus();
-        self.lanes.terms_changed(&self.backends, &way.model, now);
+        self.lanes.terms_changed(&self.backends, Some(&way.model), now);
     }
 
     /// Loads every plugin beside the one at work, and takes all of them into use or none: those that were chosen last, or

@@ -280,10 +280,11 @@ impl LaneBook {
         Ok(())
     }
 
-    /// A model is sold otherwise than before: its lanes are told. Those for which that cannot be found out stay as they are.
-    pub fn terms_changed(&self, backends: &Backends, model: &ModelId, now: Timestamp) {
+    /// A model is sold otherwise than before, or, without one, the configuration was read again: lanes are told. Those for
+    /// which that cannot be found out stay as they are.
+    pub fn terms_changed(&self, backends: &Backends, model: Option<&ModelId>, now: Timestamp) {
         let book = self.book.read();
-        let lanes: Vec<_> = book.iter().filter(|(key, _)| key.model == *model).collect();
+        let lanes = book.iter().filter(|(key, _)| model.is_none_or(|model| key.model == *model));
         for (key, Known { lane, .. }) in lanes {
             match backends.terms(key, self.weight(&key.tenant), now) {
                 Ok(Some(terms)) => self.tell(Event::Opened { lane: *lane, key: key.clone(), terms }),

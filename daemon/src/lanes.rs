@@ -8,7 +8,7 @@ use std::time::Duration;
 use offpeak_core::batch::Journey;
 use offpeak_core::depart::Reason;
 use offpeak_core::extent::{self, Cargo, Range};
-use offpeak_core::scheduler::{Effect, Event, Freight, Means, Reckoning, Scheduler};
+use offpeak_core::scheduler::{Effect, Event, Freight, Holder, Means, Reckoning, Scheduler};
 use offpeak_core::turnaround::{Sketch, Way};
 use offpeak_core::words::{BatchId, LaneId, LaneKey, Mode, Place, TenantId, Timestamp};
 use offpeak_store::{BatchRecord, Document, Kind, LaneState, NewBatch, Order, Store, StoreError};
@@ -122,9 +122,9 @@ struct Task {
     wake_at: Timestamp,
     /// Tenants with lanes, and what the scheduler was told that they have.
     tenants: BTreeSet<TenantId>,
-    means: HashMap<TenantId, Means>,
+    means: HashMap<Holder, Means>,
     /// What it was told of lanes' requests.
-    reckoned: HashMap<LaneId, Reckoning>,
+    reckoned: HashMap<LaneId, (Reckoning, Option<Arc<str>>)>,
 }
 
 /// What is reckoned of requests is told again when it has changed by more than this part.
@@ -323,14 +323,16 @@ impl Task {
     /// What tenants have now, of those for whom that has changed.
     fn news_of_means(&mut self) -> Option<Event> {
         let (tenants, now) = (&self.gateway.tenants, self.gateway.clock.now());
-        let mut news = Vec::new();
-        for tenant in &self.tenants {
-            let means = tenants.account(tenant).map_or_else(Means::default, |account| account.means(now));
-            if self.means.get(tenant).copied().unwrap_or_default() != means {
-                self.means.insert(tenant.clone(), means);
-                news.push((tenant.clone(), means));
-            }
-        }
+        let accounts = self.tenants.iter().filter_map(|tenant| tenants.account(tenant));
+        let have: HashMap<Holder, Means> = accounts.flat_map(|account| account.means(now)).collect();
+        let is_news = |(holder, means): &(&Holder, &Means)| {
+            self.means.get(holder).copied().unwrap_or_default() != **means
+        };
+        let changed = have.iter().filter(is_news).map(|(holder, means)| (holder.clone(), *means));
+        let gone = self.means.keys().filter(|holder| !have.contains_key(*holder));
+        let gone = gone.map(|holder| (holder.clone(), Means::default()));
+        let news: Vec<(Holder, Means)> = changed.chain(gone).collect();
+        self.means = have;
         (!news.is_empty()).then_some(Event::Means(news))
     }
 
@@ -342,14 +344,17 @@ impl Task {
         let demand = backends.calibrations.of(&key.backend, &key.endpoint, &key.model).demand(1000, None);
         let reckoning =
             Reckoning { input_permille: demand.input, output: demand.output, input_price, output_price };
-        let told = self.reckoned.get(&lane).copied().unwrap_or_default();
+        let account = self.gateway.tenants.account(&key.tenant);
+        let models = account.and_then(|account| account.limited_models(key.model.as_str()));
+        let (told, told_models) = self.reckoned.get(&lane).cloned().unwrap_or_default();
         let differs = |a: u64, b: u64| a.abs_diff(b) > a.max(b) / RECKONED_PART;
         let is_news = differs(told.input_permille, reckoning.input_permille)
             || differs(told.output, reckoning.output)
-            || (told.input_price, told.output_price) != (input_price, output_price);
+            || (told.input_price, told.output_price) != (input_price, output_price)
+            || told_models != models;
         is_news.then(|| {
-            self.reckoned.insert(lane, reckoning);
-            Event::Reckons { lane, reckoning }
+            self.reckoned.insert(lane, (reckoning, models.clone()));
+            Event::Reckons { lane, reckoning, models }
         })
     }
 

@@ -10,7 +10,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
 use offpeak_core::money::Money;
 use offpeak_core::quota::{Demand, Quota};
-use offpeak_core::scheduler::Means;
+use offpeak_core::scheduler::{Holder, Means};
 use offpeak_core::words::{BackendId, TenantId, Timestamp};
 use offpeak_store::{Store, StoreError};
 use parking_lot::RwLock;
@@ -420,9 +420,21 @@ impl Account {
     }
 
     /// What it has for deferred work now.
-    pub fn means(&self, now: Timestamp) -> Means {
+    pub fn means(&self, now: Timestamp) -> Vec<(Holder, Means)> {
         let funds = self.purse.as_ref().and_then(|purse| purse.funds(now));
-        Means { tempo: self.configured.deferred.tempo(), funds }
+        let all = Means { tempo: self.configured.deferred.tempo(), funds };
+        let of_models = self.configured.model_limits.iter().filter_map(|limits| {
+            let tempo = Some(limits.deferred.tempo()?);
+            let holder = Holder { tenant: self.id.clone(), models: Some(limits.name.as_str().into()) };
+            Some((holder, Means { tempo, funds: None }))
+        });
+        std::iter::once((Holder::tenant(self.id.clone()), all)).chain(of_models).collect()
+    }
+
+    /// The models with limits of their own that this one is among.
+    pub fn limited_models(&self, model: &str) -> Option<Arc<str>> {
+        let found = self.configured.model_limits.iter().find(|limits| limits.models.matches(model));
+        found.map(|limits| limits.name.as_str().into())
     }
 
     /// Its budget, if it has one.

@@ -29,7 +29,7 @@ use crate::words::{
     BackendId, BatchId, Endpoint, KeptHeaders, LaneId, LaneKey, Millis, Mode, ModelId, OfferName, TenantId,
     Timestamp,
 };
-pub use means::{Funds, Means, Reckoning, Settled};
+pub use means::{Funds, Holder, Means, Reckoning, Settled};
 use means::{Hold, Purse};
 use voyages::Sailing;
 
@@ -110,9 +110,11 @@ pub enum Event {
         lane: LaneId,
         /// What.
         reckoning: Reckoning,
+        /// The models with means of their own that its model is one of.
+        models: Option<Arc<str>>,
     },
-    /// What tenants have for deferred work.
-    Means(Vec<(TenantId, Means)>),
+    /// What tenants, and some of their models, have for deferred work.
+    Means(Vec<(Holder, Means)>),
     /// These were to be given up, and are not due yet.
     Returned(Extent),
     /// The provider tells how far a batch is.
@@ -316,6 +318,8 @@ struct Berth {
     terms: LaneTerms,
     flush: bool,
     reckoning: Reckoning,
+    /// The models with means of their own that its model is one of.
+    models: Option<Arc<str>>,
     /// What keeps it here while others of its group may leave.
     held_up: Option<Next>,
 }
@@ -323,7 +327,16 @@ struct Berth {
 impl Berth {
     fn new(lane: LaneId, key: LaneKey, terms: LaneTerms) -> Self {
         let reckoning = Reckoning::default();
-        Self { lane: Lane::new(lane), key, terms, flush: false, reckoning, held_up: None }
+        Self { lane: Lane::new(lane), key, terms, flush: false, reckoning, models: None, held_up: None }
+    }
+
+    /// Whose means its requests take.
+    fn holders(&self) -> impl Iterator<Item = Holder> + use<> {
+        let of_models = self
+            .models
+            .clone()
+            .map(|models| Holder { tenant: self.key.tenant.clone(), models: Some(models) });
+        std::iter::once(Holder::tenant(self.key.tenant.clone())).chain(of_models)
     }
 
     /// The price of what is bought, in thousandths of the list price.
@@ -424,7 +437,7 @@ pub struct Scheduler {
     sailings: BTreeMap<BatchId, Sailing>,
     /// How many batches each tenant has a part in.
     afloat: BTreeMap<(BackendId, OfferName, TenantId), u32>,
-    purses: BTreeMap<TenantId, Purse>,
+    purses: BTreeMap<Holder, Purse>,
     /// Somebody's means are limited.
     has_limits: bool,
     /// What is under way has of its tenants' means.
@@ -462,9 +475,9 @@ impl Scheduler {
             }
             Event::Settled { batch, lane, settled } => self.settle(batch, lane, settled, now),
             Event::Over(batch) => self.let_go_of_holds(batch, now),
-            Event::Reckons { lane, reckoning } => {
+            Event::Reckons { lane, reckoning, models } => {
                 if let Some(berth) = self.berths.get_mut(&lane) {
-                    berth.reckoning = reckoning;
+                    (berth.reckoning, berth.models) = (reckoning, models);
                 }
             }
             Event::Means(all) => self.endow(all, now),

@@ -178,8 +178,9 @@ fn model_limits(section: &Section<'_>) -> Vec<ModelLimits> {
     let read = |(name, section): (&str, Section<'_>)| {
         let models = section.required("models", "[\"gpt-4o*\"]").and_then(|field| field.texts());
         let limits = limits(&section);
+        let deferred = deferred(section.section("deferred"));
         section.finish();
-        Some(ModelLimits { name: name.to_owned(), models: ModelPatterns::new(models?), limits })
+        Some(ModelLimits { name: name.to_owned(), models: ModelPatterns::new(models?), limits, deferred })
     };
     section.named().into_iter().filter_map(read).collect()
 }

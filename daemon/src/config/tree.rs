@@ -220,6 +220,8 @@ pub struct ModelLimits {
     /// The limits.
     #[serde(flatten)]
     pub limits: Limits,
+    /// How fast what can wait leaves of them.
+    pub deferred: DeferredLimits,
 }
 
 /// How the answer of a deferred request comes back.

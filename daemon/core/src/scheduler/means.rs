@@ -4,6 +4,7 @@
 //! recorded, and what never ran is given back when its batch is over.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::extent::{Cargo, Extent};
 use crate::lane::Room;
@@ -68,7 +69,24 @@ pub struct Funds {
     pub until: Timestamp,
 }
 
-/// What a tenant has for deferred work; what is not there is not limited.
+/// Who has means: a tenant, or some of its models.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Holder {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// What its operator calls the models; none if it is the tenant with all of them.
+    pub models: Option<Arc<str>>,
+}
+
+impl Holder {
+    /// A tenant with all its models.
+    #[must_use]
+    pub const fn tenant(tenant: TenantId) -> Self {
+        Self { tenant, models: None }
+    }
+}
+
+/// What somebody has for deferred work; what is not there is not limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Means {
     /// So much a minute.
@@ -149,9 +167,9 @@ impl Purse {
 
 impl Scheduler {
     /// What tenants have from now on.
-    pub(super) fn endow(&mut self, all: Vec<(TenantId, Means)>, now: Timestamp) {
-        for (tenant, means) in all {
-            let purse = self.purses.entry(tenant).or_default();
+    pub(super) fn endow(&mut self, all: Vec<(Holder, Means)>, now: Timestamp) {
+        for (holder, means) in all {
+            let purse = self.purses.entry(holder).or_default();
             purse.funds = means.funds;
             match (&mut purse.tempo, means.tempo.filter(|limits| !limits.is_open())) {
                 (Some(tempo), Some(limits)) => tempo.limit(limits, now),
@@ -166,7 +184,8 @@ impl Scheduler {
 
     /// What deferred work under way will cost each tenant.
     pub fn committed(&self) -> impl Iterator<Item = (&TenantId, Money)> {
-        self.purses.iter().map(|(tenant, purse)| (tenant, purse.committed))
+        let of_tenants = self.purses.iter().filter(|(holder, _)| holder.models.is_none());
+        of_tenants.map(|(holder, purse)| (&holder.tenant, purse.committed))
     }
 
     /// Finds out when what waits of each tenant may leave: as soon as its whole portion may, so that a rate makes few batches
@@ -175,16 +194,18 @@ impl Scheduler {
         if !self.has_limits {
             return;
         }
-        let mut waiting: BTreeMap<&TenantId, Load> = BTreeMap::new();
+        let mut waiting: BTreeMap<Holder, Load> = BTreeMap::new();
         for berth in self.berths.values_mut() {
             berth.held_up = None;
             let sums = berth.lane.sums();
             let load = berth.reckoning.load(sums.count, sums.tokens);
-            let sum = waiting.entry(&berth.key.tenant).or_default();
-            *sum = sum.plus(load);
+            for holder in berth.holders() {
+                let sum = waiting.entry(holder).or_default();
+                *sum = sum.plus(load);
+            }
         }
-        for (tenant, load) in waiting {
-            let Some(purse) = self.purses.get_mut(tenant) else { continue };
+        for (holder, load) in waiting {
+            let Some(purse) = self.purses.get_mut(&holder) else { continue };
             if let Some(tempo) = &purse.tempo {
                 purse.is_patient_there = tempo.when(load, 1, now) <= now;
                 purse.is_due_there = tempo.when(load, DUE_PART, now) <= now;
@@ -239,9 +260,12 @@ impl Scheduler {
         else {
             return Ok(u64::MAX);
         };
-        let Some(purse) = self.purses.get(&berth.key.tenant) else { return Ok(u64::MAX) };
         let each = berth.reckoning.each(head);
-        purse.room(each, berth.reckoning.money(each, price_permille), is_due, now)
+        let cost = berth.reckoning.money(each, price_permille);
+        let purses = berth.holders().filter_map(|holder| self.purses.get(&holder));
+        purses
+            .map(|purse| purse.room(each, cost, is_due, now))
+            .try_fold(u64::MAX, |room, of| Ok(room.min(of?)))
     }
 
     /// Notes what a lane waits for. What is due and has no money is given up.
@@ -281,11 +305,13 @@ impl Scheduler {
         let Some(berth) = self.berths.get(&cargo.range.lane) else { return };
         let load = berth.reckoning.load(cargo.range.len(), cargo.tokens);
         let money = berth.reckoning.money(load, price_permille);
-        let purse = self.purses.entry(berth.key.tenant.clone()).or_default();
-        purse.committed += money;
-        purse.waiting = purse.waiting.minus(load);
-        if let Some(tempo) = &mut purse.tempo {
-            tempo.take(load, now);
+        for holder in berth.holders() {
+            let purse = self.purses.entry(holder).or_default();
+            purse.committed += money;
+            purse.waiting = purse.waiting.minus(load);
+            if let Some(tempo) = &mut purse.tempo {
+                tempo.take(load, now);
+            }
         }
     }
 
@@ -302,9 +328,11 @@ impl Scheduler {
             let Some(berth) = self.berths.get(&part.range.lane) else { continue };
             let load = berth.reckoning.load(part.range.len(), part.tokens);
             let (before, after) = (berth.reckoning.money(load, before), berth.reckoning.money(load, after));
-            let purse = self.purses.entry(berth.key.tenant.clone()).or_default();
-            purse.committed =
-                Money(purse.committed.0.saturating_add(after.0).saturating_sub(before.0).max(0));
+            for holder in berth.holders() {
+                let purse = self.purses.entry(holder).or_default();
+                let committed = purse.committed.0.saturating_add(after.0).saturating_sub(before.0);
+                purse.committed = Money(committed.max(0));
+            }
         }
     }
 
@@ -326,7 +354,9 @@ impl Scheduler {
             let load = berth.reckoning.load(part.range.len(), part.tokens);
             let money = berth.reckoning.money(load, berth.price(freight));
             if is_recovered {
-                self.purses.entry(berth.key.tenant.clone()).or_default().committed += money;
+                for holder in berth.holders() {
+                    self.purses.entry(holder).or_default().committed += money;
+                }
             }
             match holds.iter_mut().find(|hold| hold.lane == lane) {
                 Some(hold) => (hold.load, hold.money) = (hold.load.plus(load), hold.money.plus(money)),
@@ -362,10 +392,12 @@ impl Scheduler {
 
     fn release(&mut self, part: Hold, was: Load, now: Timestamp) {
         let Some(berth) = self.berths.get(&part.lane) else { return };
-        let Some(purse) = self.purses.get_mut(&berth.key.tenant) else { return };
-        purse.committed = Money((purse.committed.0 - part.money.0).max(0));
-        if let Some(tempo) = purse.tempo.as_mut().filter(|_| part.is_paced) {
-            tempo.correct(part.load, was, now);
+        for holder in berth.holders() {
+            let Some(purse) = self.purses.get_mut(&holder) else { continue };
+            purse.committed = Money((purse.committed.0 - part.money.0).max(0));
+            if let Some(tempo) = purse.tempo.as_mut().filter(|_| part.is_paced) {
+                tempo.correct(part.load, was, now);
+            }
         }
     }
 }

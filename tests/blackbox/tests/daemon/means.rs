@@ -118,3 +118,21 @@ async fn what_a_budget_does_not_pay_for_in_time_gets_an_error_that_says_so() {
     assert_eq!(look(&patient).await.body["status"], "queued");
     assert_eq!(rig.provider.bill().total().0, 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn some_models_have_a_rate_of_their_own() {
+    let slow =
+        "[tenants.search.model_limits.mini]\nmodels = [\"*-mini\"]\ndeferred = { requests_per_minute = 1 }";
+    let rig = Rig::start(sim(), slow).await;
+    let tickets = rig.daemon.tickets(3, |n| format!("of a slow model {n}")).await;
+    let other = rig.daemon.defer("search", "gpt-4o", "of another", "24h").await;
+    let location = other.header("location").to_owned();
+    eventually("the other model's is answered", async || {
+        let answer = send(rig.daemon.call("search", Method::GET, &location)).await;
+        answer.answers("gpt-4o", "of another").then_some(())
+    })
+    .await;
+    eventually("one has left", async || (rig.daemon.waiting().await == 2).then_some(())).await;
+    rig.daemon.reload(&rig.upstream, "").await;
+    rig.all_answered(&tickets).await;
+}

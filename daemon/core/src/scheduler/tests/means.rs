@@ -5,18 +5,18 @@ use crate::tempo::{Load, TempoLimits};
 fn paced(tenant: &str, requests: u64) -> Event {
     let limits =
         TempoLimits { requests: Some(requests), input: None, output: None, burst: Millis::from_mins(1) };
-    Event::Means(vec![(TenantId::from(tenant), Means { tempo: Some(limits), funds: None })])
+    Event::Means(vec![(Holder::tenant(tenant.into()), Means { tempo: Some(limits), funds: None })])
 }
 
 fn funded(tenant: &str, left: i128, until: Timestamp) -> Event {
     let funds = Some(Funds { left: Money(left), until });
-    Event::Means(vec![(TenantId::from(tenant), Means { tempo: None, funds })])
+    Event::Means(vec![(Holder::tenant(tenant.into()), Means { tempo: None, funds })])
 }
 
 /// A thousand input tokens cost 1000, at the list price.
 fn priced(lane: u32) -> Event {
     let reckoning = Reckoning { input_price: Money(1), ..Reckoning::default() };
-    Event::Reckons { lane: LaneId(lane), reckoning }
+    Event::Reckons { lane: LaneId(lane), reckoning, models: None }
 }
 
 fn committed(world: &World, tenant: &str) -> i128 {
@@ -44,6 +44,31 @@ fn a_paced_tenant_leaves_in_portions_and_others_do_not_wait_for_it() {
     assert_eq!(batch_sizes(&world.step(Event::Tick, again)), [0; 0], "now a whole burst is one");
     assert_eq!(batch_sizes(&world.step(Event::Tick, all)), [60]);
     assert_eq!(batch_sizes(&world.step(Event::Tick, all.after(Millis::from_secs(30)))), [30]);
+}
+
+#[test]
+fn some_models_have_a_rate_of_their_own_within_their_tenants() {
+    let mut world = World::new([opened(1, "big", "t", GATE), opened(2, "m", "t", GATE)]);
+    let models: Arc<str> = "large".into();
+    let reckoning = Reckoning::default();
+    world.step(Event::Reckons { lane: LaneId(1), reckoning, models: Some(models.clone()) }, START);
+    let limits = TempoLimits { requests: Some(10), input: None, output: None, burst: Millis::from_mins(1) };
+    let holder = Holder { tenant: "t".into(), models: Some(models) };
+    world.step(Event::Means(vec![(holder, Means { tempo: Some(limits), funds: None })]), START);
+    world.step(paced("t", 60), START);
+    world.step(appended(1, 0, 30, START, DAY), START);
+    world.step(appended(2, 0, 90, START, Millis::from_hours(23)), START);
+    let now = START.after(LINGER);
+    let mut sizes = batch_sizes(&world.step(Event::Tick, now));
+    sizes.sort_unstable();
+    assert_eq!(sizes.iter().sum::<u64>(), 60, "{sizes:?}");
+    let minute = now.after(Millis::from_mins(1));
+    let mut left = batch_sizes(&world.step(Event::Tick, minute));
+    left.extend(batch_sizes(&world.step(Event::Tick, minute.after(Millis::from_mins(1)))));
+    left.extend(batch_sizes(&world.step(Event::Tick, minute.after(Millis::from_mins(2)))));
+    assert_eq!(sizes.iter().chain(&left).sum::<u64>(), 120);
+    let big = world.scheduler.lanes().next().unwrap();
+    assert_eq!(big.sums.count, 0, "30 in three minutes and a burst");
 }
 
 #[test]
@@ -185,7 +210,7 @@ proptest! {
         let burst = Millis::from_secs(burst_s);
         let tempo = TempoLimits { requests: Some(limit), input: None, output: None, burst };
         let means = Means { tempo: Some(tempo), funds: None };
-        world.step(Event::Means(vec![("slow".into(), means)]), START);
+        world.step(Event::Means(vec![(Holder::tenant("slow".into()), means)]), START);
         let most = (limit * burst_s / 60).max(1);
         let (mut now, mut total, mut left, mut next) = (START, 0_u64, 0_u64, [0_u64; 3]);
         let mut seen: Vec<Range> = Vec::new();
