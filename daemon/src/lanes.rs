@@ -324,6 +324,7 @@ impl Task {
     fn news_of_means(&mut self) -> Option<Event> {
         let (tenants, now) = (&self.gateway.tenants, self.gateway.clock.now());
         let accounts = self.tenants.iter().filter_map(|tenant| tenants.account(tenant));
+        let accounts = accounts.filter(|account| account.has_means());
         let have: HashMap<Holder, Means> = accounts.flat_map(|account| account.means(now)).collect();
         let is_news = |(holder, means): &(&Holder, &Means)| {
             self.means.get(holder).copied().unwrap_or_default() != **means

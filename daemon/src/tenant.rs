@@ -431,6 +431,12 @@ impl Account {
         std::iter::once((Holder::tenant(self.id.clone()), all)).chain(of_models).collect()
     }
 
+    /// Something is limited of what it has for deferred work.
+    pub fn has_means(&self) -> bool {
+        let is_paced = self.configured.model_limits.iter().any(|limits| limits.deferred.tempo().is_some());
+        self.purse.is_some() || self.configured.deferred.tempo().is_some() || is_paced
+    }
+
     /// The models with limits of their own that this one is among.
     pub fn limited_models(&self, model: &str) -> Option<Arc<str>> {
         let found = self.configured.model_limits.iter().find(|limits| limits.models.matches(model));
