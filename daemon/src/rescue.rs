@@ -396,7 +396,9 @@ impl Rescue<'_> {
                 Verdict::Again(not_before) | Verdict::Elsewhere(not_before) | Verdict::Now(not_before) => {
                     tracing::debug!(place = %entry.place, ?not_before, "a rescued request is tried again");
                     self.note_failure(entry.place, tries).await?;
-                    pause(gateway, not_before.since(now).into()).await?;
+                    if !self.wait_to_try_again(&entry, tries, not_before).await? {
+                        return None;
+                    }
                 }
             }
         }
@@ -436,6 +438,22 @@ impl Rescue<'_> {
             let look = until.min(last).since(now).max(Millis(1)).min(LOOK_AGAIN);
             pause(gateway, look.into()).await?;
         }
+    }
+
+    /// False if the request got the answer of its route meanwhile: at its last moment its backend took no calls.
+    async fn wait_to_try_again(&self, entry: &Entry, tries: u16, not_before: Timestamp) -> Option<bool> {
+        let gateway = self.gateway;
+        let last = self.due(entry).await?.before(LAST_MOMENT);
+        if last < not_before {
+            pause(gateway, last.since(gateway.clock.now()).into()).await?;
+            let key = gateway.store.lane_key(entry.place.lane);
+            if let Some(answer) = key.and_then(|key| gateway.stand_in(&key, &self.backend.id)) {
+                self.answer_instead(entry, tries, answer).await?;
+                return Some(false);
+            }
+        }
+        pause(gateway, not_before.since(gateway.clock.now()).into()).await?;
+        Some(true)
     }
 
     /// When its caller wants its answer: what was hurried on the way has an earlier deadline of its own.

@@ -169,7 +169,8 @@ fn of_batch(gateway: &Gateway, view: &View, record: &BatchRecord) -> Explanation
             )];
             let about = format!("batch {}", record.id);
             let state = state.to_owned();
-            let told = Explanation { about, state, deadline_in_ms: None, why, next: Vec::new() };
+            let mut told = Explanation { about, state, deadline_in_ms: None, why, next: Vec::new() };
+            told.why.extend(shut(gateway, backend.as_str()));
             match view.voyages.iter().find(|voyage| voyage.batch == record.id) {
                 Some(voyage) => with_voyage(told, voyage, now),
                 None => told,

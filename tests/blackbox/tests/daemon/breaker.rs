@@ -233,6 +233,19 @@ async fn deferred_work_gets_the_answer_of_its_route_at_its_deadline_and_not_befo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_pause_before_the_next_attempt_does_not_make_that_answer_late() {
+    let settings =
+        format!("{}\n[retry]\nbase = \"1m\"\ncap = \"1m\"", ROUTES.replace("failures = 2", "failures = 1"));
+    let rig = without_a_place(answering(500), &settings).await;
+    let begun = Instant::now();
+    let ticket = rig.daemon.ticket_of("search", "fails once", "6s").await;
+    let answer = rig.daemon.redeem(&ticket).await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert_eq!((answer.header("x-offpeak-mode"), answer.header("x-offpeak-attempts")), ("fallback", "1"));
+    assert_eq!(rig.provider.calls(Endpoint::ChatCompletions), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backend_that_is_well_again_before_the_deadline_answers_itself() {
     let settings = ROUTES.replace("1h", "1s");
     let rig = without_a_place(answering(500), &settings).await;
