@@ -77,13 +77,32 @@ impl Engine {
         if let Some(compiled) = self.cache().and_then(|cache| cache.get(self.wasmtime(), &sha256)) {
             return Ok(Component { name, compiled, sha256, bytes: size });
         }
-        let compiled = wasmtime::component::Component::from_binary(self.wasmtime(), &bytes)
+        let compiled = self
+            .compile(&bytes)
             .map_err(|error| not_a_component(Arc::clone(&name), &format!("{error:#}")))?;
         self.count_compilation();
-        if let Some(cache) = self.cache() {
-            cache.put(&compiled, &sha256);
-        }
+        let compiled = match self.cache() {
+            None => compiled,
+            Some(cache) => {
+                cache.put(&compiled, &sha256);
+                // Mapped from the file it takes memory only where it is run.
+                cache.get(self.wasmtime(), &sha256).unwrap_or(compiled)
+            }
+        };
         Ok(Component { name, compiled, sha256, bytes: size })
+    }
+
+    /// Compiles on threads that end with the work. What a compiler has used stays with the threads that it ran on, some 90 MiB
+    /// for the bundled plugins, and the daemon would carry it for life.
+    fn compile(&self, bytes: &[u8]) -> wasmtime::Result<wasmtime::component::Component> {
+        let compile = || wasmtime::component::Component::from_binary(self.wasmtime(), bytes);
+        match rayon::ThreadPoolBuilder::new().thread_name(|n| format!("plugin-compiler-{n}")).build() {
+            Ok(threads) => threads.install(compile),
+            Err(error) => {
+                tracing::warn!(%error, "no threads to compile a plugin on; it is compiled on this one");
+                compile()
+            }
+        }
     }
 }
 
