@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use offpeak_core::words::BackendId;
 use offpeak_host::{
-    CostPlugin, Engine, EnginePlugin, HostError, Limits, PluginReport, ProviderPlugin, RetryPlugin,
-    RouterPlugin, Source,
+    AnyPlugin, CostPlugin, Engine, EnginePlugin, HostError, Limits, PluginReport, ProviderPlugin,
+    RetryPlugin, RouterPlugin, Source,
 };
 use tokio::sync::Mutex;
 use tokio::task::JoinError;
@@ -32,30 +32,6 @@ impl<P> InUse<P> {
     }
 }
 
-/// Plugins of any world, as far as replacing them goes.
-pub trait Replaceable {
-    /// The same code, with the same name, settings and limits.
-    fn is_like(&self, other: &Self) -> bool;
-    /// As operators see it.
-    fn report(&self) -> PluginReport;
-}
-
-macro_rules! replaceable {
-    ($($plugin:ty),*) => {$(
-        impl Replaceable for $plugin {
-            fn is_like(&self, other: &Self) -> bool {
-                self.is_like(other)
-            }
-
-            fn report(&self) -> PluginReport {
-                self.report()
-            }
-        }
-    )*};
-}
-
-replaceable!(RouterPlugin, RetryPlugin, CostPlugin, ProviderPlugin, EnginePlugin);
-
 /// What a reload has done to one plugin.
 #[derive(Debug, Clone)]
 pub struct Reloaded {
@@ -70,7 +46,7 @@ pub struct Reloaded {
 }
 
 /// A new plugin, or the one at work if that is the same: it is warm, and knows its past.
-pub fn replace<P: Replaceable>(
+pub fn replace<P: AnyPlugin>(
     fresh: Arc<P>,
     at_work: &Arc<P>,
     used_by: Option<BackendId>,
@@ -81,7 +57,7 @@ pub fn replace<P: Replaceable>(
     (next, told)
 }
 
-impl<P: Replaceable> InUse<P> {
+impl<P: AnyPlugin> InUse<P> {
     /// What comes after `at_work` when these have been loaded.
     pub fn replacing(self, at_work: &Self) -> (Self, Reloaded) {
         let (configured, told) = replace(self.configured, &at_work.configured, None);

@@ -1,31 +1,16 @@
 //! The world `engine`: what a self-hosted engine's metrics mean.
 
-use wasmtime::{Store, component::InstancePre};
-
 use crate::{
-    Engine, HostError, Limits, PluginError, PluginHealth, PluginReport, Source,
+    Engine, HostError, Limits, PluginError, Source,
     bindings::adapter::{Engine as Adapter, EnginePre},
-    imports::State,
-    plugin::{Pace, Plugin, World},
+    plugin::{Pace, Plugin, plugin_of},
     values::adapter::{Description, Load, Look, Sight, UnderWay},
 };
 
 /// Things that are read at one look, at most, as `wit/engine.wit` promises.
 const LOOKS_MAX: usize = 8;
 
-impl World for Adapter {
-    const NAME: &'static str = "engine";
-    const EXPORT: &'static str = "offpeak:plugin/adapting@0.1.0";
-    type Pre = EnginePre<State>;
-
-    fn check(linked: InstancePre<State>) -> wasmtime::Result<Self::Pre> {
-        EnginePre::new(linked)
-    }
-
-    fn instantiate(checked: &Self::Pre, store: &mut Store<State>) -> wasmtime::Result<Self> {
-        checked.instantiate(store)
-    }
-}
+plugin_of!(EnginePlugin, world Adapter, "engine", "offpeak:plugin/adapting@0.1.0", EnginePre);
 
 /// A plugin of the world `engine`, loaded and ready. Calls may come from many threads at once.
 pub struct EnginePlugin {
@@ -68,39 +53,9 @@ impl EnginePlugin {
         Ok(Self { plugin, description, looks })
     }
 
-    /// The plugin's name in the configuration.
-    pub fn name(&self) -> &str {
-        self.plugin.name()
-    }
-
-    /// SHA-256 of the component, in hex: which code is at work.
-    pub fn sha256(&self) -> &str {
-        self.plugin.sha256()
-    }
-
-    /// What the plugin said about itself when it was loaded.
-    pub fn description(&self) -> &Description {
-        &self.description
-    }
-
     /// What there is to read at each look, as the plugin said when it was loaded.
     pub fn looks(&self) -> &[Look] {
         &self.looks
-    }
-
-    /// How the plugin has been doing.
-    pub fn health(&self) -> PluginHealth {
-        self.plugin.health()
-    }
-
-    /// The plugin as operators see it.
-    pub fn report(&self) -> PluginReport {
-        self.plugin.report()
-    }
-
-    /// The other is the same code, with the same name, settings and limits.
-    pub fn is_like(&self, other: &Self) -> bool {
-        self.plugin.is_like(&other.plugin)
     }
 
     /// What was read means: one sight for each of [`Self::looks`], in order.

@@ -1,28 +1,13 @@
 //! The world `cost-policy`: what an outcome cost, and whom it is charged to.
 
-use wasmtime::{Store, component::InstancePre};
-
 use crate::{
-    Engine, HostError, Limits, PluginError, PluginHealth, PluginReport, Source,
+    Engine, HostError, Limits, PluginError, Source,
     bindings::cost::{CostPolicy, CostPolicyPre},
-    imports::State,
-    plugin::{Pace, Plugin, World},
+    plugin::{Pace, Plugin, plugin_of},
     values::cost::{Charge, Description, Outcome, Sale},
 };
 
-impl World for CostPolicy {
-    const NAME: &'static str = "cost-policy";
-    const EXPORT: &'static str = "offpeak:plugin/costing@0.1.0";
-    type Pre = CostPolicyPre<State>;
-
-    fn check(linked: InstancePre<State>) -> wasmtime::Result<Self::Pre> {
-        CostPolicyPre::new(linked)
-    }
-
-    fn instantiate(checked: &Self::Pre, store: &mut Store<State>) -> wasmtime::Result<Self> {
-        checked.instantiate(store)
-    }
-}
+plugin_of!(CostPlugin, world CostPolicy, "cost-policy", "offpeak:plugin/costing@0.1.0", CostPolicyPre);
 
 /// A plugin of the world `cost-policy`, loaded and ready. Calls may come from many threads at once.
 pub struct CostPlugin {
@@ -50,36 +35,6 @@ impl CostPlugin {
             |_| Ok(()),
         )?;
         Ok(Self { plugin, description })
-    }
-
-    /// The plugin's name in the configuration.
-    pub fn name(&self) -> &str {
-        self.plugin.name()
-    }
-
-    /// SHA-256 of the component, in hex: which code is at work.
-    pub fn sha256(&self) -> &str {
-        self.plugin.sha256()
-    }
-
-    /// What the plugin said about itself when it was loaded.
-    pub fn description(&self) -> &Description {
-        &self.description
-    }
-
-    /// How the plugin has been doing.
-    pub fn health(&self) -> PluginHealth {
-        self.plugin.health()
-    }
-
-    /// The plugin as operators see it.
-    pub fn report(&self) -> PluginReport {
-        self.plugin.report()
-    }
-
-    /// The other is the same code, with the same name, settings and limits.
-    pub fn is_like(&self, other: &Self) -> bool {
-        self.plugin.is_like(&other.plugin)
     }
 
     /// What outcomes of one sale cost: one charge for each, in order, and none of them below zero.

@@ -52,7 +52,7 @@ pub use health::PluginHealth;
 pub use inspect::{Import, Inspection, WorldName};
 pub use limits::Limits;
 pub use load::{Component, Source};
-pub use plugin::PluginReport;
+pub use plugin::{AnyPlugin, PluginReport};
 pub use provider::ProviderPlugin;
 pub use retry::RetryPlugin;
 pub use router::RouterPlugin;

@@ -62,6 +62,102 @@ pub(crate) trait World: Sized + Send + 'static {
     fn instantiate(checked: &Self::Pre, store: &mut Store<State>) -> wasmtime::Result<Self>;
 }
 
+/// A plugin of whichever world, for those who treat all alike.
+pub trait AnyPlugin: Sized {
+    /// Loads it and asks it to describe itself. `config_json` is the plugin's own table as the text of one JSON object;
+    /// `now_ms` is the time in milliseconds since 1970.
+    fn load(
+        engine: &Engine,
+        name: &str,
+        source: Source<'_>,
+        config_json: String,
+        limits: Limits,
+        now_ms: u64,
+    ) -> Result<Self, HostError>;
+
+    /// Name and version by its own description.
+    fn describes_itself_as(&self) -> (&str, &str);
+
+    /// The plugin as operators see it.
+    fn report(&self) -> PluginReport;
+
+    /// The other is the same code, with the same name, settings and limits.
+    fn is_like(&self, other: &Self) -> bool;
+}
+
+/// What the typed plugins of all worlds have in common: how the world is found in a component, and what is known of a
+/// plugin whatever it does. The plugin has the fields `plugin` and `description`.
+macro_rules! plugin_of {
+    ($plugin:ident, world $world:ident, $name:literal, $export:literal, $pre:ident) => {
+        impl crate::plugin::World for $world {
+            const NAME: &'static str = $name;
+            const EXPORT: &'static str = $export;
+            type Pre = $pre<crate::imports::State>;
+
+            fn check(
+                linked: wasmtime::component::InstancePre<crate::imports::State>,
+            ) -> wasmtime::Result<Self::Pre> {
+                $pre::new(linked)
+            }
+
+            fn instantiate(
+                checked: &Self::Pre,
+                store: &mut wasmtime::Store<crate::imports::State>,
+            ) -> wasmtime::Result<Self> {
+                checked.instantiate(store)
+            }
+        }
+
+        impl $plugin {
+            /// The plugin's name in the configuration.
+            pub fn name(&self) -> &str {
+                self.plugin.name()
+            }
+
+            /// SHA-256 of the component, in hex: which code is at work.
+            pub fn sha256(&self) -> &str {
+                self.plugin.sha256()
+            }
+
+            /// What the plugin said about itself when it was loaded.
+            pub fn description(&self) -> &Description {
+                &self.description
+            }
+
+            /// How the plugin has been doing.
+            pub fn health(&self) -> crate::PluginHealth {
+                self.plugin.health()
+            }
+        }
+
+        impl crate::AnyPlugin for $plugin {
+            fn load(
+                engine: &Engine,
+                name: &str,
+                source: Source<'_>,
+                config_json: String,
+                limits: Limits,
+                now_ms: u64,
+            ) -> Result<Self, HostError> {
+                Self::load(engine, name, source, config_json, limits, now_ms)
+            }
+
+            fn describes_itself_as(&self) -> (&str, &str) {
+                (&self.description.name, &self.description.version)
+            }
+
+            fn report(&self) -> crate::PluginReport {
+                self.plugin.report()
+            }
+
+            fn is_like(&self, other: &Self) -> bool {
+                self.plugin.is_like(&other.plugin)
+            }
+        }
+    };
+}
+pub(crate) use plugin_of;
+
 /// Which of the two time limits a call has.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Pace {

@@ -1,32 +1,17 @@
 //! The world `provider`: a provider's wire formats and batch protocol.
 
-use wasmtime::{Store, component::InstancePre};
-
 use crate::{
-    Engine, HostError, Limits, PluginError, PluginHealth, PluginReport, Source,
+    Engine, HostError, Limits, PluginError, Source,
     bindings::provider::{Provider, ProviderPre},
-    imports::State,
     limits::{BATCH_STATE_BYTES, STREAM_STATE_BYTES},
-    plugin::{Pace, Plugin, World},
+    plugin::{Pace, Plugin, plugin_of},
     values::provider::{
         Answer, AnswerRef, Batch, BatchLimits, Call, Decoded, Description, Effect, Encoded, Event, Item,
         Offer, Prepared, Refusal, Rewritten, RewrittenChunk, Step,
     },
 };
 
-impl World for Provider {
-    const NAME: &'static str = "provider";
-    const EXPORT: &'static str = "offpeak:plugin/providing@0.1.0";
-    type Pre = ProviderPre<State>;
-
-    fn check(linked: InstancePre<State>) -> wasmtime::Result<Self::Pre> {
-        ProviderPre::new(linked)
-    }
-
-    fn instantiate(checked: &Self::Pre, store: &mut Store<State>) -> wasmtime::Result<Self> {
-        checked.instantiate(store)
-    }
-}
+plugin_of!(ProviderPlugin, world Provider, "provider", "offpeak:plugin/providing@0.1.0", ProviderPre);
 
 /// A plugin of the world `provider`, loaded with the configuration of one backend. Calls may come from many threads at
 /// once. All times are milliseconds since 1970.
@@ -55,36 +40,6 @@ impl ProviderPlugin {
             |_| Ok(()),
         )?;
         Ok(Self { plugin, description })
-    }
-
-    /// The plugin's name in the configuration.
-    pub fn name(&self) -> &str {
-        self.plugin.name()
-    }
-
-    /// SHA-256 of the component, in hex: which code is at work.
-    pub fn sha256(&self) -> &str {
-        self.plugin.sha256()
-    }
-
-    /// What the plugin said about itself when it was loaded.
-    pub fn description(&self) -> &Description {
-        &self.description
-    }
-
-    /// How the plugin has been doing.
-    pub fn health(&self) -> PluginHealth {
-        self.plugin.health()
-    }
-
-    /// The plugin as operators see it.
-    pub fn report(&self) -> PluginReport {
-        self.plugin.report()
-    }
-
-    /// The other is the same code, with the same name, settings and limits.
-    pub fn is_like(&self, other: &Self) -> bool {
-        self.plugin.is_like(&other.plugin)
     }
 
     /// The ladder of offers for a model at an endpoint; empty if the provider does not sell it.

@@ -1,28 +1,13 @@
 //! The world `router`: decides how a request is run.
 
-use wasmtime::{Store, component::InstancePre};
-
 use crate::{
-    Engine, HostError, Limits, PluginError, PluginHealth, PluginReport, Source,
+    Engine, HostError, Limits, PluginError, Source,
     bindings::router::{Router, RouterPre},
-    imports::State,
-    plugin::{Pace, Plugin, World},
+    plugin::{Pace, Plugin, plugin_of},
     values::router::{Candidate, Decision, Description, Envelope},
 };
 
-impl World for Router {
-    const NAME: &'static str = "router";
-    const EXPORT: &'static str = "offpeak:plugin/routing@0.1.0";
-    type Pre = RouterPre<State>;
-
-    fn check(linked: InstancePre<State>) -> wasmtime::Result<Self::Pre> {
-        RouterPre::new(linked)
-    }
-
-    fn instantiate(checked: &Self::Pre, store: &mut Store<State>) -> wasmtime::Result<Self> {
-        checked.instantiate(store)
-    }
-}
+plugin_of!(RouterPlugin, world Router, "router", "offpeak:plugin/routing@0.1.0", RouterPre);
 
 /// A plugin of the world `router`, loaded and ready. Calls may come from many threads at once; to swap a plugin, load
 /// the new one beside it and replace the handle.
@@ -51,36 +36,6 @@ impl RouterPlugin {
             |_| Ok(()),
         )?;
         Ok(Self { plugin, description })
-    }
-
-    /// The plugin's name in the configuration.
-    pub fn name(&self) -> &str {
-        self.plugin.name()
-    }
-
-    /// SHA-256 of the component, in hex: which code is at work.
-    pub fn sha256(&self) -> &str {
-        self.plugin.sha256()
-    }
-
-    /// What the plugin said about itself when it was loaded: above all, how much of a request it wants to see.
-    pub fn description(&self) -> &Description {
-        &self.description
-    }
-
-    /// How the plugin has been doing.
-    pub fn health(&self) -> PluginHealth {
-        self.plugin.health()
-    }
-
-    /// The plugin as operators see it.
-    pub fn report(&self) -> PluginReport {
-        self.plugin.report()
-    }
-
-    /// The other is the same code, with the same name, settings and limits.
-    pub fn is_like(&self, other: &Self) -> bool {
-        self.plugin.is_like(&other.plugin)
     }
 
     /// Decides how one request is run. Whether a chosen backend and offer are among the candidates is for the caller to

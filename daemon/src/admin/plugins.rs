@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{Response, StatusCode};
-use offpeak_host::PluginReport;
+use offpeak_host::{AnyPlugin, PluginReport};
 use serde::Serialize;
 
 use super::List;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
 use offpeak_host::{
-    CostPlugin, Engine, EngineOptions, EnginePlugin, HostError, Inspection, Limits, PluginError,
-    PluginErrorKind, PluginReport, ProviderPlugin, RetryPlugin, RouterPlugin, Source, WorldName,
+    AnyPlugin, CostPlugin, Engine, EngineOptions, EnginePlugin, HostError, Inspection, Limits, PluginError,
+    PluginErrorKind, ProviderPlugin, RetryPlugin, RouterPlugin, Source, WorldName,
 };
 use serde::Serialize;
 
@@ -159,47 +159,6 @@ fn name_of(file: &Path) -> String {
     file.file_stem().map_or_else(|| "plugin".to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
-/// What a world's plugins have in common, for the trial.
-trait Tried: Sized {
-    fn load(
-        engine: &Engine,
-        name: &str,
-        source: Source<'_>,
-        config: String,
-        limits: Limits,
-        now_ms: u64,
-    ) -> Result<Self, HostError>;
-    fn describes_itself_as(&self) -> (&str, &str);
-    fn report(&self) -> PluginReport;
-}
-
-macro_rules! tried {
-    ($($plugin:ty),*) => {$(
-        impl Tried for $plugin {
-            fn load(
-                engine: &Engine,
-                name: &str,
-                source: Source<'_>,
-                config: String,
-                limits: Limits,
-                now_ms: u64,
-            ) -> Result<Self, HostError> {
-                Self::load(engine, name, source, config, limits, now_ms)
-            }
-
-            fn describes_itself_as(&self) -> (&str, &str) {
-                (&self.description().name, &self.description().version)
-            }
-
-            fn report(&self) -> PluginReport {
-                self.report()
-            }
-        }
-    )*};
-}
-
-tried!(RouterPlugin, ProviderPlugin, EnginePlugin, RetryPlugin, CostPlugin);
-
 /// A function of a world, and an ordinary call of it.
 type Function<'a, P> = (&'static str, &'a dyn Fn(&P, u64) -> Said);
 
@@ -237,7 +196,7 @@ struct Setting<'a> {
 }
 
 impl Setting<'_> {
-    fn of<P: Tried>(&self, limits: &Limits, functions: &[Function<'_, P>]) -> Trial {
+    fn of<P: AnyPlugin>(&self, limits: &Limits, functions: &[Function<'_, P>]) -> Trial {
         let mut trial = Trial {
             world: self.world.as_str(),
             describes_itself_as: None,
@@ -272,13 +231,13 @@ impl Setting<'_> {
         trial
     }
 
-    fn load<P: Tried>(&self, limits: &Limits) -> Result<P, HostError> {
+    fn load<P: AnyPlugin>(&self, limits: &Limits) -> Result<P, HostError> {
         let file = &self.args.file;
         let (name, source) = (name_of(file), Source::File(file));
         P::load(self.engine, &name, source, self.config.to_owned(), limits.clone(), Clock::System.now().0)
     }
 
-    fn call<P: Tried>(
+    fn call<P: AnyPlugin>(
         &self,
         plugin: &P,
         function: &'static str,

@@ -1,8 +1,8 @@
 //! What is loaded and what is refused, and whether the refusal says what to do.
 
 use offpeak_host::{
-    Engine, EngineOptions, HostError, Limits, PluginErrorKind, ProviderPlugin, RouterPlugin, Source,
-    WorldName,
+    AnyPlugin, Engine, EngineOptions, HostError, Limits, PluginErrorKind, ProviderPlugin, RouterPlugin,
+    Source, WorldName,
     values::{
         provider::CredentialPlace,
         router::{BodyNeed, Decision},
