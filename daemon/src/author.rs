@@ -1,5 +1,6 @@
 //! `offpeak plugin`: for those who write plugins, those who are handed one, and those who run some.
 
+pub mod build;
 pub mod check;
 pub mod new;
 pub mod sample;
@@ -12,11 +13,18 @@ use crate::operate::plugins;
 /// `EX_USAGE` of sysexits.h: the command must be mended.
 const USAGE: u8 = 64;
 
+/// The plugin must be mended, or its tools.
+const FAILED: u8 = 1;
+
 /// What a plugin's author does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Begin a router: a folder that builds and passes its own tests at once.
     New(new::Args),
+    /// Build the component of a plugin's folder, with the tools of its language: Rust, Python or C.
+    ///
+    /// Says which tool is missing and how to get it. In Python and C the folder's tests run first; in Rust `cargo test` does that.
+    Build(build::Args),
     /// Say what a component is, whether it starts within its limits, and how long its calls take.
     ///
     /// Nothing is taken into use: the component runs here, with no network, no files and no credentials, as it would in the
@@ -47,6 +55,13 @@ pub async fn run(command: &Command) -> Done {
             Err(error) => {
                 eprintln!("offpeak: {error}");
                 Done::Exit(USAGE)
+            }
+        },
+        Command::Build(args) => match build::run(args) {
+            Ok(text) => Done::Told(Ok(text)),
+            Err(error) => {
+                eprintln!("offpeak: {error}");
+                Done::Exit(FAILED)
             }
         },
         Command::Check(args) => Done::Exit(check::run(args)),

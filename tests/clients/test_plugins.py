@@ -1,6 +1,7 @@
 """Plugins in Python, from a new folder to a running daemon, as the README has them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from rig import MODEL, Settings
 from rig.daemon import KEYS
 from rig.programs import clean_environment, program_path
 
-EXAMPLE = Path(__file__).parents[2] / "plugins" / "examples" / "working-hours"
+SOURCES = Path(__file__).parents[2]
+EXAMPLES = SOURCES / "plugins" / "examples"
 ASK = {"model": MODEL, "messages": [{"role": "user", "content": "no hurry"}]}
 
 # The whole day is working hours, and one tenant is in a hurry.
@@ -30,29 +32,77 @@ def offpeak(*arguments, **variables):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
+def tools():
+    """Where the tool chains of the languages are, as somebody has them who followed the READMEs."""
+    # The target folder, so that what a plugin in Rust is made of is compiled once.
+    shared = program_path("OFFPEAK_BIN").parents[1] / "new-plugins"
+    variables = {"PYTHON": sys.executable, "CC": f"{sys.executable} -m ziglang cc", "CARGO_TARGET_DIR": str(shared)}
+    variables |= {"RUSTC": os.environ["PLUGIN_RUSTC"], "CARGO_NET_OFFLINE": "true"}
+    if linker := os.environ.get("PLUGIN_LINKER"):
+        variables["CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER"] = linker
+    return variables
+
+
 def build(folder, out):
     """Runs the folder's own tests and builds its component."""
-    command = [sys.executable, "-B", str(folder / "build.py"), "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = offpeak("build", folder, "--out", out, **tools())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Ran 5 tests" in done.stderr
-    (component,) = out.glob("*.wasm")
+    (component,) = out.glob("*-*.wasm")
     return component
 
 
 @pytest.fixture(scope="module")
 def component(tmp_path_factory):
-    return build(EXAMPLE, tmp_path_factory.mktemp("example"))
+    return build(EXAMPLES / "working-hours", tmp_path_factory.mktemp("example"))
 
 
-def test_a_new_plugin_builds_and_passes_its_own_tests(tmp_path):
-    made = offpeak("new", "night-owl", "--lang", "python", "--in", tmp_path)
+def trial(component, *arguments):
+    """How `offpeak plugin check` finds a router."""
+    done = offpeak("check", component, "--json", "--time-limit", "5s", *arguments)
+    report = json.loads(done.stdout)
+    assert done.returncode == 0, report
+    assert all(interface["offered"] for interface in report["imports"])
+    (trial,) = report["worlds"]
+    assert trial["world"] == "router"
+    assert trial["memory_bytes"] < trial["memory_limit_bytes"]
+    return trial
+
+
+@pytest.mark.parametrize("language", ["rust", "c"])
+def test_a_new_plugin_builds_passes_its_own_tests_and_runs(language, tmp_path):
+    sdk = ["--sdk", SOURCES / "sdk" / "rust"] if language == "rust" else []
+    made = offpeak("new", "night-owl", "--lang", language, "--in", tmp_path, *sdk)
     assert made.returncode == 0, made.stderr
     assert "offpeak plugin check build/night-owl.wasm" in made.stdout
     component = build(tmp_path / "night-owl", tmp_path / "out")
     assert component.name == "night-owl.wasm"
+    found = trial(component)
+    assert found["describes_itself_as"] == "night-owl 1"
+    assert found["memory_bytes"] < 4 << 20, "nothing leaks in a thousand calls"
     again = offpeak("new", "night-owl", "--in", tmp_path)
     assert again.returncode == 64 and "is there already" in again.stderr
+
+
+def test_a_plugin_in_c_whose_tests_fail_is_not_built(tmp_path):
+    offpeak("new", "night-owl", "--lang", "c", "--in", tmp_path)
+    source = tmp_path / "night-owl" / "night_owl.c"
+    source.write_text(source.read_text().replace(">= settings->large", "> settings->large"))
+    done = offpeak("build", tmp_path / "night-owl", **tools())
+    assert done.returncode == 1
+    assert "what is large and can wait goes in a batch" in done.stderr
+    assert not (tmp_path / "night-owl" / "build" / "night-owl.wasm").exists()
+
+
+def test_a_new_plugin_in_python_is_the_example_by_another_name(tmp_path):
+    made = offpeak("new", "night-owl", "--lang", "python", "--in", tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "componentize-py" in made.stdout
+    for path in (EXAMPLES / "working-hours").glob("*.py"):
+        copy = tmp_path / "night-owl" / path.name.replace("working_hours", "night_owl")
+        text = path.read_text().replace("working_hours", "night_owl").replace("working-hours", "night-owl")
+        assert copy.read_text() == text
+    for path in (tmp_path / "night-owl" / "wit").iterdir():
+        assert path.read_text() == (SOURCES / "wit" / path.name).read_text()
 
 
 def test_the_daemon_takes_it_and_follows_it(component, start):
@@ -77,12 +127,7 @@ def test_the_daemon_takes_it_and_follows_it(component, start):
 
 
 def test_it_imports_nothing_of_the_system_and_keeps_its_limits(component):
-    done = offpeak("check", component, "--json", "--time-limit", "5s", "--calls", "200")
-    report = json.loads(done.stdout)
-    assert done.returncode == 0, report
-    (trial,) = report["worlds"]
-    assert (trial["world"], trial["describes_itself_as"]) == ("router", "working-hours 1")
-    assert all(interface["offered"] for interface in report["imports"])
-    assert trial["memory_bytes"] < trial["memory_limit_bytes"]
-    (route,) = trial["calls"]
+    found = trial(component, "--calls", "200")
+    assert found["describes_itself_as"] == "working-hours 1"
+    (route,) = found["calls"]
     assert route["said"] == "chose flex at openai"

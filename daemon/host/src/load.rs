@@ -60,7 +60,7 @@ impl Engine {
         if bytes.starts_with(CORE_MODULE) {
             return Err(not_a_component(
                 name,
-                "it is a core module; encode it as a component (`wasm-tools component new`, or the SDK's way to build)",
+                "it is a core module; encode it as a component (`offpeak plugin build`, or `wasm-tools component new`)",
             ));
         }
         let sha256: Arc<str> = format!("{:x}", Sha256::digest(&bytes)).into();

@@ -19,6 +19,8 @@ macro_rules! source {
 const RUST_NAME: &str = "my-plugin";
 const PYTHON_NAME: &str = "working-hours";
 const PYTHON_MODULE: &str = "working_hours";
+const C_NAME: &str = "by-size";
+const C_MODULE: &str = "by_size";
 
 /// Where the Rust template's SDK comes from, unless the command names a folder.
 const SDK: &str = "git = \"https://github.com/offpeak/offpeak\"";
@@ -34,6 +36,11 @@ const PYTHON: &Files = &[
     ("test_working_hours.py", source!("plugins/examples/working-hours/test_working_hours.py")),
     ("wit/router.wit", source!("wit/router.wit")),
     ("wit/types.wit", source!("wit/types.wit")),
+];
+
+const C: &Files = &[
+    ("by_size.c", source!("plugins/examples/by-size/by_size.c")),
+    ("test_by_size.c", source!("plugins/examples/by-size/test_by_size.c")),
 ];
 
 /// Begins a plugin.
@@ -59,6 +66,8 @@ pub enum Language {
     Rust,
     /// 18 MiB with Python's runtime in it, and some tens of microseconds a call.
     Python,
+    /// 10 KiB, and a microsecond a call.
+    C,
 }
 
 /// Why there is no new plugin. Nothing that was there before has changed.
@@ -104,17 +113,18 @@ pub fn run(args: &Args) -> Result<String, NewError> {
     let files = match args.lang {
         Language::Rust => RUST,
         Language::Python => PYTHON,
+        Language::C => C,
     };
     let sdk = args.sdk.as_deref().map(sdk_folder).transpose()?;
     for (path, text) in files {
-        let path = folder.join(path.replace(PYTHON_MODULE, &module));
+        let path = folder.join(path.replace(PYTHON_MODULE, &module).replace(C_MODULE, &module));
         // The contract is everybody's.
         let is_ours = path.extension().is_none_or(|extension| extension != "wit");
         let text =
             if is_ours { personal(text, &args.name, &module, sdk.as_deref()) } else { (*text).to_owned() };
         write(&path, &text)?;
     }
-    Ok(next_steps(args.lang, &folder, &args.name, &module))
+    Ok(next_steps(args.lang, &folder, &args.name))
 }
 
 fn is_name(name: &str) -> bool {
@@ -134,7 +144,9 @@ fn sdk_folder(path: &Path) -> Result<String, NewError> {
 }
 
 fn personal(text: &str, name: &str, module: &str, sdk: Option<&str>) -> String {
-    let text = text.replace(RUST_NAME, name).replace(PYTHON_NAME, name).replace(PYTHON_MODULE, module);
+    let names = [RUST_NAME, PYTHON_NAME, C_NAME].map(|theirs| (theirs, name));
+    let modules = [PYTHON_MODULE, C_MODULE].map(|theirs| (theirs, module));
+    let text = names.iter().chain(&modules).fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
     match sdk {
         Some(sdk) => text.replace(SDK, sdk),
         None => text,
@@ -149,30 +161,20 @@ fn write(path: &Path, text: &str) -> Result<(), NewError> {
     fs::write(path, text).map_err(failed)
 }
 
-fn next_steps(lang: Language, folder: &Path, name: &str, module: &str) -> String {
+fn next_steps(lang: Language, folder: &Path, name: &str) -> String {
     let folder = folder.display();
-    let (build, component) = match lang {
-        Language::Rust => (
-            format!(
-                "rustup target add wasm32-unknown-unknown      # once\n  \
-                 cargo install wasm-tools                      # once\n  \
-                 cargo test\n  \
-                 cargo build --release --target wasm32-unknown-unknown\n  \
-                 wasm-tools component new target/wasm32-unknown-unknown/release/{module}.wasm -o {name}.wasm"
-            ),
-            format!("{name}.wasm"),
-        ),
-        Language::Python => (
-            "pip install componentize-py                   # once\n  \
-             python build.py                               # tests it, then builds it"
-                .to_owned(),
-            format!("build/{name}.wasm"),
-        ),
+    let tools = match lang {
+        Language::Rust => "rustup target add wasm32-unknown-unknown      # once\n  cargo test",
+        Language::Python => "pip install componentize-py                   # once",
+        Language::C => {
+            "pip install ziglang                           # once: a C compiler that knows WebAssembly"
+        }
     };
+    let component = format!("build/{name}.wasm");
     format!(
-        "made {folder}, a router. Next:\n\n  cd {folder}\n  {build}\n  offpeak plugin check {component}\n\nThen name it \
-         in the configuration, and run `offpeak plugin reload`, or restart:\n\n  [plugins.router]\n  file = \
-         \"{component}\"\n"
+        "made {folder}, a router. Next:\n\n  cd {folder}\n  {tools}\n  offpeak plugin build\n  offpeak plugin check \
+         {component}\n\nThen name it in the configuration, and run `offpeak plugin reload`, or restart:\n\n  [plugins.router]\n  \
+         file = \"{component}\"\n"
     )
 }
 
@@ -188,7 +190,7 @@ mod tests {
     fn a_plugin_has_its_own_name_everywhere() {
         let folder = tempfile::tempdir().unwrap();
         let steps = run(&args(folder.path(), "night-owl", Language::Python)).unwrap();
-        assert!(steps.contains("python build.py") && steps.contains("build/night-owl.wasm"), "{steps}");
+        assert!(steps.contains("componentize-py") && steps.contains("build/night-owl.wasm"), "{steps}");
         let made = folder.path().join("night-owl");
         let text = |name: &str| fs::read_to_string(made.join(name)).unwrap();
         assert!(text("night_owl.py").contains("name=\"night-owl\""));
@@ -197,9 +199,19 @@ mod tests {
         assert!(text("wit/router.wit").contains("world router"));
 
         let steps = run(&args(folder.path(), "early-bird", Language::Rust)).unwrap();
-        assert!(steps.contains("release/early_bird.wasm -o early-bird.wasm"), "{steps}");
+        assert!(steps.contains("offpeak plugin check build/early-bird.wasm"), "{steps}");
         let manifest = fs::read_to_string(folder.path().join("early-bird/Cargo.toml")).unwrap();
         assert!(manifest.contains("name = \"early-bird\"") && manifest.contains(SDK), "{manifest}");
+    }
+
+    #[test]
+    fn one_in_c_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let steps = run(&args(folder.path(), "night-owl", Language::C)).unwrap();
+        assert!(steps.contains("ziglang"), "{steps}");
+        let made = folder.path().join("night-owl");
+        assert!(fs::read_to_string(made.join("night_owl.c")).unwrap().contains("\"night-owl\""));
+        assert!(fs::read_to_string(made.join("test_night_owl.c")).unwrap().contains("\"night_owl.c\""));
     }
 
     #[test]

@@ -24,6 +24,34 @@ pub const STANDARD_COST: &[u8] = include_bytes!(env!("OFFPEAK_STANDARD_COST"));
 /// The default retry policy (world `retry-policy`).
 pub const STANDARD_RETRY: &[u8] = include_bytes!(env!("OFFPEAK_STANDARD_RETRY"));
 
+/// What `wit-bindgen` makes of a world for plugins in C.
+#[derive(Debug, Clone, Copy)]
+pub struct CBindings {
+    /// The world, as C spells it: the name of the files.
+    pub world: &'static str,
+    /// The header.
+    pub header: &'static str,
+    /// What is compiled with the plugin,
+    pub source: &'static str,
+    /// and what is linked to it: an object that says which world this is.
+    pub world_type: &'static [u8],
+}
+
+macro_rules! c_bindings {
+    ($($world:literal),*) => {
+        [$(CBindings {
+            world: $world,
+            header: include_str!(concat!(env!("OFFPEAK_C_BINDINGS"), "/", $world, ".h")),
+            source: include_str!(concat!(env!("OFFPEAK_C_BINDINGS"), "/", $world, ".c")),
+            world_type: include_bytes!(concat!(env!("OFFPEAK_C_BINDINGS"), "/", $world, "_component_type.o")),
+        }),*]
+    };
+}
+
+/// Those of all worlds.
+pub const C_BINDINGS: [CBindings; 5] =
+    c_bindings!["router", "provider", "engine", "retry_policy", "cost_policy"];
+
 #[cfg(test)]
 mod tests {
     use wit_component::{DecodedWasm, decode};

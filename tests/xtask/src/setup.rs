@@ -68,6 +68,11 @@ pub(crate) fn run() -> Result<String, SetupError> {
     })
 }
 
+/// The compiler for plugins, once the set-up has run.
+pub(crate) fn compiler() -> Result<Option<Compiler>, SetupError> {
+    Ok(toolchain::find(&rustc(), &toolchain::private_folder()?)?)
+}
+
 /// The private tool chain, made by one process at a time.
 fn install_private(rustc: &Path, folder: &Path) -> Result<(), SetupError> {
     let file_error = |error| SetupError::File(folder.to_owned(), error);

@@ -76,6 +76,10 @@ fn clients_in_python(target: &Path, arguments: &[&str]) -> Result<(), TaskError>
     let python = python::environment(&target.join("venv"), &sources.join("requirements.txt"))?;
     let mut pytest = Command::new(python);
     pytest.args(["-m", "pytest"]).args(arguments).current_dir(sources).env("PYTHONDONTWRITEBYTECODE", "1");
+    if let Some(compiler) = setup::compiler()? {
+        pytest.env("PLUGIN_RUSTC", compiler.rustc);
+        pytest.envs(compiler.linker.map(|linker| ("PLUGIN_LINKER", linker)));
+    }
     step("tests with official clients in Python", with_programs(&mut pytest, target))
 }
 
