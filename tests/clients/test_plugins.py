@@ -1,4 +1,4 @@
-"""Plugins in Python, from a new folder to a running daemon, as the README has them."""
+"""Plugins in each language, from a new folder to a running daemon, as the README has them."""
 
 import json
 import os
@@ -29,7 +29,7 @@ end = 24
 def offpeak(*arguments, **variables):
     command = [str(program_path("OFFPEAK_BIN")), "plugin", *map(str, arguments)]
     environment = clean_environment(**variables)
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 def tools():
@@ -37,10 +37,10 @@ def tools():
     # The target folder, so that what a plugin in Rust is made of is compiled once.
     shared = program_path("OFFPEAK_BIN").parents[1] / "new-plugins"
     variables = {"PYTHON": sys.executable, "CC": f"{sys.executable} -m ziglang cc", "CARGO_TARGET_DIR": str(shared)}
-    variables |= {"RUSTC": os.environ["PLUGIN_RUSTC"], "CARGO_NET_OFFLINE": "true"}
-    if linker := os.environ.get("PLUGIN_LINKER"):
-        variables["CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER"] = linker
-    return variables
+    named = {"RUSTC": "PLUGIN_RUSTC", "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER": "PLUGIN_LINKER"}
+    variables |= {name: os.environ[ours] for name, ours in named.items() if ours in os.environ}
+    # All that a plugin is made of was fetched for the workspace.
+    return variables | {"CARGO_NET_OFFLINE": "true"}
 
 
 def build(folder, out):
