@@ -215,7 +215,7 @@ impl Gateway {
         // What is sold, and how a call is sent, was the word of the plugins before.
         if told.iter().any(|told| told.changed && told.used_by.is_some()) {
             self.backends.forget_menus();
-            self.lanes.all_terms_changed(&self.backends, self.clock.now());
+            self.lanes.terms_changed(&self.backends, None, self.clock.now());
         }
         told
     }

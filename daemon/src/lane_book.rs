@@ -1,6 +1,6 @@
 //! What the shell knows of lanes, and the way to the task that decides about them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use offpeak_core::batch::Journey;
@@ -293,14 +293,6 @@ impl LaneBook {
                     tracing::error!(lane = lane.0, %error, "a lane does not know that its offers have changed");
                 }
             }
-        }
-    }
-
-    /// All models may be sold otherwise than before.
-    pub fn all_terms_changed(&self, backends: &Backends, now: Timestamp) {
-        let models: BTreeSet<ModelId> = self.book.read().keys().map(|key| key.model.clone()).collect();
-        for model in models {
-            self.terms_changed(backends, &model, now);
         }
     }
 

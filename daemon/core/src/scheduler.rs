@@ -579,9 +579,7 @@ impl Scheduler {
         }
         let berth = match self.berths.remove(&lane) {
             Some(berth) => {
-                if let Some(group) = self.groups.get_mut(&Party::of(&berth)) {
-                    group.lanes.retain(|other| *other != lane);
-                }
+                self.leave(&Party::of(&berth), lane);
                 Berth { terms, ..berth }
             }
             None => Berth::new(lane, key, terms),
@@ -600,16 +598,20 @@ impl Scheduler {
     /// Forgets a lane in which nothing waits. False if something does, or it is not known.
     pub fn close(&mut self, lane: LaneId) -> bool {
         let Some(berth) = self.berths.get(&lane).filter(|berth| berth.lane.is_empty()) else { return false };
-        let freight = Freight::of(&berth.key);
+        let party = Party::of(berth);
         self.berths.remove(&lane);
-        if let Some(group) = self.groups.get_mut(&freight) {
-            group.lanes.retain(|other| *other != lane);
-            group.prospect = None;
-            if group.lanes.is_empty() {
-                self.groups.remove(&freight);
-            }
-        }
+        self.leave(&party, lane);
         true
+    }
+
+    /// Takes a lane out of its group; one without lanes is not kept.
+    fn leave(&mut self, party: &Party, lane: LaneId) {
+        let Some(group) = self.groups.get_mut(party) else { return };
+        group.lanes.retain(|other| *other != lane);
+        group.prospect = None;
+        if group.lanes.is_empty() {
+            self.groups.remove(party);
+        }
     }
 
     fn shut(&mut self, backend: BackendId, mode: Mode, until: Option<Timestamp>) {

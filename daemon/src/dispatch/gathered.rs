@@ -78,7 +78,8 @@ pub(super) async fn send(
 
 /// Headers that change what a call means, by the plugin's word.
 fn kept(backend: &Backend, headers: &HeaderMap) -> Vec<(String, HeaderValue)> {
-    let names = &backend.provider.description().kept_headers;
+    let provider = backend.provider();
+    let names = &provider.description().kept_headers;
     let all =
         names.iter().flat_map(|name| headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
     all.collect()
@@ -120,7 +121,7 @@ impl Sender {
         let mut headers = self.headers.clone();
         let Dressed { body, .. } = self
             .call
-            .dress(&self.backend, &mut headers, body, self.clock.now())
+            .dress(&mut headers, body, self.clock.now())
             .map_err(|error| no_answer(DidItRun::NotSent, not_dressed(&error)))?;
         self.backend
             .upstream
