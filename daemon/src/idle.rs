@@ -31,6 +31,9 @@ const RECORD_AT_ONCE: usize = 256;
 /// Codes that begin so say that the engine gave no answer.
 const NO_ANSWER: &str = "backend_";
 
+/// The code of an answer that broke off unnoticed.
+const UNREADABLE: &str = "unreadable_answer";
+
 /// One piece of deferred work under way.
 struct Piece {
     gateway: Arc<Gateway>,
@@ -211,7 +214,7 @@ impl Piece {
             return None;
         }
         let guest = engine.presence.admit();
-        let ended = send(gateway, backend, call, &self.record, &entry).await;
+        let ended = of_an_engine(send(gateway, backend, call, &self.record, &entry).await);
         let took = Took { together: u32::try_from(guest.together()).unwrap_or(u32::MAX), ..ended.took };
         drop(guest);
         let is_refused = is_refused(&ended.ending);
@@ -221,6 +224,17 @@ impl Piece {
         turn.done(is_refused, ended.retry_after);
         let tries = tries_of(&ended);
         Some(Attempt { tries, took, ..ended })
+    }
+}
+
+/// Half an answer is how engines die, so that nobody knows whether it ran to its end; and at an engine of one's own another
+/// run costs its time, which the retry policy may decide to spend.
+fn of_an_engine(ended: Attempt) -> Attempt {
+    match ended.ending {
+        Ending::Failed { ran: DidItRun::Ran, code, message } if code == UNREADABLE => {
+            Attempt { ending: Ending::Failed { ran: DidItRun::Unknown, code, message }, ..ended }
+        }
+        ending => Attempt { ending, ..ended },
     }
 }
 

@@ -10,7 +10,7 @@ use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::words::TenantId;
 use offpeak_store::Entry;
 
-use super::{Piece, given_back, is_lost, is_refused, tries_of};
+use super::{Piece, UNREADABLE, given_back, is_lost, is_refused, of_an_engine, tries_of};
 use crate::backends::PreparedCall;
 use crate::costs::Took;
 use crate::engine::Engine;
@@ -205,6 +205,7 @@ impl Piece {
             }
             None => send(gateway, backend, call, &self.record, &first.entry).await,
         };
+        let ended = of_an_engine(ended);
         let together = guests.first().map_or(1, |guest| guest.together());
         let took = Took { together: u32::try_from(together).unwrap_or(u32::MAX), ..ended.took };
         let tries = tries_of(&ended);
@@ -228,7 +229,6 @@ fn each_its_own(arrays: Arrays, all: &[Item], part: Range<usize>, ended: Attempt
     }
     let message =
         "the engine answered a call with many inputs, but not each of them; each is sent by itself next";
-    let ending =
-        Ending::Failed { ran: DidItRun::Ran, code: "unreadable_answer".into(), message: message.into() };
+    let ending = Ending::Failed { ran: DidItRun::Unknown, code: UNREADABLE.into(), message: message.into() };
     items.iter().map(|item| Attempt { ending: ending.clone(), body: Bytes::new(), ..shared(item) }).collect()
 }

@@ -115,6 +115,8 @@ async fn answers_that_are_lost_or_strange_are_asked_for_again() {
     for fault in [
         Fault::DropBeforeEffect,
         Fault::DropResponseAfterEffect,
+        Fault::Garbage,
+        Fault::TruncateBody,
         Fault::CutBody,
         Fault::Status { status: 503, retry_after_ms: None },
     ] {
