@@ -12,6 +12,9 @@ use super::{BuildError, Built, answers, encode, file_error, run_tool};
 /// Where a compiler is looked for, in order, behind what `CC` names.
 const COMPILERS: [&[&str]; 3] = [&["zig", "cc"], &["python3", "-m", "ziglang", "cc"], &["clang"]];
 
+/// Each instance has a stack of its own, and Zig would give it 16 MiB.
+const STACK: &str = "-Wl,-z,stack-size=262144";
+
 /// Compiles and runs the tests of `folder`, then compiles its plugin.
 pub(super) fn build(folder: &Path, out: &Path) -> Result<Built, BuildError> {
     let (tests, plugin): (Vec<_>, Vec<_>) = sources(folder)?.into_iter().partition(|path| is_test(path));
@@ -35,7 +38,7 @@ pub(super) fn build(folder: &Path, out: &Path) -> Result<Built, BuildError> {
     let file = |suffix: &str| bindings.join(format!("{}{suffix}", world.world));
     run_tool(
         compile()
-            .args(["--target=wasm32-wasi", "-mexec-model=reactor", "-O2", "-s", "-o"])
+            .args(["--target=wasm32-wasi", "-mexec-model=reactor", "-O2", "-s", STACK, "-o"])
             .arg(&module)
             .args(&plugin)
             .arg(file(".c"))
