@@ -56,7 +56,7 @@ impl Gather {
         open.last += 1;
         let number = open.last;
         let gathering = open.by_kind.entry(kind.clone()).or_default();
-        let inputs = caller.part.len();
+        let inputs = caller.part.count();
         let Joined { leave, begins } = gathering.join(caller, inputs, most, number);
         if gathering.is_empty() {
             open.by_kind.remove(kind);

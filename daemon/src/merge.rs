@@ -84,7 +84,7 @@ impl Part {
     }
 
     /// How many inputs it has.
-    pub const fn len(&self) -> usize {
+    pub const fn count(&self) -> usize {
         self.inputs.len()
     }
 
@@ -123,12 +123,12 @@ pub fn split(arrays: Arrays, parts: &[&Part], answer: &[u8]) -> Option<Vec<Bytes
     let (_, name) = arrays.members();
     let members = members::members(answer).ok()?;
     let (_, list) = members.iter().find(|(member, _)| member == name)?;
-    let elements = in_order(list.get(), parts.iter().map(|part| part.len()).sum())?;
+    let elements = in_order(list.get(), parts.iter().map(|part| part.count()).sum())?;
     let usage = members.iter().find(|(member, _)| member == "usage").map(|(_, usage)| usage.get());
     let mut lists = Vec::with_capacity(parts.len());
     let mut elements = elements.into_iter();
     for part in parts {
-        lists.push(elements.by_ref().take(part.len()).collect::<Vec<_>>());
+        lists.push(elements.by_ref().take(part.count()).collect::<Vec<_>>());
     }
     let sent: Vec<u64> = parts.iter().map(|part| part.weight()).collect();
     // What was made is not told by input; its length is near enough.

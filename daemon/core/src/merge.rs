@@ -104,7 +104,7 @@ impl Hunt {
     /// For a call of so many requests.
     #[must_use]
     pub fn new(requests: usize) -> Self {
-        let open = if requests == 0 { Vec::new() } else { vec![0..requests] };
+        let open = (requests > 0).then_some(0..requests).into_iter().collect();
         Self { open }
     }
 
@@ -183,7 +183,7 @@ mod tests {
                 failed.push(part);
             }
         }
-        assert_eq!((failed, calls), (vec![5..6], 7));
+        assert_eq!((failed, calls), (Vec::from([5..6]), 7));
     }
 
     #[test]
@@ -285,11 +285,9 @@ mod tests {
             prop_assert_eq!(parts.len(), weights.len());
             prop_assert_eq!(parts.iter().sum::<u64>(), sum);
             let whole: u64 = weights.iter().sum();
-            if whole > 0 {
-                for (part, weight) in parts.iter().zip(&weights) {
-                    let exact = sum * weight / whole;
-                    prop_assert!(*part == exact || *part == exact + 1, "{} of {}", part, exact);
-                }
+            for (part, weight) in parts.iter().zip(&weights) {
+                let Some(exact) = (sum * weight).checked_div(whole) else { continue };
+                prop_assert!(*part == exact || *part == exact + 1, "{} of {}", part, exact);
             }
         }
     }

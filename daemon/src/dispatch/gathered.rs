@@ -109,14 +109,13 @@ impl Sender {
 
     async fn call(&self, callers: &[Option<Caller>]) -> Result<Response<Bytes>, SendError> {
         let callers: Vec<&Caller> = callers.iter().flatten().collect();
-        let body = match callers[..] {
-            [one] => one.body.clone(),
-            _ => {
-                let parts: Vec<&Part> = callers.iter().map(|caller| &caller.part).collect();
-                self.metrics.merged(self.backend.id.as_str(), parts.len());
-                merge::body(self.arrays, &parts)
-                    .map_err(|error| no_answer(DidItRun::NotSent, &error.to_string()))?
-            }
+        let body = if let [one] = callers[..] {
+            one.body.clone()
+        } else {
+            let parts: Vec<&Part> = callers.iter().map(|caller| &caller.part).collect();
+            self.metrics.merged(self.backend.id.as_str(), parts.len());
+            merge::body(self.arrays, &parts)
+                .map_err(|error| no_answer(DidItRun::NotSent, &error.to_string()))?
         };
         let mut headers = self.headers.clone();
         let Dressed { body, .. } = self
@@ -133,12 +132,11 @@ impl Sender {
         let each: Vec<Result<Response<Bytes>, SendError>> = match answer {
             Ok(answer) if callers.len() > 1 && answer.status().is_success() => {
                 let parts: Vec<&Part> = callers.iter().map(|caller| &caller.part).collect();
-                match merge::split(self.arrays, &parts, answer.body()) {
-                    Some(bodies) => bodies.into_iter().map(|body| Ok(with_body(&answer, body))).collect(),
-                    None => {
-                        let message = "the engine answered a call with many inputs, but not each of them";
-                        callers.iter().map(|_| Err(no_answer(DidItRun::Ran, message))).collect()
-                    }
+                if let Some(bodies) = merge::split(self.arrays, &parts, answer.body()) {
+                    bodies.into_iter().map(|body| Ok(with_body(&answer, body))).collect()
+                } else {
+                    let message = "the engine answered a call with many inputs, but not each of them";
+                    callers.iter().map(|_| Err(no_answer(DidItRun::Ran, message))).collect()
                 }
             }
             Ok(answer) => callers.iter().map(|_| Ok(with_body(&answer, answer.body().clone()))).collect(),
@@ -146,7 +144,7 @@ impl Sender {
         };
         for (caller, answer) in callers.into_iter().zip(each) {
             // Who has hung up does not hear it.
-            let _ = caller.answer.send(answer);
+            drop(caller.answer.send(answer));
         }
     }
 }

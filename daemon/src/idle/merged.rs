@@ -206,7 +206,7 @@ impl Piece {
             None => send(gateway, backend, call, &self.record, &first.entry).await,
         };
         let ended = of_an_engine(ended);
-        let together = guests.first().map_or(1, |guest| guest.together());
+        let together = guests.first().map_or(1, Guest::together);
         let took = Took { together: u32::try_from(together).unwrap_or(u32::MAX), ..ended.took };
         let tries = tries_of(&ended);
         Attempt { tries, took, ..ended }
