@@ -183,7 +183,7 @@ mod tests {
                 failed.push(part);
             }
         }
-        assert_eq!((failed, calls), (Vec::from([5..6]), 7));
+        assert_eq!((failed, calls), (std::iter::once(5..6).collect::<Vec<_>>(), 7));
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(super) async fn send(
     if to.is_stream || call.rewrites_body() || call.rewrites_answer {
         return None;
     }
-    let part = Part::read(arrays, body).filter(|part| part.len() < engine.merge)?;
+    let part = Part::read(arrays, body).filter(|part| part.count() < engine.merge)?;
     let kind = Kind {
         backend: to.backend.id.clone(),
         endpoint: to.sale.endpoint.clone(),

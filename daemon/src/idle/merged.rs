@@ -13,7 +13,7 @@ use offpeak_store::Entry;
 use super::{Piece, UNREADABLE, given_back, is_lost, is_refused, of_an_engine, tries_of};
 use crate::backends::PreparedCall;
 use crate::costs::Took;
-use crate::engine::Engine;
+use crate::engine::{Engine, Guest};
 use crate::merge::{self, Arrays, Form, Part};
 use crate::outcomes::Attempt;
 use crate::rescue::{asker, send, tenant_of};
@@ -76,7 +76,7 @@ impl Merging {
 
 impl Item {
     fn inputs(&self) -> usize {
-        self.part.as_ref().map_or(1, Part::len)
+        self.part.as_ref().map_or(1, Part::count)
     }
 }
 

@@ -90,10 +90,6 @@ backends.claude.config.settle_ms = 15
         format!("http://127.0.0.1:{}", self.data)
     }
 
-    pub(crate) const fn port(&self) -> u16 {
-        self.data
-    }
-
     /// Where the admin plane is.
     pub(crate) fn admin_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.admin)

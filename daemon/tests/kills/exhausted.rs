@@ -1,4 +1,4 @@
-//! What the program does without what it needs: a disk with room, a folder that it may write to, file handles.
+//! What the program does without what it needs: a disk with room, a folder that it may write to.
 
 use std::time::Duration;
 
@@ -7,7 +7,6 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use rustix::process::Resource;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
 
 use crate::daemon::Daemon;
 use crate::load::Api;
@@ -69,26 +68,6 @@ impl Scene {
         let answer: Value = answer.json().await.unwrap();
         assert_eq!(answer["error"]["code"], "store_unavailable", "{answer}");
     }
-
-    /// All that was taken in is answered, and was run once.
-    async fn all_answered(self) {
-        let Self { daemon, provider, http, tickets, .. } = self;
-        for (prompt, location) in &tickets {
-            let url = format!("{}{location}", daemon.url());
-            let began = std::time::Instant::now();
-            let answer: Value = loop {
-                let answer = http.get(&url).send().await.unwrap();
-                if answer.status() == StatusCode::OK {
-                    break answer.json().await.unwrap();
-                }
-                assert!(began.elapsed() < LIMIT, "{prompt} gets no answer: {answer:?}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            };
-            assert!(Api::Chat.is_answer_to(&answer, prompt), "{answer}");
-            assert_eq!(Api::Chat.runs(&provider, prompt), 1, "{prompt}");
-        }
-        assert_eq!(provider.bill().requests(Mode::Batch), tickets.len() as u64);
-    }
 }
 
 fn client() -> Client {
@@ -149,49 +128,4 @@ fn a_folder_that_cannot_be_written_to_is_said_at_once() {
     daemon.reconfigure(|text| text.replace(&data, "store.folder = \"/proc/offpeak\""));
     assert_eq!(daemon.fails_to_start().code(), Some(64));
     assert_eq!(daemon.says("offpeak cannot start: the store could not be opened"), 1);
-}
-
-/// More connections than there are file handles: those over the limit wait, and all others go on.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_few_file_handles_connections_wait_and_nobody_else_notices() {
-    let mut scene = Scene::start("ulimit -n 180").await;
-    assert_eq!(
-        scene.daemon.says("server.max_connections is 20000, and the limit of open files is too low"),
-        1
-    );
-    scene.answers_now("the first").await;
-    let mut idle = Vec::new();
-    for _ in 0..200 {
-        idle.push(TcpStream::connect(("127.0.0.1", scene.daemon.port())).await.unwrap());
-    }
-    for n in 0..5 {
-        scene.answers_now(&format!("now {n}")).await;
-        scene.keeps(&format!("later {n}")).await;
-    }
-    let other = client().get(format!("{}/v1/models", scene.daemon.url()));
-    let other = tokio::spawn(async move { other.send().await.unwrap().status() });
-    assert_eq!(scene.daemon.says("a connection could not be accepted"), 0, "nothing runs out");
-    drop(idle);
-    assert_eq!(other.await.unwrap(), StatusCode::OK);
-    scene.all_answered().await;
-}
-
-/// No file handle at all can be had, as where the whole system has run out of them.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_any_file_handle_what_is_connected_goes_on_and_the_rest_comes_back_by_itself() {
-    let mut scene = Scene::start("").await;
-    scene.answers_now("the first").await;
-    scene.keeps("before").await;
-    scene.daemon.limit(Resource::Nofile, Some(3));
-    let other = client().get(format!("{}/v1/models", scene.daemon.url()));
-    let other = tokio::spawn(async move { other.send().await.unwrap().status() });
-    scene.daemon.said("a connection could not be accepted", 1).await;
-    // Its connections to the provider are there already, and so is the file of the log.
-    for n in 0..5 {
-        scene.answers_now(&format!("now {n}")).await;
-        scene.keeps(&format!("later {n}")).await;
-    }
-    scene.daemon.limit(Resource::Nofile, None);
-    assert_eq!(other.await.unwrap(), StatusCode::OK);
-    scene.all_answered().await;
 }
