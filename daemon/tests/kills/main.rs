@@ -1,5 +1,5 @@
 //! The real program, killed with SIGKILL again and again while clients and a provider are at work; told to stop, and to read
-//! its configuration again; left without disk, files or a folder that it can write to. Then the provider's bill and the
+//! its configuration again; left without a folder that it can write to. Then the provider's bill and the
 //! clients are counted.
 //!
 //! `OFFPEAK_KILLS=100 cargo test -p offpeak --test kills -- --nocapture` kills it a hundred times. The moments come from a

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use provider_sim::{Endpoint, Fault, Mode, Provider, Server};
@@ -135,7 +136,11 @@ async fn read_again_under_load_a_configuration_drops_nothing_and_a_wrong_one_is_
     let clients = Clients::begin(scene.daemon.url(), 6);
     // For calls in real time, of which the clients make none.
     let (good, narrow) = ("access.requests_per_minute = 1000000\n", "access.requests_per_minute = 1\n");
-    let ask = async |scene: &Scene| scene.call("hello").send().await.unwrap().status();
+    let asked = AtomicU64::new(0);
+    let ask = async |scene: &Scene| {
+        let prompt = format!("hello {}", asked.fetch_add(1, Ordering::Relaxed));
+        scene.call(&prompt).send().await.unwrap().status()
+    };
     for round in 1..=3 {
         clients.get(10).await;
         // Wrong in one place: nothing of it is taken in.

@@ -164,8 +164,8 @@ fn a_lane_goes_when_nothing_of_it_is_left_and_its_number_is_never_given_again() 
     assert_eq!(now(store.remove_lanes(found)).unwrap(), []);
     now(store.record(vec![answered(late, "")])).unwrap();
     let c = lane("c");
-    next_segment(&store, c);
-    next_segment(&store, c);
+    let filled = [next_segment(&store, c), next_segment(&store, c)].concat();
+    now(store.record(filled.into_iter().map(|place| answered(place, "")).collect())).unwrap();
     now(store.sweep(LATER)).unwrap();
     let found = idle();
     assert_eq!(found.iter().map(|idle| idle.id).collect::<Vec<_>>(), [a, b]);
