@@ -140,12 +140,12 @@ backends.claude.config.settle_ms = 15
     }
 
     fn pid(&self) -> Pid {
-        Pid::from_child(self.child.as_ref().expect("it runs"))
+        Pid::from_child(self.child.as_ref().unwrap())
     }
 
     /// It ends by itself within this time.
     pub(crate) async fn ends_within(&mut self, limit: Duration) -> ExitStatus {
-        let mut child = self.child.take().expect("it runs");
+        let mut child = self.child.take().unwrap();
         let ended = tokio::task::spawn_blocking(move || exit_of(&mut child, limit)).await.unwrap();
         ended.unwrap_or_else(|| panic!("it has not ended within {limit:?}: {}", tail(&self.log)))
     }

@@ -104,7 +104,7 @@ fn has_in_log(data: &std::path::Path, text: &[u8]) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_take_longer_than_the_drain_are_closed_and_it_ends_well() {
     let mut scene = scene("server.drain = \"300ms\"").await;
-    let slow = scene.slow("too slow", Duration::from_secs(120)).await;
+    let slow = scene.slow("too slow", Duration::from_mins(2)).await;
     scene.daemon.signal(Signal::INT);
     assert_eq!(scene.daemon.ends_within(AT_ONCE).await.code(), Some(0));
     assert!(slow.await.unwrap().is_err(), "the connection was closed");
