@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 /// It is up within this, on a machine with much else to do.
 const UP_WITHIN: Duration = Duration::from_mins(1);
@@ -90,6 +90,10 @@ backends.claude.config.settle_ms = 15
         format!("http://127.0.0.1:{}", self.data)
     }
 
+    pub(crate) const fn port(&self) -> u16 {
+        self.data
+    }
+
     /// Where the admin plane is.
     pub(crate) fn admin_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.admin)
@@ -97,7 +101,12 @@ backends.claude.config.settle_ms = 15
 
     /// Starts it, and waits until it takes connections.
     pub(crate) async fn start(&mut self) {
-        let child = self.spawn();
+        self.start_after("").await;
+    }
+
+    /// Starts it from a shell that does this first, and waits until it takes connections.
+    pub(crate) async fn start_after(&mut self, first: &str) {
+        let child = self.spawn(first);
         let child = self.child.insert(child);
         let began = Instant::now();
         while tokio::net::TcpStream::connect(("127.0.0.1", self.data)).await.is_err() {
@@ -110,13 +119,14 @@ backends.claude.config.settle_ms = 15
 
     /// Starts it where it cannot come up; returns how it ended.
     pub(crate) fn fails_to_start(&self) -> ExitStatus {
-        let mut child = self.spawn();
+        let mut child = self.spawn("");
         exit_of(&mut child, UP_WITHIN).unwrap_or_else(|| panic!("it is up, or hangs: {}", tail(&self.log)))
     }
 
-    fn spawn(&self) -> Child {
+    fn spawn(&self, first: &str) -> Child {
         let log = || File::options().create(true).append(true).open(&self.log).unwrap();
-        Command::new(env!("CARGO_BIN_EXE_offpeak"))
+        Command::new("sh")
+            .args(["-c", &format!("{first}\nexec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_offpeak")])
             .args(["serve", "--config"])
             .arg(&self.config)
             .env("PROVIDER_KEY", &self.key)
@@ -137,6 +147,12 @@ backends.claude.config.settle_ms = 15
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Sets the soft limit of a resource while it runs; none is the highest there is.
+    pub(crate) fn limit(&self, resource: Resource, to: Option<u64>) {
+        let hard = getrlimit(resource).maximum;
+        prlimit(Some(self.pid()), resource, Rlimit { current: to.or(hard), maximum: hard }).unwrap();
     }
 
     fn pid(&self) -> Pid {
