@@ -157,12 +157,18 @@ impl Driver {
     async fn run(&self, mut progress: Option<Progress>) -> Finish {
         let mut pause = PLUGIN_PAUSE;
         let mut resume = Progress::resume(progress.as_ref());
+        let began = self.plugin.load_full();
         loop {
             match self.run_from(&mut progress, resume).await {
                 Ok(finish) => return finish,
                 Err(error) => {
-                    if let StepError::Plugin(error) = &error {
-                        self.gateway.metrics.plugin_failed(&error.plugin);
+                    match &error {
+                        StepError::Store(_) => {}
+                        StepError::Plugin(PluginError { plugin, .. }) => {
+                            self.gateway.metrics.plugin_failed(plugin);
+                            self.try_another(&began);
+                        }
+                        StepError::BadCall(_) => self.try_another(&began),
                     }
                     tracing::error!(
                         batch = %self.record.id, plugin = self.plugin.load().name(), %error, pause_s = pause.0 / 1000,
@@ -173,9 +179,15 @@ impl Driver {
             tokio::time::sleep(pause.into()).await;
             pause = Millis(pause.0 * 2).min(PLUGIN_PAUSE_MAX);
             resume = Progress::resume(progress.as_ref());
-            // As after a restart: the one at work may be one that can.
-            self.plugin.store(self.backend.provider());
         }
+    }
+
+    /// After a plugin's failure: the one at work may be one that can, as after a restart, and if not, the one that the batch
+    /// began with may have failed in passing.
+    fn try_another(&self, began: &Arc<ProviderPlugin>) {
+        let at_work = self.backend.provider();
+        let is_at_work = Arc::ptr_eq(&self.plugin.load(), &at_work);
+        self.plugin.store(if is_at_work { began.clone() } else { at_work });
     }
 
     async fn run_from(&self, progress: &mut Option<Progress>, resume: Resume) -> Result<Finish, StepError> {

@@ -174,23 +174,23 @@ async fn keep(daemon: &Daemon, sim: &Handle) {
         r#"
 Still running, until Ctrl-C. Try:
 
-  curl http://{data}/v1/chat/completions -H 'content-type: application/json' \
-    -d '{{"model": "gpt-4o-mini", "messages": [{{"role": "user", "content": "now, please"}}]}}'
+curl http://{data}/v1/chat/completions -H 'content-type: application/json' \
+  -d '{{"model": "gpt-4o-mini", "messages": [{{"role": "user", "content": "now, please"}}]}}'
 
-  curl http://{data}/v1/chat/completions -H 'content-type: application/json' -H 'x-offpeak-sla: 24h' \
-    -d '{{"model": "gpt-4o-mini", "messages": [{{"role": "user", "content": "whenever it is cheap"}}]}}'
+curl http://{data}/v1/chat/completions -H 'content-type: application/json' -H 'x-offpeak-sla: 24h' \
+  -d '{{"model": "gpt-4o-mini", "messages": [{{"role": "user", "content": "whenever it is cheap"}}]}}'
 
-  python3 -c "
-  from openai import OpenAI
-  client = OpenAI(base_url='http://{data}/v1', api_key='any')
-  answer = client.chat.completions.create(model='gpt-4o-mini', messages=[{{'role': 'user', 'content': 'hello'}}],
-                                          extra_headers={{'x-offpeak-sla': '24h'}})
-  print(answer.choices[0].message.content)"
+python3 -c "
+from openai import OpenAI
+client = OpenAI(base_url='http://{data}/v1', api_key='any')
+answer = client.chat.completions.create(model='gpt-4o-mini', messages=[{{'role': 'user', 'content': 'hello'}}],
+                                        extra_headers={{'x-offpeak-sla': '24h'}})
+print(answer.choices[0].message.content)"
 
-  curl http://{admin}/admin/v1/lanes        what waits
-  curl http://{admin}/admin/v1/batches      what is under way
-  curl http://{admin}/metrics               what was counted
-  curl {provider}/sim/bill                  what the provider charges"#
+curl http://{admin}/admin/v1/lanes        # what waits
+curl http://{admin}/admin/v1/batches      # what is under way
+curl http://{admin}/metrics               # what was counted
+curl {provider}/sim/bill                  # what the provider charges"#
     );
     if let Err(error) = tokio::signal::ctrl_c().await {
         eprintln!("Ctrl-C cannot be caught ({error}), so that nothing is kept running.");

@@ -122,7 +122,7 @@ pub async fn run(
     let spare = call.or_else.as_ref().map(|or_else| (or_else, headers.clone(), body.clone()));
     let started = gateway.clock.now();
     let mut used = &call.call;
-    let (mut sent, mut notes) = send(gateway, call, used, headers, body).await?;
+    let Sent { answer: mut sent, mut notes, mut speaks } = send(gateway, call, used, headers, body).await?;
     if let (Ok(response), Some((or_else, headers, body))) = (&sent, spare) {
         let way = or_else.way.clone();
         let has_no_room = response.status() == StatusCode::TOO_MANY_REQUESTS;
@@ -135,7 +135,7 @@ pub async fn run(
             }
             used = &or_else.call;
             metered.sale = or_else.sale.clone();
-            (sent, notes) = send(gateway, call, used, headers, body).await?;
+            Sent { answer: sent, notes, speaks } = send(gateway, call, used, headers, body).await?;
         } else if sent.as_ref().is_ok_and(|response| response.status().is_success()) {
             gateway.lanes.tell(Event::Answered { way, took: gateway.clock.now().since(started) });
         }
@@ -143,7 +143,9 @@ pub async fn run(
     if let (Ok(_), Some(present)) = (&sent, &metered.present) {
         present.answered(metered.started.elapsed());
     }
-    gateway.report(id, Mode::Realtime, report_of(&sent));
+    if speaks {
+        gateway.report(id, Mode::Realtime, report_of(&sent));
+    }
     match sent {
         Ok(response) => {
             let (mut head, body) = response.into_parts();
@@ -307,22 +309,32 @@ fn not_dressed(error: &DressError) -> Refusal {
     }
 }
 
+/// What became of a call.
+struct Sent {
+    answer: Result<Response<reqwest::Body>, SendError>,
+    /// The plugin's, for the answer.
+    notes: Vec<u8>,
+    /// It tells of its backend's health; of calls that were sent as one, one does.
+    speaks: bool,
+}
+
 async fn send(
     gateway: &Gateway,
     to: &NowCall,
     call: &Arc<PreparedCall>,
     mut headers: HeaderMap,
     body: Bytes,
-) -> Result<(Result<Response<reqwest::Body>, SendError>, Vec<u8>), Refusal> {
+) -> Result<Sent, Refusal> {
     // Boxed, because few calls are, and each connection has room for all that may be.
     if to.backend.engine.as_ref().is_some_and(|engine| engine.merge_realtime.is_some())
-        && let Some(answer) = Box::pin(gathered::send(gateway, to, call, &headers, &body)).await
+        && let Some((answer, speaks)) = Box::pin(gathered::send(gateway, to, call, &headers, &body)).await
     {
-        return Ok((answer, Vec::new()));
+        return Ok(Sent { answer, notes: Vec::new(), speaks });
     }
     let now = gateway.clock.now();
     let Dressed { body, notes } = call.dress(&mut headers, body, now).map_err(|error| not_dressed(&error))?;
-    Ok((to.backend.upstream.send(Method::POST, call.url.clone(), headers, body.into()).await, notes))
+    let answer = to.backend.upstream.send(Method::POST, call.url.clone(), headers, body.into()).await;
+    Ok(Sent { answer, notes, speaks: true })
 }
 
 /// What an ending says about the backend. "Too many" is the caller's to slow down, not the backend's to rest.

@@ -35,8 +35,8 @@ pub struct Caller {
     pub part: Part,
     /// Its body.
     pub body: Bytes,
-    /// Where its answer goes.
-    pub answer: oneshot::Sender<Result<Response<Bytes>, SendError>>,
+    /// Where its answer goes, and whether it is the one that tells of it.
+    pub answer: oneshot::Sender<(Result<Response<Bytes>, SendError>, bool)>,
 }
 
 /// All that wait.

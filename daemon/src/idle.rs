@@ -1,6 +1,6 @@
 //! Deferred work of an engine's own idle time: each request is sent by itself, as many at once as the engine has room for.
 //! What it does not take, breaks off or answers with a failure goes back to its lane. Where the endpoint takes arrays,
-//! [`merged`] sends many as one call.
+//! `merged` sends many as one call.
 
 mod merged;
 

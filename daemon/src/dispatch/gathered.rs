@@ -22,6 +22,12 @@ use crate::upstream::SendError;
 /// The largest answer to all of them.
 const ANSWER_MAX: usize = 256 << 20;
 
+/// A call with a larger body travels alone: it would gain little, and the others would wait for its bytes.
+const BODY_MAX: usize = 64 << 10;
+
+/// SDKs count their own retries in this header.
+const RETRY_COUNT: &str = "x-stainless-retry-count";
+
 /// What sends a call of many.
 struct Sender {
     backend: Arc<Backend>,
@@ -32,18 +38,22 @@ struct Sender {
     metrics: Arc<Metrics>,
 }
 
-/// The answer to a call that was sent with others; none if it has to be sent by itself.
+/// The answer to a call that was sent with others, and whether it is this one that tells of it: what is one answer of the
+/// engine counts once for its health. None if the call has to be sent by itself.
 pub(super) async fn send(
     gateway: &Gateway,
     to: &NowCall,
     call: &Arc<PreparedCall>,
     headers: &HeaderMap,
     body: &Bytes,
-) -> Option<Result<Response<reqwest::Body>, SendError>> {
+) -> Option<(Result<Response<reqwest::Body>, SendError>, bool)> {
     let engine = to.backend.engine.as_ref()?;
     let wait = engine.merge_realtime?;
     let arrays = engine.arrays(to.sale.endpoint.as_str())?;
-    if to.is_stream || call.rewrites_body() || call.rewrites_answer {
+    // What failed together is not sent together again: one of them may be why.
+    let is_again = headers.get(RETRY_COUNT).is_some_and(|count| count != "0");
+    let is_large = body.len() > BODY_MAX;
+    if is_again || is_large || to.is_stream || call.rewrites_body() || call.rewrites_answer {
         return None;
     }
     let part = Part::read(arrays, body).filter(|part| part.count() < engine.merge)?;
@@ -72,8 +82,9 @@ pub(super) async fn send(
             sender.run(gather.over(&kind, number)).await;
         });
     }
-    let answer = answer.await.unwrap_or_else(|_| Err(no_answer(DidItRun::Unknown, "offpeak is stopping")));
-    Some(answer.map(|answer| answer.map(reqwest::Body::from)))
+    let stopping = || (Err(no_answer(DidItRun::Unknown, "offpeak is stopping")), false);
+    let (answer, speaks) = answer.await.unwrap_or_else(|_| stopping());
+    Some((answer.map(|answer| answer.map(reqwest::Body::from)), speaks))
 }
 
 /// Headers that change what a call means, by the plugin's word.
@@ -142,9 +153,12 @@ impl Sender {
             Ok(answer) => callers.iter().map(|_| Ok(with_body(&answer, answer.body().clone()))).collect(),
             Err(error) => callers.iter().map(|_| Err(error.clone())).collect(),
         };
+        let mut speaks = true;
         for (caller, answer) in callers.into_iter().zip(each) {
-            // Who has hung up does not hear it.
-            drop(caller.answer.send(answer));
+            // Who has hung up does not hear it, and tells nobody.
+            if caller.answer.send((answer, speaks)).is_ok() {
+                speaks = false;
+            }
         }
     }
 }

@@ -112,12 +112,15 @@ pub(crate) fn finished(
     while let Some(range) = ranges.next() {
         let mut stopped = None;
         let flow = each(view, range, &mut |seen| {
-            if bytes >= max_bytes as u64 && !ended.is_empty() {
+            if bytes >= max_bytes as u64 && !(ended.is_empty() && retried.is_empty()) {
                 stopped = Some(seen.origin.seq);
                 return Ok(ControlFlow::Break(()));
             }
             if seen.latest != seen.origin {
-                view.follow(seen.origin, |place, finished_at| retried.push((place, finished_at)))?;
+                view.follow(seen.origin, |place, finished_at| {
+                    bytes += REQUEST_BYTES;
+                    retried.push((place, finished_at));
+                })?;
             }
             let Some(OutcomeRow::Final { at, attempts, batch, finished_at, ending }) = seen.row else {
                 return Ok(ControlFlow::Continue(()));
