@@ -18,6 +18,9 @@ use tokio::time::Instant;
 
 use crate::backends::Backends;
 
+/// Lanes that the store is asked to remove in one go.
+const REMOVED_AT_ONCE: usize = 256;
+
 /// The way to the lanes' task, and what everybody else needs to know of lanes.
 pub struct LaneBook {
     commands: mpsc::UnboundedSender<Command>,
@@ -189,7 +192,11 @@ impl LaneBook {
                 self.book.write().insert(key, known);
             }
         }
-        Ok(store.remove_lanes(gone).await?.len())
+        let mut removed = 0;
+        for some in gone.chunks(REMOVED_AT_ONCE) {
+            removed += store.remove_lanes(some.to_vec()).await?.len();
+        }
+        Ok(removed)
     }
 
     /// Has the scheduler forget lanes; none are forgotten when the daemon is stopping.

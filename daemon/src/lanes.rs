@@ -70,7 +70,11 @@ async fn open_later(gateway: Arc<Gateway>, mut lanes: Vec<(LaneId, LaneKey)>) {
             () = tokio::time::sleep(PLUGIN_PAUSE) => {}
         }
         let now = gateway.clock.now();
-        lanes.retain(|(id, key)| gateway.lanes.open(&gateway.backends, *id, key.clone(), now).is_err());
+        lanes.retain(|(id, key)| {
+            // One that was removed meanwhile is made anew when it is needed.
+            gateway.store.lane_key(*id).is_some()
+                && gateway.lanes.open(&gateway.backends, *id, key.clone(), now).is_err()
+        });
     }
 }
 
@@ -163,7 +167,12 @@ pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
                 Command::Event(event) => task.step(event).await,
                 Command::Recovered(record, journey) => task.recovered(*record, journey).await,
                 Command::Close(lanes, reply) => {
-                    let closed = lanes.into_iter().filter(|lane| task.scheduler.close(*lane)).collect();
+                    let closed: Vec<LaneId> =
+                        lanes.into_iter().filter(|lane| task.scheduler.close(*lane)).collect();
+                    // If one comes again under its number, it is told anew what its requests take.
+                    for lane in &closed {
+                        task.reckoned.remove(lane);
+                    }
                     drop(reply.send(closed));
                 }
                 Command::View(reply) => {

@@ -128,9 +128,10 @@ pub async fn record(
         }
     }
     learn(&gateway.store, source, &outcomes, &bills).await?;
-    let settled = settled(&outcomes, &bills);
+    let lanes: Vec<LaneId> = outcomes.iter().map(|outcome| outcome.place.lane).collect();
     let entries = blocking(|| price(gateway, source, &mut outcomes, &bills, now));
     let recorded = gateway.store.record(outcomes).await?;
+    let settled = settled(&lanes, &bills, &recorded);
     let (mut finished, mut retried, mut duplicates) = (Vec::new(), 0, 0);
     let mut paid_twice = 0;
     let mut spent = Vec::new();
@@ -426,10 +427,14 @@ fn taken(store: &Store, source: &Source, outcome: &NewOutcome, is_first: bool, t
 }
 
 /// What attempts took, by lane: what was reckoned of them is corrected by it.
-fn settled(outcomes: &[NewOutcome], taken: &[Taken]) -> BTreeMap<LaneId, Settled> {
+fn settled(lanes: &[LaneId], taken: &[Taken], recorded: &[Recorded]) -> BTreeMap<LaneId, Settled> {
     let mut settled: BTreeMap<LaneId, Settled> = BTreeMap::new();
-    for (outcome, taken) in outcomes.iter().zip(taken) {
-        let of_lane = settled.entry(outcome.place.lane).or_default();
+    for ((lane, taken), one) in lanes.iter().zip(taken).zip(recorded) {
+        // What is read again was settled before.
+        if !matches!(one, Recorded::New { .. }) {
+            continue;
+        }
+        let of_lane = settled.entry(*lane).or_default();
         of_lane.requests += 1;
         if matches!(taken.ran, DidItRun::Ran | DidItRun::Unknown) {
             let usage = taken.usage.unwrap_or_default();

@@ -9,7 +9,7 @@ use http::StatusCode;
 use offpeak_core::extent::{Extent, Range};
 use offpeak_core::outcome::Ending;
 use offpeak_core::scheduler::Event;
-use offpeak_core::words::{LaneId, Place, Seq, Timestamp};
+use offpeak_core::words::{LaneId, Millis, Place, Seq, Timestamp};
 use offpeak_store::{Entry, NewOutcome, Recorded, Selection, StoreError, Verdict};
 
 use crate::delivery::request_id;
@@ -18,6 +18,9 @@ use crate::reply::{self, Dialect, ErrorText};
 
 /// Bodies that are in memory at once, in bytes; they are of no interest here.
 const CHUNK_BYTES: usize = 1 << 20;
+
+/// What was hurried on its way and is not due for its caller yet is not given up again before so much time.
+const LOOK_AGAIN: Millis = Millis::from_secs(10);
 
 /// A pause before trying again what the store refused.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -65,7 +68,7 @@ async fn give_up_one(
             if due <= now {
                 outcomes.push(outcome(gateway, &entry, until, now));
             } else {
-                keep(&mut rest, &entry);
+                keep(&mut rest, &entry, due.min(entry.deadline.max(now.after(LOOK_AGAIN))));
             }
         }
         record(gateway, outcomes).await?;
@@ -131,7 +134,7 @@ async fn record(gateway: &Gateway, outcomes: Vec<NewOutcome>) -> Result<(), Stor
 }
 
 /// Puts a request to the others that go on waiting.
-fn keep(rest: &mut Vec<Extent>, entry: &Entry) {
+fn keep(rest: &mut Vec<Extent>, entry: &Entry, earliest_deadline: Timestamp) {
     let (lane, first): (LaneId, Seq) = (entry.place.lane, entry.place.seq);
     let one = Extent {
         lane,
@@ -140,7 +143,7 @@ fn keep(rest: &mut Vec<Extent>, entry: &Entry) {
         bytes: entry.body.len() as u64,
         tokens: u64::from(entry.tokens),
         oldest: entry.arrived.max(entry.not_before),
-        earliest_deadline: entry.deadline,
+        earliest_deadline,
     };
     match rest.last_mut().filter(|last| last.end() == first) {
         Some(last) => last.join(&one),

@@ -52,7 +52,9 @@ impl Room {
         key: Option<&LaneKey>,
         load: Load,
     ) -> Result<(), Refusal> {
-        if self.bodies.are_too_many_to_wait() {
+        // A call's own body does not count, so that none is too large for ever; a job's lies on disk.
+        let own = if load.requests == 1 { load.bytes } else { 0 };
+        if self.bodies.are_too_many_to_wait(own) {
             return Err(busy());
         }
         let tenant = Bound { requests: account.max_queued, bytes: account.max_queued_bytes };
@@ -117,8 +119,8 @@ impl Bodies {
     }
 
     /// The second half of the memory is for calls that cannot wait.
-    fn are_too_many_to_wait(&self) -> bool {
-        self.used.load(Ordering::Relaxed) > self.most / 2
+    fn are_too_many_to_wait(&self, own: u64) -> bool {
+        self.used.load(Ordering::Relaxed).saturating_sub(own) > self.most / 2
     }
 }
 
@@ -148,9 +150,10 @@ mod tests {
         let bodies = Bodies::new(10 * MIB);
         assert!(bodies.admit(SMALL_BODY).unwrap().is_none());
         let first = bodies.admit(5 * MIB).unwrap();
-        assert!(!bodies.are_too_many_to_wait());
+        assert!(!bodies.are_too_many_to_wait(0));
         let second = bodies.admit(5 * MIB).unwrap();
-        assert!(bodies.are_too_many_to_wait());
+        assert!(bodies.are_too_many_to_wait(0));
+        assert!(!bodies.are_too_many_to_wait(5 * MIB), "but for a body itself");
         let refused = bodies.admit(MIB).err().unwrap();
         assert_eq!((refused.status.as_u16(), refused.retry_after_s), (503, Some(1)));
         drop(first);

@@ -216,12 +216,9 @@ impl Engine {
     }
 
     fn remove_lanes(&mut self, idle: Vec<IdleLane>, draft: &mut Draft) -> Result<Vec<LaneId>, Fault> {
-        let mut removed = Vec::new();
-        for lane in idle {
-            if let Some(change) = self.planner.remove_lane(lane) {
-                self.write(change, Payload::default(), draft)?;
-                removed.push(lane.id);
-            }
+        let removed = self.planner.remove_lanes(idle);
+        for id in &removed {
+            self.write(Change::LaneRemoved { id: *id }, Payload::default(), draft)?;
         }
         Ok(removed)
     }

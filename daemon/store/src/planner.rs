@@ -5,7 +5,7 @@
 
 mod overlay;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use offpeak_core::extent::{Extent, Range};
 use offpeak_core::words::{BatchId, LaneId, LaneKey, Place, Seq};
@@ -170,16 +170,20 @@ impl Planner {
         (id, Some(Change::LaneCreated { id, key: key.clone() }))
     }
 
-    /// Removes a lane to which nothing came since it was found to be idle. Its number is not given again.
-    pub(crate) fn remove_lane(&mut self, idle: IdleLane) -> Option<Change> {
-        if self.lanes.get(&idle.id)?.next != idle.next.0 {
-            return None;
+    /// Removes those lanes to which nothing came since they were found to be idle. Their numbers are not given again.
+    pub(crate) fn remove_lanes(&mut self, mut idle: Vec<IdleLane>) -> Vec<LaneId> {
+        idle.retain(|lane| self.lanes.get(&lane.id).is_some_and(|row| row.next == lane.next.0));
+        let wanted: HashSet<LaneId> = idle.iter().map(|lane| lane.id).collect();
+        let gone = self.ids.extract_if(|_, id| wanted.contains(id));
+        let mut removed = Vec::with_capacity(idle.len());
+        for (key, id) in gone {
+            if let Some(row) = self.lanes.remove(&id) {
+                self.undo.push(Undo::LaneRemoved(key, id, row));
+                removed.push(id);
+            }
         }
-        let key = self.ids.iter().find(|(_, id)| **id == idle.id).map(|(key, _)| key.clone())?;
-        let row = self.lanes.remove(&idle.id)?;
-        self.ids.remove(&key);
-        self.undo.push(Undo::LaneRemoved(key, idle.id, row));
-        Some(Change::LaneRemoved { id: idle.id })
+        removed.sort_unstable();
+        removed
     }
 
     /// A new request. There is nothing to write unless it is [`Appended::New`].

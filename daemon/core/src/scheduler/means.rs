@@ -148,7 +148,8 @@ impl Purse {
                     if is_due { (self.is_due_there, DUE_PART) } else { (self.is_patient_there, 1) };
                 let room = tempo.room(each, now);
                 if !is_there || room == 0 {
-                    let at = tempo.when(self.waiting, part, now);
+                    // The portion, and one request as a whole, which may be more than that.
+                    let at = tempo.when(self.waiting, part, now).max(tempo.when(each, 1, now));
                     return Err(Next::Paced(at.max(now.after(Millis(1)))));
                 }
                 room

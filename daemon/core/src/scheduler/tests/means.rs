@@ -196,6 +196,35 @@ fn after_a_restart_what_is_under_way_is_set_aside_again() {
     assert_eq!(committed(&world, "t"), 0);
 }
 
+#[test]
+fn what_is_due_and_more_than_a_portion_is_waited_for_without_spinning() {
+    let mut world = World::new([opened(1, "m", "slow", GATE)]);
+    let reckoning = Reckoning { output: 500, ..Reckoning::default() };
+    world.step(Event::Reckons { lane: LaneId(1), reckoning, models: None }, START);
+    let burst = Millis::from_mins(1);
+    let tempo = TempoLimits { requests: None, input: None, output: Some(2500), burst };
+    let means = Means { tempo: Some(tempo), funds: None };
+    world.step(Event::Means(vec![(Holder::tenant("slow".into()), means)]), START);
+    let mut effects = world.step(appended(1, 0, 8, START, Millis::from_mins(1)), START);
+    let (mut now, mut left, mut steps) = (START, 0, 0);
+    loop {
+        for effect in effects.effects {
+            let (Effect::Batch { cargo, .. } | Effect::Realtime { cargo, .. }) = effect else { continue };
+            left += requests(&cargo);
+        }
+        if left == 8 {
+            break;
+        }
+        let wake_at = effects.wake_at.unwrap();
+        assert!(wake_at > now);
+        now = wake_at;
+        steps += 1;
+        assert!(steps < 40, "{left} have left after {steps} steps and {:?}", now.since(START));
+        effects = world.step(Event::Tick, now);
+    }
+    assert!(now.since(START) >= Millis::from_secs(36), "five at once, then one in twelve seconds");
+}
+
 proptest! {
     /// Random arrivals of a tenant with random limits: each request leaves exactly once, never more than limit x time + burst,
     /// and nothing waits that could leave.
