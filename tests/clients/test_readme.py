@@ -30,6 +30,7 @@ def here(text, rig):
         .replace("http://127.0.0.1:8401", rig.daemon.admin)
         .replace('api_key="..."', f'api_key="{KEYS["search"]}"')
         .replace("messages=[...]", 'messages=[{"role": "user", "content": "hello"}]')
+        .replace('"messages": [...]', '"messages": [{"role": "user", "content": "hello"}]')
     )
 
 
@@ -53,6 +54,10 @@ def test_python(rig, requests, number):
     exec(compile(snippet, f"snippet {number} of README.md", "exec"), names)
     if "answers" in names:
         assert len(names["answers"].splitlines()) == 3
+    if "results" in names:
+        assert [result.result.type for result in names["results"]] == ["succeeded"]
+    if "upload" in names:
+        assert names["upload"].status == "completed"
     names["client"].close()
 
 
