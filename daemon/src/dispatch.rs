@@ -24,7 +24,7 @@ use crate::admission::Admission;
 use crate::backends::{Backend, DressError, Dressed, PreparedCall};
 use crate::body::{ReplyBody, WatchedBody};
 use crate::costs::SharedSale;
-use crate::costs::meter::{self, Meter};
+use crate::costs::meter::{self, UnderWay};
 use crate::fallback::Fallback;
 use crate::gateway::Gateway;
 use crate::reply::{Dialect, Refusal, stamp};
@@ -110,7 +110,7 @@ pub async fn run(
         return instead(gateway, call, until);
     }
     let request = gateway.ids.next();
-    let mut metered = meter::Call {
+    let metered = meter::Call {
         sale: call.sale.clone(),
         tenant: call.tenant.clone(),
         request: request.clone(),
@@ -119,10 +119,12 @@ pub async fn run(
         admission,
         present: call.backend.engine.as_ref().map(|engine| engine.presence.enter()),
     };
+    let mut under_way = UnderWay::new(metered, gateway.ledger.clone(), gateway.clock);
     let spare = call.or_else.as_ref().map(|or_else| (or_else, headers.clone(), body.clone()));
     let started = gateway.clock.now();
     let mut used = &call.call;
-    let Sent { answer: mut sent, mut notes, mut speaks } = send(gateway, call, used, headers, body).await?;
+    let Sent { answer: mut sent, mut notes, mut speaks } =
+        send(gateway, call, used, headers, body, &mut under_way).await?;
     if let (Ok(response), Some((or_else, headers, body))) = (&sent, spare) {
         let way = or_else.way.clone();
         let has_no_room = response.status() == StatusCode::TOO_MANY_REQUESTS;
@@ -134,14 +136,16 @@ pub async fn run(
                 gateway.lanes.tell(Event::NoRoom(way));
             }
             used = &or_else.call;
-            metered.sale = or_else.sale.clone();
-            Sent { answer: sent, notes, speaks } = send(gateway, call, used, headers, body).await?;
+            under_way.came_back();
+            under_way.buys(&or_else.sale);
+            Sent { answer: sent, notes, speaks } =
+                send(gateway, call, used, headers, body, &mut under_way).await?;
         } else if sent.as_ref().is_ok_and(|response| response.status().is_success()) {
             gateway.lanes.tell(Event::Answered { way, took: gateway.clock.now().since(started) });
         }
     }
-    if let (Ok(_), Some(present)) = (&sent, &metered.present) {
-        present.answered(metered.started.elapsed());
+    if sent.is_ok() {
+        under_way.answered();
     }
     if speaks {
         gateway.report(id, Mode::Realtime, report_of(&sent));
@@ -151,13 +155,16 @@ pub async fn run(
             let (mut head, body) = response.into_parts();
             gateway.note_quota(&call.backend, &head.headers);
             if head.status == StatusCode::UNAUTHORIZED {
+                under_way.came_back();
                 return Err(credential_refused(id.as_str()));
             }
             strip(&mut head.headers);
             strip_private(&mut head.headers);
             let dialect = Dialect::of(call.sale.endpoint.as_str());
-            metered.admission.describe(&mut head.headers, gateway.clock.now(), dialect);
-            let body = watched(gateway, metered, &head, body);
+            under_way.describe(&mut head.headers, gateway.clock.now(), dialect);
+            // Its tokens are counted as it passes, for the ledger and the quotas.
+            let meter = under_way.watched(head.status.as_u16(), rewrite::is_stream(&head.headers));
+            let body = WatchedBody::new(body, meter);
             let mut response = if used.rewrites_answer {
                 rewritten(gateway, call, used, head, reqwest::Body::wrap(body), notes).await?
             } else {
@@ -169,8 +176,8 @@ pub async fn run(
             Ok(response)
         }
         Err(error) => {
-            if !error.ran.is_free_to_repeat() {
-                meter::note_unknown(&gateway.ledger, metered, gateway.clock);
+            if error.ran.is_free_to_repeat() {
+                under_way.came_back();
             }
             tracing::warn!(backend = %id, %error, "a real-time call got no answer");
             Err(no_answer(&error, id.as_str()))
@@ -244,18 +251,6 @@ async fn is_not_sold(
     is_not_sold && gateway.lose(way, call.sale.endpoint.as_str(), &said)
 }
 
-/// An answer whose tokens are counted as it passes, for the ledger and the quotas.
-fn watched(
-    gateway: &Gateway,
-    metered: meter::Call,
-    head: &response::Parts,
-    body: reqwest::Body,
-) -> WatchedBody {
-    let is_stream = rewrite::is_stream(&head.headers);
-    let meter = Meter::new(metered, head.status.as_u16(), is_stream, gateway.ledger.clone(), gateway.clock);
-    WatchedBody::new(body, meter)
-}
-
 /// An answer that the provider plugin writes anew: a stream while it arrives, all else as a whole.
 async fn rewritten(
     gateway: &Gateway,
@@ -324,15 +319,18 @@ async fn send(
     call: &Arc<PreparedCall>,
     mut headers: HeaderMap,
     body: Bytes,
+    under_way: &mut UnderWay,
 ) -> Result<Sent, Refusal> {
     // Boxed, because few calls are, and each connection has room for all that may be.
     if to.backend.engine.as_ref().is_some_and(|engine| engine.merge_realtime.is_some())
-        && let Some((answer, speaks)) = Box::pin(gathered::send(gateway, to, call, &headers, &body)).await
+        && let Some((answer, speaks)) =
+            Box::pin(gathered::send(gateway, to, call, &headers, &body, under_way)).await
     {
         return Ok(Sent { answer, notes: Vec::new(), speaks });
     }
     let now = gateway.clock.now();
     let Dressed { body, notes } = call.dress(&mut headers, body, now).map_err(|error| not_dressed(&error))?;
+    under_way.leaves();
     let answer = to.backend.upstream.send(Method::POST, call.url.clone(), headers, body.into()).await;
     Ok(Sent { answer, notes, speaks: true })
 }

@@ -1,6 +1,8 @@
 //! Calls in real time that wait a moment for others of their kind, to be sent as one.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response};
@@ -35,6 +37,8 @@ pub struct Caller {
     pub part: Part,
     /// Its body.
     pub body: Bytes,
+    /// Becomes true when it leaves: from then on hanging up takes nothing back.
+    pub left: Arc<AtomicBool>,
     /// Where its answer goes, and whether it is the one that tells of it.
     pub answer: oneshot::Sender<(Result<Response<Bytes>, SendError>, bool)>,
 }

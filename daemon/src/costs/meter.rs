@@ -1,9 +1,13 @@
 //! Watches a real-time answer pass, and notes in the ledger what it took.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::HeaderMap;
 use offpeak_core::outcome::DidItRun;
 use offpeak_core::quota::Demand;
 use offpeak_core::usage::Usage;
-use offpeak_core::words::TenantId;
+use offpeak_core::words::{TenantId, Timestamp};
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, Passed};
@@ -13,6 +17,7 @@ use crate::admission::Admission;
 use crate::body::Watch;
 use crate::clock::Clock;
 use crate::engine::Present;
+use crate::reply::Dialect;
 
 /// A real-time call, as far as it is known when it is sent.
 pub struct Call {
@@ -32,6 +37,89 @@ pub struct Call {
     pub present: Option<Present>,
 }
 
+/// A call that has no answer yet. One that has left and is dropped, because its client hung up, may have run all the same: it
+/// keeps what it took from its quotas, and has an entry in the ledger.
+pub struct UnderWay {
+    call: Option<Call>,
+    left: Left,
+    ledger: Ledger,
+    clock: Clock,
+}
+
+/// Whether a call has left.
+#[derive(Debug)]
+enum Left {
+    No,
+    Yes,
+    /// Whoever sends it with others says so.
+    Told(Arc<AtomicBool>),
+}
+
+impl UnderWay {
+    /// One that has not left.
+    pub const fn new(call: Call, ledger: Ledger, clock: Clock) -> Self {
+        Self { call: Some(call), left: Left::No, ledger, clock }
+    }
+
+    /// It leaves now.
+    pub fn leaves(&mut self) {
+        self.left = Left::Yes;
+    }
+
+    /// It came back without having run: refused, or not sent at all.
+    pub fn came_back(&mut self) {
+        self.left = Left::No;
+    }
+
+    /// It leaves when this becomes true.
+    pub fn leaves_when_told(&mut self) -> Arc<AtomicBool> {
+        let told = Arc::new(AtomicBool::new(false));
+        self.left = Left::Told(told.clone());
+        told
+    }
+
+    /// It buys something else from now on.
+    pub fn buys(&mut self, sale: &SharedSale) {
+        if let Some(call) = &mut self.call {
+            call.sale = sale.clone();
+        }
+    }
+
+    /// Its backend has answered, well or not.
+    pub fn answered(&self) {
+        if let Some(Call { started, present: Some(present), .. }) = &self.call {
+            present.answered(started.elapsed());
+        }
+    }
+
+    /// Tells in an answer's headers how the first of its quotas stands.
+    pub fn describe(&self, headers: &mut HeaderMap, now: Timestamp, dialect: Dialect) {
+        if let Some(call) = &self.call {
+            call.admission.describe(headers, now, dialect);
+        }
+    }
+
+    /// It has an answer with this status, and what passes from now on is watched. `is_stream` says that it is a stream of
+    /// events.
+    pub fn watched(mut self, status: u16, is_stream: bool) -> Meter {
+        let (call, ledger, clock) = (self.call.take(), self.ledger.clone(), self.clock);
+        Meter { call, status, is_stream, scanner: Scanner::new(is_stream), ledger, clock }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let has_left = match &self.left {
+            Left::No => false,
+            Left::Yes => true,
+            Left::Told(told) => told.load(Ordering::Acquire),
+        };
+        if let Some(call) = self.call.take().filter(|_| has_left) {
+            note_unknown(&self.ledger, call, self.clock);
+        }
+    }
+}
+
 /// Watches one answer. Its end is when it is dropped: after the last byte, or when the client or the provider hangs up,
 /// which is not told apart, since what ran is charged either way.
 pub struct Meter {
@@ -41,13 +129,6 @@ pub struct Meter {
     scanner: Scanner,
     ledger: Ledger,
     clock: Clock,
-}
-
-impl Meter {
-    /// For an answer with this status. `is_stream` says that it is a stream of events.
-    pub fn new(call: Call, status: u16, is_stream: bool, ledger: Ledger, clock: Clock) -> Self {
-        Self { call: Some(call), status, is_stream, scanner: Scanner::new(is_stream), ledger, clock }
-    }
 }
 
 impl Watch for Meter {
@@ -97,7 +178,7 @@ fn took(call: &Call) -> Took {
 }
 
 /// Notes a call that was sent and got no answer: it may have run.
-pub fn note_unknown(ledger: &Ledger, call: Call, clock: Clock) {
+fn note_unknown(ledger: &Ledger, call: Call, clock: Clock) {
     let took = took(&call);
     let taken = Taken {
         tenant: call.tenant,

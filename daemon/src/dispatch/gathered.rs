@@ -2,6 +2,7 @@
 //! alike in all but their inputs are sent as one. Who hangs up meanwhile harms nobody.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
@@ -13,6 +14,7 @@ use tokio::sync::oneshot;
 use super::NowCall;
 use crate::backends::{Backend, DressError, Dressed, PreparedCall};
 use crate::clock::Clock;
+use crate::costs::meter::UnderWay;
 use crate::gateway::Gateway;
 use crate::gather::{Caller, Kind};
 use crate::merge::{self, Arrays, Part};
@@ -46,6 +48,7 @@ pub(super) async fn send(
     call: &Arc<PreparedCall>,
     headers: &HeaderMap,
     body: &Bytes,
+    under_way: &mut UnderWay,
 ) -> Option<(Result<Response<reqwest::Body>, SendError>, bool)> {
     let engine = to.backend.engine.as_ref()?;
     let wait = engine.merge_realtime?;
@@ -70,7 +73,8 @@ pub(super) async fn send(
         Sender { backend, call, arrays, headers, clock: gateway.clock, metrics: gateway.metrics.clone() }
     };
     let (tell, answer) = oneshot::channel();
-    let caller = Caller { part, body: body.clone(), answer: tell };
+    let left = under_way.leaves_when_told();
+    let caller = Caller { part, body: body.clone(), left, answer: tell };
     let (leave, begun) = gateway.gather.join(&kind, caller, engine.merge);
     for callers in leave {
         gateway.spawn(sender().run(callers));
@@ -109,6 +113,9 @@ impl Sender {
         let mut hunt = Hunt::new(callers.len());
         while let Some(part) = hunt.part() {
             let Some(some) = callers.get_mut(part) else { return };
+            for caller in some.iter().flatten() {
+                caller.left.store(true, Ordering::Release);
+            }
             let answer = self.call(some).await;
             let found = answer.as_ref().map_or(Blame::Shared, |answer| blame(answer.status().as_u16()));
             if let Next::Settled(_) = hunt.ended(found) {

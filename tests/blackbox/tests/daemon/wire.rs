@@ -11,7 +11,7 @@ use hyper::body::Frame;
 use reqwest::Client;
 use tokio::sync::mpsc;
 
-use crate::rig::{CHAT, Daemon, MODEL, PROVIDER_KEY, Rig, chat, key_of, sim};
+use crate::rig::{CHAT, Daemon, MODEL, PROVIDER_KEY, Rig, chat, eventually, key_of, sim};
 use crate::upstream::{Body, Upstream, full};
 
 const LIMIT: Duration = Duration::from_mins(1);
@@ -193,6 +193,35 @@ async fn a_client_that_hangs_up_ends_the_call_upstream() {
     assert!(response.chunk().await.unwrap().is_some());
     drop(response);
     tokio::time::timeout(LIMIT, talk.closed()).await.expect("the provider notices");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_hangs_up_before_the_answer_has_used_what_may_have_run() {
+    let (came, mut arrivals) = mpsc::channel(1);
+    let upstream = Upstream::start(move |_| {
+        let came = came.clone();
+        async move {
+            came.send(()).await.unwrap();
+            std::future::pending().await
+        }
+    })
+    .await;
+    let settings = "[tenants.search]\nrequests_per_minute = 1\nconcurrent = 1";
+    let daemon = Daemon::start(&upstream.url, settings).await;
+    let asking = tokio::spawn(daemon.post(CHAT, &chat(MODEL, "x")).send());
+    tokio::time::timeout(LIMIT, arrivals.recv()).await.unwrap().expect("the provider is asked");
+    asking.abort();
+    eventually("it is in the ledger", async || {
+        let total = daemon.admin("/admin/v1/costs?by=tenant").await.body["total"].clone();
+        (total["outcomes"] == 1 && total["unknown"] == 1).then_some(())
+    })
+    .await;
+    let refused = daemon.ask(MODEL, "again").await;
+    assert_eq!(
+        refused.error(),
+        (429, "rate_limit_exceeded"),
+        "its request is used, its place is not: {refused:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

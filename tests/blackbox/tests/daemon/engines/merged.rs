@@ -166,10 +166,33 @@ async fn calls_in_real_time_wait_for_each_other_where_they_may() {
     assert!(answers.iter().all(|answer| answer.header("x-offpeak-mode") == "realtime"));
     assert_own(&shop, &texts, &answers.iter().collect::<Vec<_>>()).await;
     assert!(shop.merged().await.0 > 0);
-    // Each is in the ledger: one refused, and one that nobody heard if it was sent before it hung up.
+    // Each is in the ledger, the refused one too.
     eventually("all are in the ledger", async || {
         let total = shop.daemon.admin("/admin/v1/costs?by=tenant").await.body["total"].clone();
         (total["outcomes"].as_u64()? >= 22).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_hangs_up_while_a_merged_call_runs_has_used_its_share() {
+    let shop = Workshop::open_with(
+        vec![(1, 500_000), (256, 500_000)],
+        "engine.merge_realtime = \"100ms\"\nengine.merge = 8",
+    )
+    .await;
+    let texts = [text(0)];
+    let stays = send(shop.daemon.post(EMBEDDINGS, &body(&json!(texts[0]))));
+    let goes = async {
+        let asking = tokio::spawn(shop.daemon.post(EMBEDDINGS, &body(&json!("gone"))).send());
+        eventually("it runs", async || (shop.running() >= 1).then_some(())).await;
+        asking.abort();
+    };
+    let (answer, ()) = tokio::join!(stays, goes);
+    assert_own(&shop, &texts, &[&answer]).await;
+    eventually("both are in the ledger", async || {
+        let total = shop.daemon.admin("/admin/v1/costs?by=tenant").await.body["total"].clone();
+        (total["outcomes"] == 2 && total["unknown"] == 1).then_some(())
     })
     .await;
 }
