@@ -19,6 +19,7 @@ use crate::gateway::Gateway;
 use crate::lane_book::LaneError;
 use crate::members::{self, Edit};
 use crate::reply::Refusal;
+use crate::room::Coming;
 use crate::tenant::{Account, Identified};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -169,7 +170,14 @@ pub async fn keep(
         return Err(stopping());
     }
     let load = Load { requests: 1, bytes: envelope.body.len() as u64 };
-    gateway.room.check(&gateway.lanes, &gateway.backends, account, Some(&deferral.key), load)?;
+    gateway.room.check(
+        &gateway.lanes,
+        &gateway.backends,
+        account,
+        Some(&deferral.key),
+        load,
+        Coming::default(),
+    )?;
     match attach(gateway, account, &deferral.key.headers, headers, &envelope).await? {
         Some(origin) => Ok(origin),
         None => append(gateway, account, deferral, headers, envelope, arrived, flags).await,

@@ -31,6 +31,9 @@ use crate::{defer, delivery, dispatch, envelope};
 /// A client may pause this long between two pieces of a request's body.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
+/// Bytes of room that are made for a body at once, whatever length it announces.
+const RESERVED_AT_ONCE: usize = 256 << 10;
+
 /// A body must be whole after this long, however often a piece of it comes.
 const BODY_TIME: Duration = Duration::from_mins(10);
 
@@ -118,14 +121,10 @@ async fn model_call(
     request: Request<RequestBody>,
 ) -> Result<Begun, Refusal> {
     let (head, body) = request.into_parts();
-    // One that does not say its length may be as long as bodies may be, until it is there.
-    let most = gateway.max_body as u64;
-    let length = body.size_hint().upper().map_or(most, |length| length.min(most));
-    let mut in_memory = gateway.room.bodies.admit(length)?;
-    let body = read_body(&head.headers, body, gateway.max_body).await?;
-    if let Some(in_memory) = &mut in_memory {
-        in_memory.shrink_to(body.len() as u64);
-    }
+    // As long as the call is here.
+    let mut in_memory = gateway.room.bodies.begin();
+    let grow = |length: usize| in_memory.grow_to(length as u64);
+    let body = read_body(&head.headers, body, gateway.max_body, grow).await?;
     let arrived = (gateway.clock.now(), Instant::now());
     let envelope = envelope::read(&head.headers, body, caller.account().sla)?;
     if envelope.background && head.uri.path() == responses::PATH {
@@ -181,11 +180,12 @@ fn check_endpoint(gateway: &Gateway, method: &Method, path: &str) -> Result<(), 
     Ok(())
 }
 
-/// Reads a body of at most `max` bytes. One that arrives in one piece is not copied.
+/// Reads a body of at most `max` bytes, and tells how long it has become. One that arrives in one piece is not copied.
 pub(crate) async fn read_body(
     headers: &HeaderMap,
     mut body: RequestBody,
     max: usize,
+    mut grow: impl FnMut(usize) -> Result<(), Refusal>,
 ) -> Result<Bytes, Refusal> {
     let announced: Option<usize> =
         headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
@@ -210,11 +210,13 @@ pub(crate) async fn read_body(
         if first.len() + all.len() + data.len() > max {
             return Err(too_large(max));
         }
+        grow(first.len() + all.len() + data.len())?;
         if first.is_empty() && all.is_empty() {
             first = data;
         } else {
             if all.is_empty() {
-                all.reserve(announced.unwrap_or(first.len() * 2).max(first.len() + data.len()));
+                let room = announced.unwrap_or(first.len() * 2).min(RESERVED_AT_ONCE);
+                all.reserve(room.max(first.len() + data.len()));
                 all.extend_from_slice(&std::mem::take(&mut first));
             }
             all.extend_from_slice(&data);

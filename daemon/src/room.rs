@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::StatusCode;
+use offpeak_core::lane::Sums;
 use offpeak_core::room::{Bound, Full, Load, Whose};
 use offpeak_core::words::{LaneKey, TenantId};
 
@@ -42,8 +43,17 @@ pub struct InMemory {
     bytes: u64,
 }
 
+/// Requests of jobs that were taken in and do not stand in lanes yet.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Coming {
+    /// The tenant's.
+    pub tenant: u64,
+    /// All of them.
+    pub all: u64,
+}
+
 impl Room {
-    /// Whether so much more of a tenant may wait, in a lane where that is known.
+    /// Whether so much more of a tenant may wait, in a lane where that is known, beside what waits and is coming.
     pub fn check(
         &self,
         lanes: &LaneBook,
@@ -51,6 +61,7 @@ impl Room {
         account: &Account,
         key: Option<&LaneKey>,
         load: Load,
+        coming: Coming,
     ) -> Result<(), Refusal> {
         // A call's own body does not count, so that none is too large for ever; a job's lies on disk.
         let own = if load.requests == 1 { load.bytes } else { 0 };
@@ -59,14 +70,18 @@ impl Room {
         }
         let tenant = Bound { requests: account.max_queued, bytes: account.max_queued_bytes };
         let checked = tenant
-            .check(Whose::Tenant, lanes.waiting_of(&account.id), load)
+            .check(Whose::Tenant, with(lanes.waiting_of(&account.id), coming.tenant), load)
             .and_then(|()| match key.and_then(|key| Some((key, backends.get(&key.backend)?))) {
                 Some((key, backend)) => backend.lanes.queue.check(Whose::Lane, lanes.waiting_in(key), load),
                 None => Ok(()),
             })
-            .and_then(|()| self.all.check(Whose::All, lanes.waiting_in_all(), load));
+            .and_then(|()| self.all.check(Whose::All, with(lanes.waiting_in_all(), coming.all), load));
         checked.map_err(|full| refusal(full, load, &account.id))
     }
+}
+
+const fn with(waiting: Sums, coming: u64) -> Sums {
+    Sums { count: waiting.count.saturating_add(coming), ..waiting }
 }
 
 fn refusal(full: Full, load: Load, tenant: &TenantId) -> Refusal {
@@ -107,15 +122,9 @@ impl Bodies {
         Arc::new(Self { used: AtomicU64::new(0), most })
     }
 
-    /// Makes room for a body of this size, which grows to it or was told; none is needed for a small one.
-    pub fn admit(self: &Arc<Self>, bytes: u64) -> Result<Option<InMemory>, Refusal> {
-        if bytes <= SMALL_BODY {
-            return Ok(None);
-        }
-        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        let body = InMemory { bodies: self.clone(), bytes };
-        // One that is alone may be as large as bodies may be.
-        if before > 0 && before.saturating_add(bytes) > self.most { Err(busy()) } else { Ok(Some(body)) }
+    /// For a body of which nothing has come yet.
+    pub fn begin(self: &Arc<Self>) -> InMemory {
+        InMemory { bodies: self.clone(), bytes: 0 }
     }
 
     /// The second half of the memory is for calls that cannot wait.
@@ -125,11 +134,17 @@ impl Bodies {
 }
 
 impl InMemory {
-    /// It turned out to be this long.
-    pub fn shrink_to(&mut self, bytes: u64) {
-        let rest = self.bytes.saturating_sub(bytes);
-        self.bytes -= rest;
-        self.bodies.used.fetch_sub(rest, Ordering::Relaxed);
+    /// So much of it has come. What was announced does not count: whoever sends slowly would keep others out with it.
+    pub fn grow_to(&mut self, bytes: u64) -> Result<(), Refusal> {
+        let more = bytes.saturating_sub(self.bytes);
+        if bytes <= SMALL_BODY || more == 0 {
+            return Ok(());
+        }
+        let before = self.bodies.used.fetch_add(more, Ordering::Relaxed);
+        let is_alone = before <= self.bytes;
+        self.bytes += more;
+        // One that is alone may be as large as bodies may be.
+        if is_alone || before.saturating_add(more) <= self.bodies.most { Ok(()) } else { Err(busy()) }
     }
 }
 
@@ -148,22 +163,25 @@ mod tests {
     #[test]
     fn bodies_in_memory_are_bounded_and_the_last_half_cannot_be_used_by_what_can_wait() {
         let bodies = Bodies::new(10 * MIB);
-        assert!(bodies.admit(SMALL_BODY).unwrap().is_none());
-        let first = bodies.admit(5 * MIB).unwrap();
+        let begun = |bytes| {
+            let mut body = bodies.begin();
+            body.grow_to(bytes).map(|()| body)
+        };
+        let small = begun(SMALL_BODY).unwrap();
+        assert_eq!(bodies.used.load(Ordering::Relaxed), 0, "small ones are not counted");
+        let first = begun(5 * MIB).unwrap();
         assert!(!bodies.are_too_many_to_wait(0));
-        let second = bodies.admit(5 * MIB).unwrap();
+        let mut second = begun(MIB).unwrap();
         assert!(bodies.are_too_many_to_wait(0));
-        assert!(!bodies.are_too_many_to_wait(5 * MIB), "but for a body itself");
-        let refused = bodies.admit(MIB).err().unwrap();
+        assert!(!bodies.are_too_many_to_wait(MIB), "but for itself");
+        second.grow_to(5 * MIB).unwrap();
+        let refused = begun(MIB).err().unwrap();
         assert_eq!((refused.status.as_u16(), refused.retry_after_s), (503, Some(1)));
+        assert!(second.grow_to(6 * MIB).is_err(), "nor may one grow that was there before");
         drop(first);
-        assert!(bodies.admit(MIB).is_ok(), "what was refused left nothing behind");
-        let mut second = second.unwrap();
-        second.shrink_to(2 * MIB);
-        second.shrink_to(3 * MIB);
-        assert_eq!(bodies.used.load(Ordering::Relaxed), 2 * MIB);
-        drop(second);
+        assert!(begun(MIB).is_ok(), "what was refused left nothing behind");
+        drop((small, second));
         assert_eq!(bodies.used.load(Ordering::Relaxed), 0);
-        assert!(bodies.admit(20 * MIB).is_ok(), "no body is too large for ever");
+        assert!(begun(20 * MIB).is_ok(), "no body is too large for ever");
     }
 }

@@ -118,7 +118,7 @@ async fn create(
     request: Request<RequestBody>,
 ) -> Result<Response<ReplyBody>, Refusal> {
     let (head, body) = request.into_parts();
-    let body = read_body(&head.headers, body, CALL_MAX).await?;
+    let body = read_body(&head.headers, body, CALL_MAX, |_| Ok(())).await?;
     let call: Create = serde_json::from_slice(&body).map_err(|error| unreadable_call(&error))?;
     whole::check_purpose(Some(&call.purpose))?;
     whole::check_name(&call.filename)?;
@@ -249,7 +249,7 @@ async fn complete(
     request: Request<RequestBody>,
 ) -> Result<Response<ReplyBody>, Refusal> {
     let (head, body) = request.into_parts();
-    let body = read_body(&head.headers, body, CALL_MAX).await?;
+    let body = read_body(&head.headers, body, CALL_MAX, |_| Ok(())).await?;
     let call: Complete = serde_json::from_slice(&body).map_err(|error| unreadable_call(&error))?;
     let mut upload = find(gateway, account, id).await?;
     if let Status::Completed(number) = upload.status {

@@ -13,7 +13,7 @@ const MOST: usize = 1 << 10;
 /// Reads bodies as the data plane does.
 async fn answer(request: Request<RequestBody>) -> Response<ReplyBody> {
     let (head, body) = request.into_parts();
-    match read_body(&head.headers, body, MOST).await {
+    match read_body(&head.headers, body, MOST, |_| Ok(())).await {
         Ok(_) => Response::new(ReplyBody::Whole(None)),
         Err(refusal) => refusal.into_response(Dialect::OpenAi, "id"),
     }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::{Request, StatusCode};
-use offpeak_core::job::Life;
+use offpeak_core::job::{Life, Stage};
 use offpeak_core::room::Load;
 use offpeak_core::sla::parse_duration;
-use offpeak_core::words::Millis;
+use offpeak_core::words::{Millis, TenantId};
 use offpeak_store::Order;
 use serde::Deserialize;
 
@@ -23,6 +23,7 @@ use crate::ingress::files::{input, unreadable};
 use crate::ingress::read_body;
 use crate::jobs;
 use crate::reply::Refusal;
+use crate::room::Coming;
 use crate::route;
 use crate::tenant::{Account, Identified};
 
@@ -59,7 +60,7 @@ pub(super) async fn take(
 ) -> Result<Arc<Job>, Refusal> {
     let account = caller.account();
     let (head, body) = request.into_parts();
-    let body = read_body(&head.headers, body, CALL_MAX).await?;
+    let body = read_body(&head.headers, body, CALL_MAX, |_| Ok(())).await?;
     let call: Call<'_> = serde_json::from_slice(&body).map_err(|error| {
         let message = format!("The call cannot be read: {error}. It is a JSON object as the SDKs send it.");
         Refusal::bad_request("invalid_json", message)
@@ -199,11 +200,28 @@ fn output_kept(asked: &ExpiresAfter) -> Result<Millis, Refusal> {
 /// There is room for all of its requests.
 pub fn check_room(gateway: &Gateway, account: &Account, job: &Job, file: &File) -> Result<(), Refusal> {
     let load = Load { requests: file.check.lines, bytes: file.bytes };
-    let check = |key| gateway.room.check(&gateway.lanes, &gateway.backends, account, key, load);
+    let coming = coming(gateway, &account.id);
+    let check = |key| gateway.room.check(&gateway.lanes, &gateway.backends, account, key, load, coming);
     // A lane must have room for all of them where models are mixed: how many are whose is known when they are put there.
     let keys = jobs::expand::lanes_of(gateway, account, job, &file.check);
     check(None)?;
     keys.iter().try_for_each(|key| check(Some(key)))
+}
+
+/// What earlier jobs have not put into lanes yet.
+fn coming(gateway: &Gateway, tenant: &TenantId) -> Coming {
+    let mut coming = Coming::default();
+    for job in gateway.jobs.all() {
+        let job = job.stored();
+        if job.life.stage == Stage::Validating {
+            let rest = job.total.saturating_sub(job.expansion.lines);
+            coming.all = coming.all.saturating_add(rest);
+            if job.tenant == *tenant {
+                coming.tenant = coming.tenant.saturating_add(rest);
+            }
+        }
+    }
+    coming
 }
 
 fn missing(param: &'static str) -> Refusal {

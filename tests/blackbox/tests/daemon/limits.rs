@@ -182,15 +182,33 @@ async fn all_lanes_together_hold_only_so_many() {
     assert_eq!(rig.ran_twice(), 0);
 }
 
-/// A call that announces a body and sends none of it, until it is dropped.
-async fn unfinished(daemon: &Daemon, length: usize) -> tokio::net::TcpStream {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_on_their_way_into_lanes_count_too() {
+    let rig = Rig::start(sim(), &format!("{BY_HAND}\n[tenants.search]\nmax_queued = 6000")).await;
+    let file = rig.daemon.upload(crate::jobs::lines(2000, "of a job")).await;
+    let mut accepted = 0;
+    for _ in 0..12 {
+        let answer = rig.daemon.create(&file, "24h").await;
+        if answer.status == StatusCode::OK {
+            accepted += 1;
+        } else {
+            is_full(&answer, 429);
+        }
+    }
+    assert_eq!(accepted, 3);
+    rig.daemon.wait_for_waiting(6000).await;
+}
+
+/// A call that announces a body and sends only its first bytes, until it is dropped.
+async fn unfinished(daemon: &Daemon, length: usize, sent: usize) -> tokio::net::TcpStream {
     use tokio::io::AsyncWriteExt;
 
     let mut stream = tokio::net::TcpStream::connect(daemon.data).await.unwrap();
     let head = format!(
         "POST {CHAT} HTTP/1.1\r\nhost: offpeak\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
-         content-length: {length}\r\n\r\n{{",
-        crate::rig::key_of("search")
+         content-length: {length}\r\n\r\n{}",
+        crate::rig::key_of("search"),
+        " ".repeat(sent)
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     stream
@@ -199,22 +217,25 @@ async fn unfinished(daemon: &Daemon, length: usize) -> tokio::net::TcpStream {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_bodies_in_memory_are_bounded_and_what_can_wait_gives_way_first() {
     let rig = Rig::start(sim(), "[server]\nbody_memory = \"1MiB\"").await;
-    let large = unfinished(&rig.daemon, 700_000).await;
-    let refused = eventually("the memory is more than half full", async || {
-        let answer = rig.daemon.defer("search", MODEL, "can wait", "24h").await;
-        (answer.status != StatusCode::ACCEPTED).then_some(answer)
+    // What is announced and does not come keeps nobody out.
+    let _announced = unfinished(&rig.daemon, 900_000, 1).await;
+    let large = unfinished(&rig.daemon, 800_000, 700_000).await;
+    let ask = async |length: usize| rig.daemon.ask(MODEL, &"x".repeat(length)).await;
+    let refused = eventually("the memory is nearly full", async || {
+        let answer = ask(400_000).await;
+        (answer.status != StatusCode::OK).then_some(answer)
     })
     .await;
     assert_eq!((refused.error(), refused.header("retry-after")), ((503, "busy"), "1"));
+    assert_eq!(rig.daemon.defer("search", MODEL, "can wait", "24h").await.error(), (503, "busy"));
     // What is small and cannot wait goes on; what is large does as long as there is room.
     assert!(rig.daemon.ask(MODEL, "now").await.answers(MODEL, "now"));
-    assert_eq!(rig.daemon.ask(MODEL, &"x".repeat(300_000)).await.status, StatusCode::OK);
-    assert_eq!(rig.daemon.ask(MODEL, &"x".repeat(400_000)).await.error(), (503, "busy"));
+    assert_eq!(ask(300_000).await.status, StatusCode::OK);
     drop(large);
     eventually("there is room again", async || {
         let answer = rig.daemon.defer("search", MODEL, "can wait", "24h").await;
         (answer.status == StatusCode::ACCEPTED).then_some(())
     })
     .await;
-    assert_eq!(rig.daemon.ask(MODEL, &"x".repeat(400_000)).await.status, StatusCode::OK);
+    assert_eq!(ask(400_000).await.status, StatusCode::OK);
 }
