@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{HeaderMap, Method};
+use offpeak_core::buckets::{Buckets, Fill, Size, Widths};
 use offpeak_core::sizing::{Look, Sizing, SizingTerms};
 use offpeak_core::words::{Millis, Timestamp};
 use offpeak_host::values::adapter::{Load, Sight, State, UnderWay};
@@ -43,10 +44,13 @@ pub struct Engine {
     pub merge: usize,
     /// How long calls in real time wait for others; none if each is sent at once by itself.
     pub merge_realtime: Option<Duration>,
+    /// What travels together is of similar length, if it pads.
+    pub buckets: Buckets,
     merges_completions: bool,
     /// Its real-time calls.
     pub presence: Arc<Presence>,
     sizing: Mutex<Sizing>,
+    widths: Mutex<Widths>,
 }
 
 /// The real-time calls of an engine: those under way, and what was seen of them since the last look.
@@ -69,7 +73,13 @@ pub struct Guest(Arc<Presence>);
 impl Engine {
     /// One that was not looked at yet, so that it gets no deferred work.
     pub fn new(plugin: EnginePlugin, settings: &config::Engine, clock: Clock) -> Self {
-        let terms = SizingTerms { most: settings.concurrency as u64, target: settings.latency };
+        let terms = SizingTerms {
+            most: settings.concurrency as u64,
+            target: settings.latency,
+            peak: settings.peak.map(|peak| u64::from(peak.get())),
+        };
+        let buckets =
+            Buckets::new(settings.length_buckets.clone(), u64::from(settings.bucket_utilisation) * 10);
         Self {
             plugin: ArcSwap::from_pointee(plugin),
             turns: Turns::closed(clock, settings.concurrency),
@@ -80,6 +90,8 @@ impl Engine {
             merges_completions: settings.merge_completions,
             presence: Arc::default(),
             sizing: Mutex::new(Sizing::new(terms)),
+            widths: Mutex::new(Widths::new(buckets.clone(), settings.merge as u64)),
+            buckets,
         }
     }
 
@@ -139,6 +151,21 @@ impl Engine {
         let arrays = Arrays::of(endpoint)?;
         let is_wanted = self.merge > 1 && (arrays != Arrays::Completions || self.merges_completions);
         is_wanted.then_some(arrays)
+    }
+
+    /// The bucket in which a real-time call of this size waits for others.
+    pub fn bucket_of(&self, size: Size) -> usize {
+        self.widths.lock().of(size.length)
+    }
+
+    /// How requests of these sizes fill a call of this bucket.
+    pub fn fill(&self, bucket: usize, sizes: impl IntoIterator<Item = Size>) -> Fill {
+        self.buckets.fill(bucket, sizes, self.merge as u64)
+    }
+
+    /// Real-time calls of these sizes have left together, from this bucket.
+    pub fn left_together(&self, bucket: usize, sizes: impl IntoIterator<Item = Size>) {
+        self.widths.lock().left(bucket, sizes);
     }
 
     /// It did not take a call: it gets no more before it was looked at.

@@ -29,6 +29,8 @@ pub struct Kind {
     pub headers: Vec<(String, HeaderValue)>,
     /// What their inputs are made of, and the rest of their bodies.
     pub body: (Form, Bytes),
+    /// How long their inputs are, if the engine pads.
+    pub bucket: usize,
 }
 
 /// One call that waits.

@@ -157,15 +157,12 @@ impl Piece {
                 .map(|attempt| attempt.into_iter().collect())
                 .boxed();
         };
-        let groups = merging.groups(entries, |entry| tenant_of(&self.gateway, entry));
-        let loads = stream::unfold(groups, move |mut groups| async move {
-            let load = self.load(engine, merging, &mut groups).await?;
-            Some((load, groups))
+        let queues = merging.queues(entries, |entry| tenant_of(&self.gateway, entry));
+        let loads = stream::unfold(queues, move |mut queues| async move {
+            let load = self.load(merging, &mut queues).await?;
+            Some((load, queues))
         });
-        loads
-            .map(move |load| self.run_load(engine, call, merging, load))
-            .buffer_unordered(engine.most)
-            .boxed()
+        loads.map(move |load| self.run_load(call, merging, load)).buffer_unordered(engine.most).boxed()
     }
 
     /// Waits while the plugin is out of order; none if the daemon stops before.

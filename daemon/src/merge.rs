@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use offpeak_core::buckets::Size;
 use offpeak_core::merge::shares;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -86,6 +87,21 @@ impl Part {
     /// How many inputs it has.
     pub const fn count(&self) -> usize {
         self.inputs.len()
+    }
+
+    /// Its inputs, and about how many tokens they have.
+    pub fn size(&self) -> Size {
+        let tokens = |input: &String| match self.kind.0 {
+            Form::Texts => input.len() / 4,
+            Form::Tokens => input.bytes().filter(|byte| *byte == b',').count() + 1,
+        };
+        let mut size = Size { length: 0, inputs: self.inputs.len() as u64, tokens: 0 };
+        for input in &self.inputs {
+            let tokens = tokens(input) as u64;
+            size.length = size.length.max(tokens);
+            size.tokens += tokens;
+        }
+        size
     }
 
     fn weight(&self) -> u64 {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use offpeak_core::buckets::Fill;
 use offpeak_core::depart::Reason;
 use offpeak_core::money::Money;
 use offpeak_core::usage::Usage;
@@ -31,6 +32,13 @@ pub struct RequestLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BackendLabels {
     backend: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BucketLabels {
+    backend: String,
+    /// The longest length in it.
+    up_to: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -167,6 +175,16 @@ struct Engines {
     busy_seconds: Family<BackendLabels, Counter<f64, AtomicU64>>,
     sizes: Family<BackendLabels, Histogram, fn() -> Histogram>,
     merged: Family<BackendLabels, Histogram, fn() -> Histogram>,
+    buckets: BucketCounters,
+}
+
+/// How well calls fill, and how alike their inputs are in length.
+#[derive(Default)]
+struct BucketCounters {
+    inputs: Family<BucketLabels, Counter>,
+    room: Family<BucketLabels, Counter>,
+    tokens: Family<BucketLabels, Counter>,
+    padded: Family<BucketLabels, Counter>,
 }
 
 /// 1 to 1024 requests.
@@ -188,6 +206,7 @@ impl Engines {
             busy_seconds: Family::default(),
             sizes: Family::new_with_constructor(sizes as fn() -> Histogram),
             merged: Family::new_with_constructor(sizes as fn() -> Histogram),
+            buckets: BucketCounters::default(),
         }
     }
 
@@ -232,6 +251,19 @@ impl Engines {
             "engine_merged_requests",
             "Requests in a call with the inputs of several",
             self.merged.clone(),
+        );
+        let buckets = &self.buckets;
+        r.register("engine_bucket_inputs", "Inputs sent in calls of a length bucket", buckets.inputs.clone());
+        r.register(
+            "engine_bucket_room",
+            "Inputs for which there was room in these calls: the bucket's utilisation is the share that was used",
+            buckets.room.clone(),
+        );
+        r.register("engine_bucket_tokens", "Tokens of these inputs, estimated", buckets.tokens.clone());
+        r.register(
+            "engine_bucket_padded_tokens",
+            "The same if each input is padded to the longest of its call",
+            buckets.padded.clone(),
         );
     }
 }
@@ -503,6 +535,17 @@ impl Metrics {
     pub fn merged(&self, backend: &str, requests: usize) {
         let labels = BackendLabels { backend: backend.to_owned() };
         self.engines.merged.get_or_create(&labels).observe(requests as f64);
+    }
+
+    /// A call from one of an engine's length buckets was sent.
+    pub fn filled(&self, backend: &str, fill: &Fill) {
+        let up_to = fill.up_to.map_or_else(|| "+Inf".to_owned(), |bound| bound.to_string());
+        let labels = BucketLabels { backend: backend.to_owned(), up_to };
+        let buckets = &self.engines.buckets;
+        buckets.inputs.get_or_create(&labels).inc_by(fill.inputs);
+        buckets.room.get_or_create(&labels).inc_by(fill.room);
+        buckets.tokens.get_or_create(&labels).inc_by(fill.tokens);
+        buckets.padded.get_or_create(&labels).inc_by(fill.padded);
     }
 
     /// An engine was looked at, so long after the look before.

@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod breaker;
+pub mod buckets;
 pub mod budget;
 pub mod calibrate;
 pub mod depart;

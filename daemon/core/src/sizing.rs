@@ -21,6 +21,8 @@ pub struct SizingTerms {
     pub most: u64,
     /// Until the answer to a real-time call begins, it should take no longer.
     pub target: Millis,
+    /// Tokens a second at its best; none if that is to be learnt.
+    pub peak: Option<u64>,
 }
 
 /// What was seen since the look before.
@@ -106,10 +108,10 @@ impl Sizing {
         self.speed
     }
 
-    /// The highest of them.
+    /// What the operator says, or the highest of them.
     #[must_use]
-    pub const fn peak(&self) -> u64 {
-        self.peak
+    pub fn peak(&self) -> u64 {
+        self.terms.peak.unwrap_or(self.peak)
     }
 
     fn measure(&mut self, tokens: Option<u64>, now: Timestamp) {
@@ -188,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    const TERMS: SizingTerms = SizingTerms { most: 512, target: Millis(500) };
+    const TERMS: SizingTerms = SizingTerms { most: 512, target: Millis(500), peak: None };
     const SECOND: Millis = Millis::from_secs(1);
 
     /// An engine that runs `slots` requests at once, each of which adds less than the one before.
@@ -300,7 +302,7 @@ mod tests {
                 (any::<bool>(), 0_u64..20, prop::option::of(0_u64..50), 0_u64..10, 0_u64..3_000, any::<u32>()), 1..200,
             ),
         ) {
-            let mut sizing = Sizing::new(SizingTerms { most, target: Millis(500) });
+            let mut sizing = Sizing::new(SizingTerms { most, target: Millis(500), peak: None });
             let (mut now, mut deferred, mut tokens) = (Timestamp(0), 0, 0_u64);
             for (is_ready, waiting, room, realtime, latency, made) in looks {
                 now = now.after(SECOND);

@@ -33,6 +33,9 @@ const CONCURRENCY: usize = 512;
 /// Where one call with many inputs has gained most of what it can.
 const MERGE: usize = 32;
 
+/// Percent: calls that are less than half full cost more by their number than they save by what they do not pad.
+const BUCKET_UTILISATION: u32 = 50;
+
 pub(super) fn backends(section: &Section<'_>, lanes: &Lanes, plugins: &Plugins) -> Vec<Backend> {
     if section.is_empty() {
         section.context.problem_of_all(
@@ -97,6 +100,12 @@ fn engine(section: Section<'_>) -> Engine {
             .and_then(|f| f.millis(Least::Zero))
             .unwrap_or(Millis(0)),
         merge_completions: section.get("merge_completions").and_then(|f| f.flag()).unwrap_or(false),
+        length_buckets: section.get("length_buckets").and_then(|f| f.ascending()).unwrap_or_default(),
+        bucket_utilisation: section
+            .get("bucket_utilisation")
+            .and_then(|f| f.number(0..=100))
+            .unwrap_or(BUCKET_UTILISATION),
+        peak: section.get("peak_tokens_per_second").and_then(|f| f.non_zero()),
     };
     section.finish();
     engine

@@ -195,6 +195,15 @@ fn write_backend(f: &mut Formatter<'_>, number: usize, backend: &Backend) -> fmt
             engine.concurrency,
             engine.merge
         )?;
+        if !engine.length_buckets.is_empty() {
+            let bounds: Vec<String> = engine.length_buckets.iter().map(u64::to_string).collect();
+            writeln!(
+                f,
+                "    lengths   together up to {} tokens, and beyond; buckets less than {}% full go with the next longer one",
+                bounds.join(", "),
+                engine.bucket_utilisation
+            )?;
+        }
     }
     if backend.config != "{}" {
         writeln!(f, "    config    {}", backend.config)?;

@@ -237,6 +237,19 @@ impl<'a> Field<'a> {
         texts.into_iter().collect()
     }
 
+    /// A list of numbers from 1 on, each greater than the one before; at most sixteen.
+    pub(super) fn ascending(&self) -> Option<Vec<u64>> {
+        let items = self.items()?;
+        let numbers: Vec<Option<u64>> = items.iter().map(|item| item.number(1..=1 << 32)).collect();
+        let numbers: Vec<u64> = numbers.into_iter().collect::<Option<_>>()?;
+        let is_ascending = numbers.windows(2).all(|pair| matches!(pair, [a, b] if a < b));
+        match (is_ascending, numbers.len()) {
+            (true, ..=16) => Some(numbers),
+            (true, _) => self.refuse("must have at most 16 numbers"),
+            (false, _) => self.refuse("must be in ascending order, such as [64, 256, 1024]"),
+        }
+    }
+
     /// A secret: where it comes from stands in the configuration, or a variable overrides it with the secret itself.
     pub(super) fn secret(&self) -> Option<Secret> {
         let secret = match (&self.node.value, &self.node.place) {

@@ -265,7 +265,7 @@ pub struct Backend {
 }
 
 /// `[backends.<name>.engine]`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Engine {
     /// Something of it stands in the file.
     #[serde(skip)]
@@ -285,6 +285,13 @@ pub struct Engine {
     pub merge_realtime: Millis,
     /// Completions are merged as well.
     pub merge_completions: bool,
+    /// The longest lengths in tokens of the buckets in which inputs are merged, ascending; what is longer has one more. None if
+    /// the engine does not pad.
+    pub length_buckets: Vec<u64>,
+    /// Percent of the room in a bucket's calls, below which it goes with the next longer one.
+    pub bucket_utilisation: u32,
+    /// Tokens a second at its best; none if that is to be learnt.
+    pub peak: Option<NonZeroU32>,
 }
 
 /// `[lanes]` and `[backends.<name>.lanes]`

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::{Method, Response};
+use offpeak_core::buckets::Size;
 use offpeak_core::merge::{Blame, Hunt, Next, blame};
 use offpeak_core::outcome::DidItRun;
 use tokio::sync::oneshot;
@@ -35,6 +36,7 @@ struct Sender {
     backend: Arc<Backend>,
     call: Arc<PreparedCall>,
     arrays: Arrays,
+    bucket: usize,
     headers: HeaderMap,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -67,10 +69,20 @@ pub(super) async fn send(
         tenant: to.tenant.clone(),
         headers: kept(&to.backend, headers),
         body: part.kind.clone(),
+        bucket: engine.bucket_of(part.size()),
     };
+    let bucket = kind.bucket;
     let sender = || {
         let (backend, call, headers) = (to.backend.clone(), call.clone(), headers.clone());
-        Sender { backend, call, arrays, headers, clock: gateway.clock, metrics: gateway.metrics.clone() }
+        Sender {
+            backend,
+            call,
+            arrays,
+            bucket,
+            headers,
+            clock: gateway.clock,
+            metrics: gateway.metrics.clone(),
+        }
     };
     let (tell, answer) = oneshot::channel();
     let left = under_way.leaves_when_told();
@@ -89,6 +101,10 @@ pub(super) async fn send(
     let stopping = || (Err(no_answer(DidItRun::Unknown, "offpeak is stopping")), false);
     let (answer, speaks) = answer.await.unwrap_or_else(|_| stopping());
     Some((answer.map(|answer| answer.map(reqwest::Body::from)), speaks))
+}
+
+fn sizes(callers: &[Option<Caller>]) -> impl Iterator<Item = Size> {
+    callers.iter().flatten().map(|caller| caller.part.size())
 }
 
 /// Headers that change what a call means, by the plugin's word.
@@ -110,6 +126,9 @@ impl Sender {
         // Who has hung up before it left is not sent.
         let mut callers: Vec<Option<Caller>> =
             callers.into_iter().filter(|caller| !caller.answer.is_closed()).map(Some).collect();
+        if let Some(engine) = &self.backend.engine {
+            engine.left_together(self.bucket, sizes(&callers));
+        }
         let mut hunt = Hunt::new(callers.len());
         while let Some(part) = hunt.part() {
             let Some(some) = callers.get_mut(part) else { return };
@@ -126,6 +145,9 @@ impl Sender {
     }
 
     async fn call(&self, callers: &[Option<Caller>]) -> Result<Response<Bytes>, SendError> {
+        if let Some(engine) = &self.backend.engine {
+            self.metrics.filled(self.backend.id.as_str(), &engine.fill(self.bucket, sizes(callers)));
+        }
         let callers: Vec<&Caller> = callers.iter().flatten().collect();
         let body = if let [one] = callers[..] {
             one.body.clone()

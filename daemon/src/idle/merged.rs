@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
 use bytes::Bytes;
+use offpeak_core::buckets::{self, Size};
 use offpeak_core::merge::{Blame, Hunt, Next, blame};
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::words::TenantId;
@@ -26,95 +27,117 @@ pub(super) struct Item {
     part: Option<Part>,
 }
 
-/// Requests that may travel together.
-type Group = VecDeque<Item>;
+/// Requests that may travel together, or of which each travels alone, in the order in which they came.
+pub(super) struct Queue {
+    items: VecDeque<Item>,
+    /// So many there were.
+    whole: usize,
+    /// The widest of their length buckets; none for those that travel alone.
+    bucket: Option<usize>,
+}
 
 /// Requests that have their turns, one each. Without turns they are given back.
 pub(super) struct Load<'a> {
     items: Vec<Item>,
     turns: Vec<Turn<'a>>,
+    bucket: Option<usize>,
 }
 
 /// How the merging goes.
 #[derive(Clone, Copy)]
-pub(super) struct Merging {
+pub(super) struct Merging<'a> {
+    engine: &'a Engine,
     arrays: Arrays,
-    /// Inputs in one call, at most.
-    most: usize,
 }
 
-impl Merging {
+impl<'a> Merging<'a> {
     /// None where each request travels by itself.
-    pub(super) fn of(engine: &Engine, call: &PreparedCall, endpoint: &str) -> Option<Self> {
+    pub(super) fn of(engine: &'a Engine, call: &PreparedCall, endpoint: &str) -> Option<Self> {
         let arrays = engine.arrays(endpoint).filter(|_| !call.rewrites_body())?;
-        Some(Self { arrays, most: engine.merge })
+        Some(Self { engine, arrays })
     }
 
-    /// Those that may travel together, each group in the order in which they came: of one tenant, since an engine's error may
-    /// quote what it was sent. What has failed before travels alone, so that it harms nobody again.
-    pub(super) fn groups(self, entries: Vec<Entry>, tenant: impl Fn(&Entry) -> TenantId) -> VecDeque<Group> {
-        let mut groups: VecDeque<Group> = VecDeque::new();
+    /// Those that may travel together: of one tenant, since an engine's error may quote what it was sent, and of similar length
+    /// if the engine pads. What has failed before travels alone, so that it harms nobody again.
+    pub(super) fn queues(self, entries: Vec<Entry>, tenant: impl Fn(&Entry) -> TenantId) -> Vec<Queue> {
+        let mut alone = Vec::new();
+        let mut kinds: Vec<Vec<Item>> = Vec::new();
         let mut by_kind: HashMap<(TenantId, Form, Bytes), usize> = HashMap::new();
         for entry in entries {
             let part = if entry.attempts == 0 { Part::read(self.arrays, &entry.body) } else { None };
-            let at = match &part {
-                Some(Part { kind: (form, rest), .. }) => {
-                    *by_kind.entry((tenant(&entry), *form, rest.clone())).or_insert(groups.len())
-                }
-                None => groups.len(),
+            let Some(Part { kind: (form, rest), .. }) = &part else {
+                alone.push(Item { entry, part });
+                continue;
             };
-            if at == groups.len() {
-                groups.push_back(Group::new());
+            let at = *by_kind.entry((tenant(&entry), *form, rest.clone())).or_insert(kinds.len());
+            if at == kinds.len() {
+                kinds.push(Vec::new());
             }
-            if let Some(group) = groups.get_mut(at) {
-                group.push_back(Item { entry, part });
+            if let Some(kind) = kinds.get_mut(at) {
+                kind.push(Item { entry, part });
             }
         }
-        groups
+        let mut queues: Vec<Queue> = kinds.into_iter().flat_map(|kind| self.by_length(kind)).collect();
+        if !alone.is_empty() {
+            queues.push(Queue::new(alone, None));
+        }
+        queues
+    }
+
+    /// Requests of one kind by their length.
+    fn by_length(self, items: Vec<Item>) -> Vec<Queue> {
+        let sizes: Vec<Size> = items.iter().map(Item::size).collect();
+        let groups = self.engine.buckets.divide(&sizes, self.engine.merge as u64);
+        let mut items: Vec<Option<Item>> = items.into_iter().map(Some).collect();
+        let mut take = |at: usize| items.get_mut(at).and_then(Option::take);
+        let queue = |group: buckets::Group| {
+            Queue::new(group.members.into_iter().filter_map(&mut take).collect(), Some(group.bucket))
+        };
+        groups.into_iter().map(queue).collect()
+    }
+}
+
+impl Queue {
+    fn new(items: Vec<Item>, bucket: Option<usize>) -> Self {
+        Self { whole: items.len(), items: items.into(), bucket }
     }
 }
 
 impl Item {
-    fn inputs(&self) -> usize {
-        self.part.as_ref().map_or(1, Part::count)
+    fn size(&self) -> Size {
+        self.part.as_ref().map_or_else(|| Size::of_one(u64::from(self.entry.tokens)), Part::size)
     }
 }
 
 impl Piece {
     /// Waits for a turn, and takes as many more as are free. None if nothing is left, or the daemon stops.
-    pub(super) async fn load<'a>(
-        &self,
-        engine: &'a Engine,
-        merging: Merging,
-        groups: &mut VecDeque<Group>,
-    ) -> Option<Load<'a>> {
-        let gateway = &self.gateway;
-        let mut group = groups.pop_front()?;
-        let first = group.pop_front()?;
+    pub(super) async fn load<'a>(&self, merging: Merging<'a>, queues: &mut [Queue]) -> Option<Load<'a>> {
+        let (gateway, engine) = (&self.gateway, merging.engine);
+        let lengths = queues.iter().map(|queue| (queue.items.len() as u64, queue.whole as u64));
+        let queue = buckets::next(lengths).and_then(|at| queues.get_mut(at))?;
+        let first = queue.items.pop_front()?;
+        let bucket = queue.bucket;
         let tenant = tenant_of(gateway, &first.entry);
         let turn = tokio::select! {
             biased;
             () = gateway.stopping.cancelled() => return None,
             () = self.stop.cancelled() => {
-                let items = std::iter::once(first).chain(group).collect();
-                return Some(Load { items, turns: Vec::new() });
+                let items = std::iter::once(first).chain(queue.items.drain(..)).collect();
+                return Some(Load { items, turns: Vec::new(), bucket });
             }
             turn = async { engine.turns.take(&asker(gateway, &tenant, &first.entry)).await } => turn,
         };
-        let mut inputs = first.inputs();
-        let mut load = Load { items: vec![first], turns: vec![turn] };
-        while let Some(next) = group.front() {
-            inputs += next.inputs();
-            if inputs > merging.most {
+        let mut inputs = first.size().inputs;
+        let mut load = Load { items: vec![first], turns: vec![turn], bucket };
+        while let Some(next) = queue.items.front() {
+            inputs += next.size().inputs;
+            if bucket.is_none() || inputs > engine.merge as u64 {
                 break;
             }
             let tenant = tenant_of(gateway, &next.entry);
             let Some(turn) = engine.turns.take_free(&asker(gateway, &tenant, &next.entry)) else { break };
             load.turns.push(turn);
-            load.items.extend(group.pop_front());
-        }
-        if !group.is_empty() {
-            groups.push_front(group);
+            load.items.extend(queue.items.pop_front());
         }
         Some(load)
     }
@@ -122,12 +145,11 @@ impl Piece {
     /// Runs requests that have their turns until each has an ending, and gives the turns back.
     pub(super) async fn run_load(
         &self,
-        engine: &Engine,
         call: &PreparedCall,
-        merging: Merging,
+        merging: Merging<'_>,
         load: Load<'_>,
     ) -> Vec<Attempt> {
-        let Load { items, turns } = load;
+        let Load { items, turns, bucket } = load;
         if turns.is_empty() {
             return items.iter().map(|item| given_back(&item.entry)).collect();
         }
@@ -160,7 +182,11 @@ impl Piece {
                     continue;
                 }
             }
-            let ended = self.send_together(engine, call, merging.arrays, (first, more)).await;
+            if let Some(bucket) = bucket {
+                let fill = merging.engine.fill(bucket, std::iter::once(first).chain(more).map(Item::size));
+                self.gateway.metrics.filled(self.backend.id.as_str(), &fill);
+            }
+            let ended = self.send_together(call, merging, (first, more)).await;
             let found = match ended.ending {
                 Ending::Answered { status } => blame(status),
                 Ending::Failed { .. } => Blame::Shared,
@@ -169,7 +195,7 @@ impl Piece {
             was_too_much |= is_too_much;
             retry_after = retry_after.max(ended.retry_after.filter(|_| is_too_much));
             if is_too_much || is_lost(&ended.ending) {
-                engine.doubt();
+                merging.engine.doubt();
             }
             match hunt.ended(found) {
                 Next::Halved => {
@@ -187,16 +213,15 @@ impl Piece {
     /// One call for all of them; its ending is that of the first.
     async fn send_together(
         &self,
-        engine: &Engine,
         call: &PreparedCall,
-        arrays: Arrays,
+        merging: Merging<'_>,
         (first, more): (&Item, &[Item]),
     ) -> Attempt {
         let (gateway, backend) = (&self.gateway, &self.backend);
         let items = || std::iter::once(first).chain(more);
-        let guests: Vec<_> = items().map(|_| engine.presence.admit()).collect();
+        let guests: Vec<_> = items().map(|_| merging.engine.presence.admit()).collect();
         let parts: Vec<&Part> = items().filter_map(|item| item.part.as_ref()).collect();
-        let merged = if more.is_empty() { None } else { merge::body(arrays, &parts).ok() };
+        let merged = if more.is_empty() { None } else { merge::body(merging.arrays, &parts).ok() };
         let ended = match merged {
             Some(body) => {
                 gateway.metrics.merged(backend.id.as_str(), parts.len());

@@ -267,7 +267,7 @@ impl EngineModel {
         });
         let decoding = self.running.len() - usize::try_from(pooling).unwrap_or_default();
         let us = self.options.step_us(decoding)
-            + prompt_tokens * self.options.prefill_us
+            + (prompt_tokens + self.padding()) * self.options.prefill_us
             + pooling * self.options.pooling_us;
         let us = us.max(1);
         // After a preemption what waits may fit again at the next step.
@@ -279,6 +279,21 @@ impl EngineModel {
         } else {
             self.step = Some(step);
         }
+    }
+
+    /// Tokens by which the embeddings of each call that are read now are padded.
+    fn padding(&self) -> u64 {
+        if !self.options.pads {
+            return 0;
+        }
+        let mut calls: HashMap<u64, (u64, u64, u64)> = HashMap::new();
+        for sequence in self.running.iter().filter(|it| it.is_fresh && it.prompt.generate == 0) {
+            let (inputs, tokens, longest) = calls.entry(sequence.call).or_default();
+            *inputs += 1;
+            *tokens += sequence.held();
+            *longest = sequence.held().max(*longest);
+        }
+        calls.values().map(|(inputs, tokens, longest)| inputs * longest - tokens).sum()
     }
 
     /// How many steps of `us` end by `to` in which nobody ends, nobody joins and the cache does not fill up; the last of

@@ -77,6 +77,21 @@ fn lists_of_short_inputs_pay_and_those_of_long_ones_less() {
 }
 
 #[test]
+fn an_engine_that_pads_takes_as_long_as_if_all_were_the_longest() {
+    let time = |pads: bool, lengths: [u64; 4]| {
+        let mut engine = engine(|options| options.pads = pads);
+        let prompts = lengths.map(|tokens| Prompt { tokens, generate: 0, capped: false }).to_vec();
+        engine.submit(Submission { call: 1, prompts, priority: 0, streams: false }, 0).unwrap();
+        while let Some(at) = engine.wake_at() {
+            engine.advance(at);
+        }
+        engine.now
+    };
+    assert_eq!(time(true, [5, 7, 9, 300]), time(false, [300; 4]));
+    assert!(time(false, [5, 7, 9, 300]) < time(false, [300; 4]));
+}
+
+#[test]
 fn what_waits_goes_in_the_order_of_arrival_or_of_priority() {
     let order = |by_priority: bool| {
         let mut engine = engine(|options| {

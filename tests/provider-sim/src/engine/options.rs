@@ -17,6 +17,8 @@ pub struct EngineOptions {
     pub prefill_us: u64,
     /// Microseconds that each input of an embeddings call adds.
     pub pooling_us: u64,
+    /// Whether each input of an embeddings call takes as long as the longest that is read with it in one step.
+    pub pads: bool,
     /// Microseconds that the server needs for a call before the engine sees it, one call after the other.
     pub call_us: u64,
     /// Sequences that run at once (`--max-num-seqs`).
@@ -43,6 +45,7 @@ impl Default for EngineOptions {
             step_us: vec![(1, 2_500), (32, 16_000), (256, 96_000)],
             prefill_us: 40,
             pooling_us: 380,
+            pads: false,
             call_us: 500,
             max_num_seqs: 256,
             max_num_batched_tokens: 8_192,

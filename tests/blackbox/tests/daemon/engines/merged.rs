@@ -49,6 +49,35 @@ impl Workshop {
     }
 }
 
+/// Keeps everything until it is told to go, and sorts it by length.
+const BY_LENGTH: &str = "lanes.linger = \"1h\"\nengine.length_buckets = [20]\nengine.merge = 8";
+
+impl Workshop {
+    /// Defers one request for each text, lets them leave at once, and waits for their own answers.
+    async fn embedded_at_once(&self, texts: &[String]) {
+        let bodies: Vec<Value> = texts.iter().map(|text| body(&json!(text))).collect();
+        let leaving = async {
+            self.daemon.wait_for_waiting(texts.len() as u64).await;
+            self.daemon.flush().await;
+        };
+        let (answers, ()) = tokio::join!(self.embedded(&bodies), leaving);
+        assert_own(self, texts, &answers.iter().collect::<Vec<_>>()).await;
+    }
+
+    /// How many inputs a length bucket had, their tokens, and these when padded.
+    async fn bucket(&self, up_to: &str) -> (u64, u64, u64) {
+        let label = format!("up_to=\"{up_to}\"");
+        let count = async |name: &str| {
+            self.daemon.metric(&format!("offpeak_engine_bucket_{name}_total"), &label).await
+        };
+        (count("inputs").await, count("tokens").await, count("padded_tokens").await)
+    }
+}
+
+fn short_and_long(count: usize, is_long: impl Fn(usize) -> bool) -> Vec<String> {
+    (0..count).map(|n| format!("text {n}{}", " and so on".repeat(if is_long(n) { 40 } else { 0 }))).collect()
+}
+
 /// Each is the answer to its own text, and what they took adds up to what the engine counts.
 async fn assert_own(shop: &Workshop, texts: &[String], answers: &[&Answer]) {
     let truth = shop.truth(texts).await;
@@ -195,4 +224,36 @@ async fn who_hangs_up_while_a_merged_call_runs_has_used_its_share() {
         (total["outcomes"] == 2 && total["unknown"] == 1).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_padded_travels_with_what_is_as_long() {
+    let options = EngineOptions { pads: true, ..EngineOptions::default() };
+    let shop = Workshop::open_as(options, BY_LENGTH).await;
+    shop.embedded_at_once(&short_and_long(48, |n| n % 3 == 0)).await;
+    let (short, long) = (shop.bucket("20").await, shop.bucket("+Inf").await);
+    assert_eq!((short.0, long.0), (32, 16));
+    for (_, tokens, padded) in [short, long] {
+        assert!(padded * 10 <= tokens * 15, "{padded} instead of {tokens}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_length_of_which_there_are_few_travels_with_the_next() {
+    let shop = Workshop::open_with(SLOW.to_vec(), BY_LENGTH).await;
+    shop.embedded_at_once(&short_and_long(32, |n| n > 2)).await;
+    assert_eq!((shop.bucket("20").await.0, shop.bucket("+Inf").await.0), (0, 32));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_in_real_time_wait_for_what_is_as_long() {
+    let settings = "engine.merge_realtime = \"300ms\"\nengine.merge = 8\nengine.length_buckets = [20]";
+    let shop = Workshop::open_with(SLOW.to_vec(), settings).await;
+    let texts = short_and_long(16, |n| n % 2 == 0);
+    let asked = texts.iter().map(|text| send(shop.daemon.post(EMBEDDINGS, &body(&json!(text)))));
+    let answers = join_all(asked).await;
+    assert_own(&shop, &texts, &answers.iter().collect::<Vec<_>>()).await;
+    let (short, long) = (shop.bucket("20").await, shop.bucket("+Inf").await);
+    assert_eq!((short.0, long.0), (8, 8));
+    assert!(short.2 < long.1 / 2, "{short:?} {long:?}");
 }
