@@ -24,17 +24,18 @@ use serde::Serialize;
 
 use crate::batch;
 use crate::body::ReplyBody;
+use crate::browser;
 use crate::defer::store_failed;
 use crate::gateway::Gateway;
 use crate::reply::{Dialect, Refusal, json_of};
 
-/// Answers one request of an operator.
-pub async fn handle<B>(gateway: Arc<Gateway>, request: Request<B>) -> Response<ReplyBody>
+/// Answers one request of an operator. `is_local` says that only this machine reaches the listener.
+pub async fn handle<B>(gateway: Arc<Gateway>, is_local: bool, request: Request<B>) -> Response<ReplyBody>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match take(&gateway, request).await {
+    match take(&gateway, is_local, request).await {
         Ok(response) => response,
         Err(refusal) => refusal.into_response(Dialect::OpenAi, ""),
     }
@@ -46,14 +47,19 @@ pub const OPENAPI: &str = include_str!("../openapi.json");
 /// The largest body that an operator's call may have.
 const BODY_MAX: usize = 64 << 10;
 
-async fn take<B>(gateway: &Gateway, request: Request<B>) -> Result<Response<ReplyBody>, Refusal>
+async fn take<B>(
+    gateway: &Gateway,
+    is_local: bool,
+    request: Request<B>,
+) -> Result<Response<ReplyBody>, Refusal>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (head, body) = request.into_parts();
-    // Whoever reaches this listener may use it, and a browser reaches it for every page that it shows.
-    if head.headers.contains_key(ORIGIN) {
+    if is_local {
+        browser::check(&head.headers, &head.uri)?;
+    } else if head.headers.contains_key(ORIGIN) {
         let message = "The admin plane takes no calls of web pages.";
         return Err(Refusal::new(StatusCode::FORBIDDEN, "from_a_web_page", message));
     }

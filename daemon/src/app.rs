@@ -374,9 +374,10 @@ impl App {
             ingress::handle(serving.clone(), request)
         });
         let administered = gateway.clone();
+        let is_local = admin.local_addr().is_ok_and(|address| address.ip().is_loopback());
         let terms = Terms { max_connections: ADMIN_CONNECTIONS, drain: Duration::from_secs(1), tls: None };
         let admin = listen::serve(admin, None, terms, stop.clone(), move |request| {
-            admin::handle(administered.clone(), request)
+            admin::handle(administered.clone(), is_local, request)
         });
         let letting_go = async {
             stop.cancelled().await;

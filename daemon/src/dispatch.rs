@@ -144,15 +144,13 @@ pub async fn run(
             gateway.lanes.tell(Event::Answered { way, took: gateway.clock.now().since(started) });
         }
     }
-    if sent.is_ok() {
-        under_way.answered();
-    }
     if speaks {
         gateway.report(id, Mode::Realtime, report_of(&sent));
     }
     match sent {
         Ok(response) => {
             let (mut head, body) = response.into_parts();
+            under_way.answered(&head);
             gateway.note_quota(&call.backend, &head.headers);
             if head.status == StatusCode::UNAUTHORIZED {
                 under_way.came_back();

@@ -38,6 +38,7 @@ pub struct Engine {
     pub turns: Turns,
     /// How often it is looked at.
     pub every: Duration,
+    latency: Millis,
     /// Deferred requests at once, at most.
     pub most: usize,
     /// Inputs in one call for several requests, at most.
@@ -58,7 +59,10 @@ pub struct Engine {
 pub struct Presence {
     under_way: AtomicU64,
     begun: AtomicU64,
+    /// Until an answer begins.
     slowest_ms: AtomicU64,
+    /// Until an answer is there that is made as a whole.
+    slowest_whole_ms: AtomicU64,
     deferred: AtomicU64,
 }
 
@@ -84,6 +88,7 @@ impl Engine {
             plugin: ArcSwap::from_pointee(plugin),
             turns: Turns::closed(clock, settings.concurrency),
             every: settings.look_every,
+            latency: settings.latency,
             most: settings.concurrency,
             merge: settings.merge,
             merge_realtime: (settings.merge_realtime > Millis(0)).then(|| settings.merge_realtime.into()),
@@ -101,7 +106,9 @@ impl Engine {
         let plugin = self.plugin.load_full();
         let sights = join_all(plugin.looks().iter().map(|look| see(upstream, &look.path))).await;
         let now = clock.now();
-        let (realtime, latency) = self.presence.take();
+        let Seen { realtime, begun, whole } = self.presence.take();
+        // A long answer that is made as a whole says nothing about when it began; a quick one does.
+        let latency = begun.max(whole.filter(|took| *took <= self.latency));
         let deferred = self.turns.under_way();
         let load = interpret(&plugin, &sights, realtime, deferred, now);
         let load = match load {
@@ -219,26 +226,48 @@ impl Presence {
         self.under_way.load(Ordering::Relaxed).saturating_add(self.deferred.load(Ordering::Relaxed))
     }
 
-    /// Calls that were there since the last time, and the slowest beginning of an answer among them.
-    fn take(&self) -> (u64, Option<Millis>) {
-        let begun = self.begun.swap(0, Ordering::Relaxed);
-        let calls = begun.max(self.under_way.load(Ordering::Relaxed));
-        let slowest = self.slowest_ms.swap(0, Ordering::Relaxed);
-        (calls, (slowest > 0).then_some(Millis(slowest)))
+    /// What was seen since the last time.
+    fn take(&self) -> Seen {
+        let calls = self.begun.swap(0, Ordering::Relaxed);
+        let slowest = |of: &AtomicU64| Some(of.swap(0, Ordering::Relaxed)).filter(|ms| *ms > 0).map(Millis);
+        Seen {
+            realtime: calls.max(self.under_way.load(Ordering::Relaxed)),
+            begun: slowest(&self.slowest_ms),
+            whole: slowest(&self.slowest_whole_ms),
+        }
     }
+}
+
+/// What was seen of real-time calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    /// Calls that were there.
+    realtime: u64,
+    /// The longest until an answer began.
+    begun: Option<Millis>,
+    /// The longest until one was there that is made as a whole.
+    whole: Option<Millis>,
 }
 
 impl Present {
     /// Its answer begins.
-    pub fn answered(&self, after: Duration) {
-        let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1);
-        self.0.slowest_ms.fetch_max(after, Ordering::Relaxed);
+    pub fn begins(&self, after: Duration) {
+        self.0.slowest_ms.fetch_max(millis(after), Ordering::Relaxed);
+    }
+
+    /// Its answer, which was made as a whole, is there.
+    pub fn is_made(&self, after: Duration) {
+        self.0.slowest_whole_ms.fetch_max(millis(after), Ordering::Relaxed);
     }
 
     /// Requests of offpeak's at the engine now.
     pub fn together(&self) -> u64 {
         self.0.together()
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 impl Guest {
@@ -268,17 +297,19 @@ mod tests {
     fn calls_are_present_until_their_answers_have_passed() {
         let presence = Arc::<Presence>::default();
         let (first, second) = (presence.enter(), presence.enter());
-        first.answered(Duration::from_millis(30));
-        second.answered(Duration::from_millis(70));
+        first.begins(Duration::from_millis(30));
+        second.begins(Duration::from_millis(70));
+        second.is_made(Duration::from_millis(900));
         drop(first);
-        assert_eq!(presence.take(), (2, Some(Millis(70))));
-        assert_eq!(presence.take(), (1, None), "one is under way");
+        let seen = |realtime, begun, whole| Seen { realtime, begun, whole };
+        assert_eq!(presence.take(), seen(2, Some(Millis(70)), Some(Millis(900))));
+        assert_eq!(presence.take(), seen(1, None, None), "one is under way");
         let guest = presence.admit();
         assert_eq!((second.together(), guest.together()), (2, 2));
         drop(guest);
         drop(second);
-        assert_eq!(presence.take(), (0, None));
+        assert_eq!(presence.take(), seen(0, None, None));
         drop(presence.enter());
-        assert_eq!(presence.take(), (1, None), "one came and went between two looks");
+        assert_eq!(presence.take(), seen(1, None, None), "one came and went between two looks");
     }
 }

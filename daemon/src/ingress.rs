@@ -26,7 +26,7 @@ use crate::reply::{Dialect, Refusal, stamp};
 use crate::route::{self, Routed};
 use crate::tenant::Identified;
 use crate::tenant::keys::SlaScope;
-use crate::{defer, delivery, dispatch, envelope};
+use crate::{browser, defer, delivery, dispatch, envelope};
 
 /// A client may pause this long between two pieces of a request's body.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
@@ -71,6 +71,9 @@ enum Begun {
 }
 
 async fn begin(gateway: &Arc<Gateway>, request: Request<RequestBody>) -> Result<Begun, Refusal> {
+    if gateway.tenants.are_open() {
+        browser::check(request.headers(), request.uri())?;
+    }
     let caller = gateway.tenants.identify(request.headers(), gateway.clock.now())?;
     let path = request.uri().path();
     if let Some(id) = path.strip_prefix(delivery::PATH) {

@@ -47,6 +47,7 @@ pub mod costs;
 pub mod engine;
 pub mod turns;
 pub mod admission;
+pub mod browser;
 pub mod budgets;
 pub mod alerts;
 pub mod webhook;

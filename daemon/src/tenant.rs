@@ -274,6 +274,11 @@ impl Tenants {
         }
     }
 
+    /// No key is asked for.
+    pub fn are_open(&self) -> bool {
+        self.known.load().open.is_some()
+    }
+
     /// The account of a tenant.
     pub fn account(&self, id: &TenantId) -> Option<Arc<Account>> {
         self.known.load().accounts.get(id).cloned()

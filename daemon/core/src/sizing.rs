@@ -175,12 +175,23 @@ impl Sizing {
                     && look.deferred >= self.safe
                     && look.waiting.is_none_or(|waiting| waiting == 0) =>
             {
-                let most = self.window.max(FIRST).min(self.terms.most);
-                self.safe = (self.safe + self.safe.div_ceil(8)).min(most);
+                self.safe = (self.safe + self.safe.div_ceil(8)).min(self.most_beside_others());
             }
-            Some(_) | None => {}
+            // Nobody knows when answers begin that are made as a whole; whether they wait, the engine's queue tells.
+            None => match look.waiting {
+                Some(0) if look.deferred >= self.safe => {
+                    self.safe = (self.safe + self.safe.div_ceil(16)).min(self.most_beside_others());
+                }
+                Some(waiting) if waiting > 0 => self.safe = (self.safe - self.safe.div_ceil(4)).max(1),
+                Some(_) | None => {}
+            },
+            Some(_) => {}
         }
         self.safe
+    }
+
+    fn most_beside_others(&self) -> u64 {
+        self.window.max(FIRST).min(self.terms.most)
     }
 }
 
@@ -230,6 +241,30 @@ mod tests {
                 deferred,
             }
         }
+    }
+
+    #[test]
+    fn whole_answers_leave_the_engines_queue_as_the_sign() {
+        let mut sizing = Sizing { window: 64, ..Sizing::new(TERMS) };
+        let mut at = 0;
+        let mut look = |sizing: &mut Sizing, waiting| {
+            at += 1000;
+            let deferred = sizing.ceiling();
+            let look = Look { is_ready: true, waiting, realtime: 1, deferred, ..Look::default() };
+            sizing.look(&look, Timestamp(at))
+        };
+        look(&mut sizing, Some(0));
+        let before = look(&mut sizing, Some(0));
+        for _ in 0..20 {
+            look(&mut sizing, Some(0));
+        }
+        let calm = sizing.ceiling();
+        assert!(calm > before, "{calm} after {before}: nothing waits");
+        for _ in 0..20 {
+            look(&mut sizing, Some(9));
+        }
+        assert_eq!(sizing.ceiling(), 1, "they are in the way");
+        assert_eq!(look(&mut sizing, None), 1, "nobody knows");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderMap;
+use http::response::Parts;
 use offpeak_core::outcome::DidItRun;
 use offpeak_core::quota::Demand;
 use offpeak_core::usage::Usage;
@@ -18,6 +19,7 @@ use crate::body::Watch;
 use crate::clock::Clock;
 use crate::engine::Present;
 use crate::reply::Dialect;
+use crate::rewrite::is_stream;
 
 /// A real-time call, as far as it is known when it is sent.
 pub struct Call {
@@ -85,10 +87,17 @@ impl UnderWay {
         }
     }
 
-    /// Its backend has answered, well or not.
-    pub fn answered(&self) {
-        if let Some(Call { started, present: Some(present), .. }) = &self.call {
-            present.answered(started.elapsed());
+    /// An answer begins: how long that took tells how an engine bears what it has. An error says nothing about it.
+    pub fn answered(&self, head: &Parts) {
+        if let Some(Call { started, present: Some(present), sale, .. }) = &self.call
+            && head.status.is_success()
+        {
+            let is_made_at_once = matches!(sale.endpoint.as_str(), "/v1/embeddings" | "/v1/moderations");
+            if is_made_at_once || is_stream(&head.headers) {
+                present.begins(started.elapsed());
+            } else {
+                present.is_made(started.elapsed());
+            }
         }
     }
 

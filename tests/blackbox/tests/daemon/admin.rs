@@ -4,7 +4,7 @@ use http::StatusCode;
 use provider_sim::{BatchFault, Mode};
 use serde_json::Value;
 
-use crate::rig::{BY_HAND, CHAT, MODEL, Rig, eventually, sim};
+use crate::rig::{BY_HAND, CHAT, MODEL, Rig, eventually, send, sim};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health() {
@@ -13,6 +13,18 @@ async fn health() {
     assert_eq!(rig.daemon.admin("/readyz").await.status, StatusCode::OK);
     assert_eq!(rig.daemon.admin("/nothing").await.error(), (404, "unknown_endpoint"));
     assert_eq!(rig.daemon.admin_post("/healthz").await.error(), (405, "method_not_allowed"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn web_pages_get_nothing() {
+    let rig = Rig::start(sim(), "").await;
+    let get =
+        || reqwest::Client::builder().no_proxy().build().unwrap().get(rig.daemon.admin_url("/admin/v1/keys"));
+    assert_eq!(send(get().header("host", "localhost:8401")).await.status, StatusCode::OK);
+    // A page says so, or has had a name of its own given to this address.
+    for (name, value) in [("origin", "http://127.0.0.1"), ("host", "page.example:8401")] {
+        assert_eq!(send(get().header(name, value)).await.error(), (403, "from_a_web_page"), "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
