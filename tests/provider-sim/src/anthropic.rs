@@ -8,6 +8,7 @@ mod batches;
 mod error;
 mod messages;
 mod models;
+mod tools;
 mod wire;
 
 use bytes::Bytes;

@@ -57,7 +57,7 @@ pub(crate) enum Content<'a> {
     Parts(Vec<Part<'a>>),
 }
 
-/// A part of a message; what is not text counts as empty text.
+/// A part of a message; what is not text, and holds none, counts as empty text.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Part<'a> {
     #[serde(borrow)]
@@ -66,6 +66,47 @@ pub(crate) struct Part<'a> {
     pub(crate) kind: Option<Text<'a>>,
     pub(crate) cache_control: Option<IgnoredAny>,
     pub(crate) citations: Option<IgnoredAny>,
+    /// Of an image.
+    #[serde(borrow)]
+    pub(crate) source: Option<Source<'a>>,
+    /// Of a call of a tool.
+    #[serde(borrow)]
+    pub(crate) id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) name: Option<Text<'a>>,
+    pub(crate) input: Option<Dictionary>,
+    /// Of what a tool gave.
+    #[serde(borrow)]
+    pub(crate) tool_use_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    content: Option<Box<Content<'a>>>,
+}
+
+/// Any members.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Dictionary {}
+
+/// Where an image is, or what it holds.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Source<'a> {
+    #[serde(borrow, rename = "type")]
+    pub(crate) kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) media_type: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) data: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(crate) url: Option<Text<'a>>,
+}
+
+impl Part<'_> {
+    fn said(&self) -> Cow<'_, str> {
+        match (&self.text, &self.content) {
+            (Some(text), _) => Cow::Borrowed(text),
+            (None, Some(content)) => content.text(),
+            (None, None) => Cow::Borrowed(""),
+        }
+    }
 }
 
 impl Content<'_> {
@@ -75,8 +116,8 @@ impl Content<'_> {
             Self::Nothing => Cow::Borrowed(""),
             Self::Text(text) => Cow::Borrowed(text),
             Self::Parts(parts) => match parts.as_slice() {
-                [Part { text: Some(only), .. }] => Cow::Borrowed(only),
-                _ => Cow::Owned(parts.iter().filter_map(|part| part.text.as_deref()).collect()),
+                [only] => only.said(),
+                _ => Cow::Owned(parts.iter().map(Part::said).collect()),
             },
         }
     }
@@ -181,7 +222,7 @@ enum Element<'a> {
     Text(Text<'a>),
     Token(u32),
     Tokens(Vec<u32>),
-    Part(#[serde(borrow)] Part<'a>),
+    Part(#[serde(borrow)] Box<Part<'a>>),
 }
 
 struct InputsVisitor;

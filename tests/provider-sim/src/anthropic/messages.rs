@@ -19,6 +19,8 @@ use crate::sse::Events;
 /// What the model said.
 pub(super) struct Said {
     text: String,
+    /// It calls this tool with the text, instead of saying it.
+    calls: Option<String>,
     tokens: u64,
     stop_reason: &'static str,
     stop_sequence: Option<String>,
@@ -66,22 +68,32 @@ pub(super) fn find(inner: &Inner, model: &str) -> Result<usize, ApiError> {
     inner.catalog.find(model).ok_or_else(|| ApiError::not_found(format!("model: {model}")))
 }
 
-/// The answer within the caller's limits. Its text is a prefix of [`crate::expected_answer`].
+/// The answer within the caller's limits. Its text is a prefix of [`crate::expected_answer`]; where a tool has to be called,
+/// that is what it is called with, as the member `said`.
 pub(super) fn say(work: &MessageWork<'_>) -> Said {
     let answer = answer(&work.model, &work.prompt(), Some(work.max_tokens));
+    if let Some(tool) = &work.calls {
+        let stop_reason = match answer.finish {
+            Finish::Stop => "tool_use",
+            Finish::Length => "max_tokens",
+        };
+        let (text, tokens) = (answer.text, answer.tokens);
+        return Said { text, calls: Some(tool.to_string()), tokens, stop_reason, stop_sequence: None };
+    }
     let stops = work.stop_sequences.iter().filter(|stop| !stop.is_empty());
     let first = stops.filter_map(|stop| answer.text.find(stop).map(|at| (at, stop))).min();
     if let Some((at, stop)) = first {
         let mut text = answer.text;
         text.truncate(at);
         let tokens = count(&text);
-        return Said { text, tokens, stop_reason: "stop_sequence", stop_sequence: Some(stop.clone()) };
+        let stop_sequence = Some(stop.clone());
+        return Said { text, calls: None, tokens, stop_reason: "stop_sequence", stop_sequence };
     }
     let stop_reason = match answer.finish {
         Finish::Stop => "end_turn",
         Finish::Length => "max_tokens",
     };
-    Said { text: answer.text, tokens: answer.tokens, stop_reason, stop_sequence: None }
+    Said { text: answer.text, calls: None, tokens: answer.tokens, stop_reason, stop_sequence: None }
 }
 
 /// What the answer takes, with the help of the prompt cache where the caller asked for it.
@@ -117,14 +129,40 @@ struct Message<'a> {
 }
 
 #[derive(Serialize)]
-struct Block<'a> {
-    r#type: &'static str,
-    text: &'a str,
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Block<'a> {
+    Text { text: &'a str },
+    ToolUse { id: String, name: &'a str, input: Input<'a> },
 }
 
-impl<'a> Block<'a> {
-    fn of(text: &'a str) -> Self {
-        Self { r#type: "text", text }
+/// What a tool is called with.
+#[derive(Serialize)]
+struct Input<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    said: Option<&'a str>,
+}
+
+impl Said {
+    /// The block of the message `id`, whole or as a stream begins it.
+    fn block(&self, id: &str, whole: bool) -> Block<'_> {
+        let text = Some(self.text.as_str()).filter(|_| whole);
+        match &self.calls {
+            None => Block::Text { text: text.unwrap_or_default() },
+            Some(name) => {
+                let id = format!("toolu_{}", id.trim_start_matches("msg_"));
+                Block::ToolUse { id, name, input: Input { said: text } }
+            }
+        }
+    }
+
+    /// The same piece by piece.
+    fn deltas(&self) -> Vec<Delta> {
+        let pieces = |text: &str| text.split_inclusive(' ').map(str::to_owned).collect::<Vec<_>>();
+        if self.calls.is_none() {
+            return pieces(&self.text).into_iter().map(|text| Delta::TextDelta { text }).collect();
+        }
+        let input = String::from_utf8(to_json(&Input { said: Some(&self.text) })).unwrap_or_default();
+        pieces(&input).into_iter().map(|partial_json| Delta::InputJsonDelta { partial_json }).collect()
     }
 }
 
@@ -175,7 +213,7 @@ pub(super) fn message(
         r#type: "message",
         role: "assistant",
         model: &work.model,
-        content: &[Block::of(&said.text)],
+        content: &[said.block(id, true)],
         stop_reason: Some(said.stop_reason),
         stop_sequence: said.stop_sequence.as_deref(),
         usage: MessageUsage::of(usage, service_tier),
@@ -183,16 +221,17 @@ pub(super) fn message(
 }
 
 #[derive(Serialize)]
-struct TextEvent<'a> {
+struct DeltaEvent {
     r#type: &'static str,
     index: u32,
-    delta: TextDelta<'a>,
+    delta: Delta,
 }
 
 #[derive(Serialize)]
-struct TextDelta<'a> {
-    r#type: &'static str,
-    text: &'a str,
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Delta {
+    TextDelta { text: String },
+    InputJsonDelta { partial_json: String },
 }
 
 /// A message as a stream: start, one block in one event a word, stop reason and usage, stop.
@@ -209,12 +248,11 @@ fn stream(id: &str, work: &MessageWork<'_>, said: &Said, usage: Usage) -> Events
         usage: MessageUsage::of(Usage { output_tokens: 1, ..usage }, "standard"),
     };
     events.event("message_start", &json!({ "type": "message_start", "message": begun }));
-    let start = json!({ "type": "content_block_start", "index": 0, "content_block": Block::of("") });
+    let start = json!({ "type": "content_block_start", "index": 0, "content_block": said.block(id, false) });
     events.event("content_block_start", &start);
     events.event("ping", &json!({ "type": "ping" }));
-    for text in said.text.split_inclusive(' ') {
-        let delta = TextDelta { r#type: "text_delta", text };
-        events.event("content_block_delta", &TextEvent { r#type: "content_block_delta", index: 0, delta });
+    for delta in said.deltas() {
+        events.event("content_block_delta", &DeltaEvent { r#type: "content_block_delta", index: 0, delta });
     }
     events.event("content_block_stop", &json!({ "type": "content_block_stop", "index": 0 }));
     let delta = json!({

@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 use crate::answer::count_tokens;
 use crate::anthropic::Version;
 use crate::anthropic::error::{extra, invalid, parse, required};
+use crate::anthropic::tools::{self, Tool, ToolChoice, check_block, check_turns};
 use crate::error::ApiError;
 use crate::wire::{Content, Message, Text, request};
 
@@ -29,8 +30,12 @@ request! {
         temperature: Option<f64>,
         top_p: Option<f64>,
         top_k: Option<u64>,
+        #[serde(borrow)]
+        tools: Option<Vec<Tool<'a>>>,
+        #[serde(borrow)]
+        tool_choice: Option<ToolChoice<'a>>,
     } allowed {
-        metadata tools tool_choice thinking output_config inference_geo container context_management diagnostics
+        metadata thinking output_config inference_geo container context_management diagnostics
         mcp_servers
     }
 }
@@ -51,6 +56,8 @@ pub(super) struct MessageWork<'a> {
     pub(super) max_tokens: u32,
     pub(super) stop_sequences: Vec<String>,
     pub(super) stream: bool,
+    /// The tool that has to be called, where one has to.
+    pub(super) calls: Option<Text<'a>>,
     /// Whether the caller asked for prompt caching.
     pub(super) caches: bool,
 }
@@ -67,6 +74,8 @@ impl<'a> MessageWork<'a> {
         for (n, message) in messages.iter().enumerate() {
             check_message(n, message, version)?;
         }
+        check_turns(&messages)?;
+        let calls = tools::called(request.tools.unwrap_or_default(), request.tool_choice)?;
         let marked = |content: &Content<'_>| content.parts().iter().any(|part| part.cache_control.is_some());
         let caches = request.cache_control.is_some()
             || marked(&request.system)
@@ -79,6 +88,7 @@ impl<'a> MessageWork<'a> {
             max_tokens,
             stop_sequences: request.stop_sequences.unwrap_or_default(),
             stream: request.stream.unwrap_or(false),
+            calls,
             caches,
         })
     }
@@ -174,6 +184,7 @@ fn check_message(n: usize, message: &Message<'_>, version: Version) -> Result<()
     for (k, part) in message.content.parts().iter().enumerate() {
         let place = format!("messages.{n}.content.{k}");
         let kind = part.kind.as_deref().ok_or_else(|| required(format_args!("{place}.type")))?;
+        check_block(part, kind, role, &place)?;
         if version >= Version::V2026 {
             if role == "assistant" && kind == "document" {
                 return Err(invalid(place, "`document` blocks are not permitted in assistant messages"));

@@ -237,3 +237,97 @@ async fn faults_and_limits_speak_the_dialect() {
     let body: Value = response.json().await.unwrap();
     assert_eq!(body["error"]["type"], "rate_limit_error");
 }
+
+fn with_tools(prompt: &str, choice: &Value) -> Value {
+    let mut body = message(prompt);
+    let schema = json!({"type": "object", "properties": {"said": {"type": "string"}}});
+    body["tools"] =
+        json!([{"name": "look", "input_schema": schema}, {"name": "ask", "input_schema": schema}]);
+    body["tool_choice"] = choice.clone();
+    body
+}
+
+#[tokio::test]
+async fn a_tool_that_has_to_be_called_is_called_with_the_answer() {
+    let rig = Rig::of(sim()).await;
+    let said = expected_answer(CLAUDE, "closer, please");
+    for (choice, name) in [(json!({"type": "any"}), "look"), (json!({"type": "tool", "name": "ask"}), "ask")]
+    {
+        let body = with_tools("closer, please", &choice);
+        let reply = good(rig.ask(MESSAGES, &body).send().await.unwrap()).await;
+        assert_eq!(reply["stop_reason"], "tool_use");
+        let id = &reply["content"][0]["id"];
+        assert!(id.as_str().unwrap().starts_with("toolu_"), "{reply}");
+        let block = json!([{"type": "tool_use", "id": id, "name": name, "input": {"said": said}}]);
+        assert_eq!(reply["content"], block);
+    }
+    let free = good(
+        rig.ask(MESSAGES, &with_tools("closer, please", &json!({"type": "auto"}))).send().await.unwrap(),
+    );
+    assert_eq!(free.await["content"], json!([{"type": "text", "text": said}]));
+
+    let mut body = with_tools("closer, please", &json!({"type": "any"}));
+    body["stream"] = true.into();
+    let text = rig.ask(MESSAGES, &body).send().await.unwrap().text().await.unwrap();
+    let events =
+        text.lines().filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
+    let pieces: Vec<String> =
+        events.filter_map(|event| event["delta"]["partial_json"].as_str().map(str::to_owned)).collect();
+    assert!(pieces.len() > 2, "{text}");
+    assert_eq!(serde_json::from_str::<Value>(&pieces.concat()).unwrap(), json!({ "said": said }));
+}
+
+#[tokio::test]
+async fn images_and_the_results_of_tools_are_looked_at_closely() {
+    let rig = Rig::of(sim()).await;
+    let turns = |messages: Value| {
+        let mut body = with_tools("", &json!({"type": "auto"}));
+        body["messages"] = messages;
+        body
+    };
+    let image = |source: Value| json!([{"role": "user", "content": [{"type": "image", "source": source}]}]);
+    let call = json!({"type": "tool_use", "id": "t1", "name": "look", "input": {"said": "x"}});
+    let result =
+        json!({"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "a cat"}]});
+    let talk = |call: &Value, result: &Value| {
+        json!([{"role": "user", "content": "look"}, {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]}])
+    };
+    let good_image = image(json!({"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}));
+    for messages in [good_image, image(json!({"type": "url", "url": "https://x/y.png"}))] {
+        good(rig.ask(MESSAGES, &turns(messages)).send().await.unwrap()).await;
+    }
+    let reply = good(rig.ask(MESSAGES, &turns(talk(&call, &result))).send().await.unwrap()).await;
+    assert_eq!(reply["content"][0]["text"], expected_answer(CLAUDE, "a cat"), "it answers to the result");
+
+    let other = json!({"type": "tool_result", "tool_use_id": "t2", "content": "a cat"});
+    for (messages, why) in [
+        (image(json!({"type": "base64", "media_type": "image/svg+xml", "data": "AA"})), "media_type"),
+        (image(json!({"type": "base64", "media_type": "image/png"})), "image cannot be empty"),
+        (image(json!({"type": "url", "url": "ftp://x"})), "Only HTTPS"),
+        (json!([{"role": "user", "content": [{"type": "image"}]}]), "image.source: Field required"),
+        (talk(&call, &other), "unexpected `tool_use_id`"),
+        (json!([{"role": "user", "content": [result]}]), "unexpected `tool_use_id`"),
+        (talk(&call, &json!({"type": "text", "text": "no"})), "without `tool_result` blocks"),
+        (
+            talk(&json!({"type": "tool_use", "name": "look", "input": {}}), &result),
+            "tool_use.id: Field required",
+        ),
+        (talk(&result, &result), "not permitted in assistant messages"),
+    ] {
+        let (kind, message) = refused(rig.ask(MESSAGES, &turns(messages)), 400).await;
+        assert!(kind == "invalid_request_error" && message.contains(why), "{why}: {message}");
+    }
+    for (name, choice, why) in [
+        ("tools", json!([{"name": "x"}]), "tools.0.input_schema: Field required"),
+        ("tools", json!([{"input_schema": {}}]), "tools.0.name: Field required"),
+        ("tools", json!([{"name": "x", "input_schema": {"type": "string"}}]), "should be 'object'"),
+        ("tool_choice", json!({"type": "tool", "name": "unheard-of"}), "not found in provided tools"),
+        ("tool_choice", json!({"type": "sometimes"}), "should be 'auto'"),
+    ] {
+        let mut body = with_tools("x", &json!({"type": "auto"}));
+        body[name] = choice;
+        let (_, message) = refused(rig.ask(MESSAGES, &body), 400).await;
+        assert!(message.contains(why), "{why}: {message}");
+    }
+}
