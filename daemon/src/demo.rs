@@ -56,8 +56,8 @@ pub enum DemoError {
     Http(#[from] reqwest::Error),
 }
 
-/// Runs the demo; true if every answer was there, once, and right.
-pub async fn run(options: Options) -> Result<bool, DemoError> {
+/// Runs the demo; the report says whether every answer was there, once, and right.
+pub async fn run(options: Options) -> Result<Report, DemoError> {
     let folder = tempfile::Builder::new().prefix("offpeak-demo-").tempdir()?;
     let (sim, provider) = start_provider(options.seed).await?;
     // Calls that go straight to a provider, for comparison, must not show on the bill.
@@ -71,8 +71,10 @@ pub async fn run(options: Options) -> Result<bool, DemoError> {
         show_progress: io::stderr().is_terminal(),
     };
     eprintln!(
-        "A simulated provider (an hour passes in a second) and offpeak are running; sending {} real-time and {} \
-         deferrable requests.",
+        "A simulated provider (an hour passes in a second) is running at {}, offpeak at http://{}; sending {} real-time \
+         and {} deferrable requests.",
+        sim.url(),
+        daemon.data,
         plan.realtime.len(),
         plan.deferrable.len()
     );
@@ -87,7 +89,7 @@ pub async fn run(options: Options) -> Result<bool, DemoError> {
         keep(&daemon, &sim).await;
     }
     daemon.stop().await;
-    Ok(report.is_right())
+    Ok(report)
 }
 
 async fn start_provider(seed: u64) -> io::Result<(Handle, Provider)> {

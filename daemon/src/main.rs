@@ -229,8 +229,7 @@ async fn explain(admin: &str, about: &str, json: bool) -> ExitCode {
 async fn run_demo(options: demo::Options) -> ExitCode {
     raise_file_limit();
     match demo::run(options).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(report) => ExitCode::from(report.exit_code()),
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE

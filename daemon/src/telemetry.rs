@@ -640,6 +640,7 @@ pub fn init_logging(log: &Log) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(is_coloured())
         .log_internal_errors(false);
     let started = match log.format {
         LogFormat::Text => builder.try_init(),
@@ -648,4 +649,11 @@ pub fn init_logging(log: &Log) {
     if let Err(error) = started {
         tracing::debug!(%error, "logging was started before");
     }
+}
+
+/// Colours are for people at a terminal who have not asked to be spared them; in files they are litter.
+fn is_coloured() -> bool {
+    use std::io::IsTerminal as _;
+
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

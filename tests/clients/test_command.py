@@ -1,13 +1,15 @@
 """The command line: what the binary says and with which code it ends."""
 
 import json
+import re
 import socket
 import subprocess
 from pathlib import Path
 
+import httpx2
 import pytest
 
-from rig.programs import clean_environment, program_path
+from rig.programs import LIMIT, Program, clean_environment, program_path
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "offpeak.toml"
 
@@ -94,3 +96,19 @@ def test_the_demo_is_right(tmp_path):
     assert report["ran_more_than_once"] == 0
     half = report["deferrable_at_realtime_price"]["picodollars"]
     assert report["bill_of_deferrable"]["picodollars"] * 2 == half
+
+
+def test_a_demo_that_went_wrong_says_so(tmp_path):
+    """The simulated provider fails all that comes in batches, as anybody who knows its address can tell it."""
+    command = [str(program_path("OFFPEAK_BIN")), "demo", "--realtime", "10", "--deferrable", "60"]
+    demo = Program(command, tmp_path / "demo.log", clean_environment())
+    try:
+        provider = demo.wait_for(r"running at (http://\S+), offpeak at")[1]
+        plan = {"set": {"items": [{"fault": {"kind": "status", "status": 400}}]}}
+        httpx2.post(f"{provider}/sim/faults", json=plan).raise_for_status()
+        assert demo.process.wait(LIMIT) == 1, demo.output()
+    finally:
+        demo.kill()
+    assert re.search(r"(?m)^  deferrable +60 +0 +60 +0$", demo.output()), demo.output()
+    assert re.search(r"(?m)^  real time +10 +10 +0 +0$", demo.output()), demo.output()
+    assert "NOT RIGHT" in demo.output()

@@ -81,6 +81,11 @@ impl Report {
             && self.billed_batch == self.deferrable.sent as u64
     }
 
+    /// The program's exit code: 1 if an answer is missing, doubled or wrong.
+    pub fn exit_code(&self) -> u8 {
+        u8::from(!self.is_right())
+    }
+
     /// For scripts.
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).unwrap_or_default()
@@ -150,5 +155,62 @@ impl fmt::Display for Report {
             "NOT RIGHT: an answer is missing, doubled or wrong."
         };
         write!(f, "\n{verdict}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::Request;
+    use provider_sim::Sim;
+    use serde_json::json;
+
+    use super::*;
+
+    /// A plan of real-time requests alone, and a provider that has run each of them so many times.
+    fn after(runs: &[usize]) -> (Plan, Provider) {
+        let plan = Plan::new(runs.len(), 0, 7);
+        let provider = Sim::builder().models(crate::demo::traffic::MODELS).track_executions(true).build();
+        for (planned, runs) in plan.realtime.iter().zip(runs) {
+            let messages = json!([{"role": "user", "content": planned.prompt}]);
+            let body = json!({"model": planned.model, "messages": messages}).to_string();
+            for _ in 0..*runs {
+                let request =
+                    Request::post("/v1/chat/completions").header("content-type", "application/json");
+                let answer = provider.handle(request.body(Bytes::from(body.clone())).unwrap());
+                assert_eq!(answer.status, 200);
+            }
+        }
+        (plan, provider)
+    }
+
+    fn report(runs: &[usize], realtime: Vec<Came>) -> Report {
+        let (plan, provider) = after(runs);
+        let seen = Seen {
+            realtime,
+            deferrable: Vec::new(),
+            through: Vec::new(),
+            straight: Vec::new(),
+            deferred_took: Duration::ZERO,
+        };
+        Report::new(&plan, &seen, &provider)
+    }
+
+    #[test]
+    fn each_thing_that_can_be_wrong_is_found_and_told() {
+        let all_right = report(&[1, 1], vec![Came::Right, Came::Right]);
+        assert_eq!((all_right.is_right(), all_right.exit_code()), (true, 0));
+        assert!(all_right.to_string().ends_with("Every answer is there, once, and right."));
+        for (what, wrong) in [
+            ("an answer of another", report(&[1, 1], vec![Came::Right, Came::Wrong])),
+            ("no answer", report(&[1, 1], vec![Came::Right, Came::Missing])),
+            ("nobody looked", report(&[1, 1], vec![Came::Right])),
+            ("run twice", report(&[1, 2], vec![Came::Right, Came::Right])),
+            ("answered, and never run", report(&[1, 0], vec![Came::Right, Came::Right])),
+            ("one twice, one never", report(&[2, 0], vec![Came::Right, Came::Right])),
+        ] {
+            assert_eq!((wrong.is_right(), wrong.exit_code()), (false, 1), "{what}");
+            assert!(wrong.to_string().contains("NOT RIGHT"), "{what}");
+        }
     }
 }
