@@ -1,5 +1,6 @@
 //! Message batches on bad days: answers and lines of results from the corpus, bent in every way.
 
+use bending::Bend;
 use offpeak_plugin::{
     DidItRun,
     provider::{Batch, Decoded, Effect, Event, ItemOutcome, ReadSummary, Response},
@@ -8,7 +9,7 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use serde_json::value::RawValue;
 
 use crate::{
-    bend::{Bend, any_bend, bent, corpus},
+    bend::{any_bend, bent, corpus},
     config::Config,
     lines,
     protocol::{Context, batch_step},

@@ -1,15 +1,7 @@
 //! What clients send on a bad day: the corpus in `corpus/`, as it is and bent in every way. Each is answered, by a result or
 //! by an error that is the client's; what was refused leaves nothing behind; and the daemon goes on.
-//!
-//! A file that once did harm goes into the corpus and stays there.
-
-use std::fs;
-use std::path::Path;
 
 use http::Method;
-use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
-use rand::{RngExt, SeedableRng};
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::Value;
 
@@ -19,63 +11,8 @@ use crate::rig::{CHAT, Daemon, MODEL, Rig, sim};
 /// How often each file is bent; `OFFPEAK_BENDS` says otherwise.
 const BENDS: u64 = 40;
 
-/// Pieces that readers of JSON, of lines and of forms have stumbled over.
-const PIECES: [&[u8]; 20] = [
-    b"null",
-    b"[]",
-    b"{}",
-    b"-1",
-    b"1e400",
-    b"18446744073709551616",
-    b"\"\"",
-    b"\"\\ud800\"",
-    b",",
-    b"}",
-    b"[[[[[[[[",
-    b"\xef\xbb\xbf",
-    b"\\",
-    b"\n",
-    b"\r\n",
-    b"\0",
-    b"\xff",
-    b"--a-boundary-of-the-tests",
-    b"\r\n\r\n",
-    b"--",
-];
-
-/// One way or another, by the dice.
-fn bend(mut bytes: Vec<u8>, dice: &mut StdRng) -> Vec<u8> {
-    for _ in 0..dice.random_range(1..=3) {
-        let at = dice.random_range(0..=bytes.len());
-        let to = dice.random_range(at..=bytes.len());
-        match dice.random_range(0..6) {
-            0 => bytes.truncate(at),
-            1 => drop(bytes.drain(at..to)),
-            2 => {
-                let piece = bytes[at..to].to_vec();
-                bytes.splice(at..at, piece);
-            }
-            3 if at < bytes.len() => bytes[at] = dice.random(),
-            3 | 4 => {
-                let piece = PIECES.choose(dice).expect("there are some");
-                bytes.splice(at..at, piece.iter().copied());
-            }
-            _ => bytes.rotate_left(at),
-        }
-    }
-    bytes
-}
-
-fn corpus(folder: &str) -> Vec<(String, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(folder);
-    let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap());
-    let mut files: Vec<(String, Vec<u8>)> = entries
-        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
-        .collect();
-    files.sort();
-    assert!(!files.is_empty(), "{} is empty", folder.display());
-    files
-}
+/// Pieces that readers of forms have stumbled over.
+const PIECES: [&[u8]; 3] = [b"--a-boundary-of-the-tests", b"\r\n\r\n", b"--"];
 
 /// Sends each file of a corpus, and what it is bent to; none is answered by a failure of the daemon's, and errors have the
 /// form that `is_error` knows. Returns how many were taken.
@@ -86,11 +23,11 @@ async fn send_all(
 ) -> usize {
     let bends: u64 = std::env::var("OFFPEAK_BENDS").ok().map_or(BENDS, |text| text.parse().unwrap());
     let mut taken = 0;
-    for (name, whole) in corpus(folder) {
+    for (name, whole) in bending::corpus(env!("CARGO_MANIFEST_DIR"), folder) {
         for seed in 0..=bends {
             let bytes = match seed {
                 0 => whole.clone(),
-                seed => bend(whole.clone(), &mut StdRng::seed_from_u64(seed)),
+                seed => bending::bent_by(seed, whole.clone(), &PIECES),
             };
             let what = || format!("{folder}/{name}, bent by {seed}: {:?}", String::from_utf8_lossy(&bytes));
             let answer = make(bytes.clone()).send().await;
