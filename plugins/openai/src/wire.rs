@@ -248,20 +248,8 @@ impl ErrorObject {
 }
 
 impl ErrorBody for ErrorObject {
-    /// Without an error in it, the body's beginning is the message.
-    fn of_body(body: &[u8]) -> Self {
-        #[derive(Deserialize)]
-        struct Body {
-            error: ErrorObject,
-        }
-        const SHOWN_CHARS: usize = 200;
-        match serde_json::from_slice::<Body>(body) {
-            Ok(Body { error }) => error,
-            Err(_) => Self {
-                message: Some(String::from_utf8_lossy(body).chars().take(SHOWN_CHARS).collect()),
-                ..Self::default()
-            },
-        }
+    fn of_message(message: String) -> Self {
+        Self { message: Some(message), ..Self::default() }
     }
 
     /// The code, or the type where there is none.

@@ -59,6 +59,14 @@ pub struct Shown {
     pub progress: Option<Progress>,
 }
 
+impl Shown {
+    /// From what a plugin notes: the provider's name for the batch, and how many requests are done and how many have failed.
+    pub fn of(provider_id: Option<&str>, completed: Option<u32>, failed: Option<u32>) -> Self {
+        let progress = completed.zip(failed).map(|(completed, failed)| Progress { completed, failed });
+        Self { provider_id: provider_id.map(str::to_owned), progress }
+    }
+}
+
 /// A provider's batch protocol, as a pure state machine.
 pub trait Protocol {
     /// What the outstanding effect belongs to.

@@ -3,7 +3,7 @@
 use offpeak_plugin::{
     DidItRun,
     batch::StateOf,
-    provider::{Ending, Failure, Finish, ReadSummary, Response},
+    provider::{Ending, Failure, Finish, Progress, ReadSummary, Response},
 };
 use serde_json::{Value, json};
 

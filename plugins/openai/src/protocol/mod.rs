@@ -19,9 +19,7 @@ mod tests;
 use offpeak_plugin::{
     Header,
     batch::{self, Cancel, End, How, Pauses, Protocol, Ran, Shown},
-    provider::{
-        Batch, Effect, Event, Framing, Multipart, Progress, Reading, ReadingForm, Request, Step, Upload,
-    },
+    provider::{Batch, Effect, Event, Framing, Multipart, Reading, ReadingForm, Request, Step, Upload},
 };
 use serde::{Deserialize, Serialize};
 
@@ -205,11 +203,7 @@ impl Protocol for Context<'_> {
     }
 
     fn shown(&self, notes: &Notes) -> Shown {
-        let progress = notes.completed.zip(notes.failed);
-        Shown {
-            provider_id: notes.provider_id.clone(),
-            progress: progress.map(|(completed, failed)| Progress { completed, failed }),
-        }
+        Shown::of(notes.provider_id.as_deref(), notes.completed, notes.failed)
     }
 }
 

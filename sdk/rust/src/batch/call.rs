@@ -1,11 +1,28 @@
 //! What an event means for the call that was out.
 
+use serde::{Deserialize, de::DeserializeOwned};
+
 use crate::provider::{Event, Response};
 
+/// What is shown of a body in which no error is found.
+const SHOWN_CHARS: usize = 200;
+
 /// An error as a provider words it.
-pub trait ErrorBody: Sized {
-    /// Reads the body of a call that was refused.
-    fn of_body(body: &[u8]) -> Self;
+pub trait ErrorBody: DeserializeOwned {
+    /// One that has nothing but these words for people.
+    fn of_message(message: String) -> Self;
+
+    /// Reads the body of a call that was refused: its member `error`, or else its beginning as the message.
+    fn of_body(body: &[u8]) -> Self {
+        #[derive(Deserialize)]
+        struct Body<E> {
+            error: E,
+        }
+        match serde_json::from_slice::<Body<Self>>(body) {
+            Ok(Body { error }) => error,
+            Err(_) => Self::of_message(String::from_utf8_lossy(body).chars().take(SHOWN_CHARS).collect()),
+        }
+    }
 
     /// Its name for programs, if it has one.
     fn code(&self) -> Option<String>;
@@ -104,12 +121,13 @@ mod tests {
     use super::*;
     use crate::Header;
 
-    /// The whole body is the code; "pay" is for good.
+    /// The error is a text, and is the code; "pay" is for good.
+    #[derive(Deserialize)]
     struct Plain(String);
 
     impl ErrorBody for Plain {
-        fn of_body(body: &[u8]) -> Self {
-            Self(String::from_utf8_lossy(body).into_owned())
+        fn of_message(message: String) -> Self {
+            Self(message)
         }
 
         fn code(&self) -> Option<String> {
@@ -129,6 +147,14 @@ mod tests {
         let header = |(name, value): &(&str, &str)| Header { name: (*name).into(), value: (*value).into() };
         let headers = headers.iter().map(header).collect();
         Outcome::of(Event::Answered(Response { status, headers, body: body.as_bytes().to_vec() }))
+    }
+
+    #[test]
+    fn an_error_is_found_in_a_body_or_the_body_is_shown() {
+        assert_eq!(Plain::of_body(br#"{"error": "pay", "more": 1}"#).0, "pay");
+        assert_eq!(Plain::of_body(br#"{"error": 1}"#).0, r#"{"error": 1}"#);
+        assert_eq!(Plain::of_body(b"<html>\xff").0, "<html>\u{fffd}");
+        assert_eq!(Plain::of_body("\u{e9}".repeat(1_000).as_bytes()).0.chars().count(), SHOWN_CHARS);
     }
 
     #[test]

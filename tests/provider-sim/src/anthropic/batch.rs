@@ -216,13 +216,7 @@ impl MessageBatch {
 
     /// Moves what has not finished, as the stalls of the provider change.
     pub(super) fn move_items(&mut self, to: impl Fn(SimTime) -> SimTime) {
-        if self.timeline.cancel.is_some() {
-            return;
-        }
-        for item in self.items.iter_mut().skip(self.done) {
-            item.finishes = to(item.finishes);
-        }
-        self.timeline.move_end(to);
+        self.timeline.move_items(self.items.iter_mut().skip(self.done), to);
     }
 
     /// Stops what has not started; nothing changes when that was asked for before. It must be settled and not ended.

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::clock::SimTime;
+use crate::pace::Item;
 
 /// The wire's `status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -132,9 +133,19 @@ impl Timeline {
         self.cancel.map_or(self.expires, |cancel| cancel.runs_until)
     }
 
-    /// Moves the end of work that is not done yet, as the stalls of the provider change. A batch that is being cancelled
-    /// is past that.
-    pub(crate) fn move_end(&mut self, to: impl Fn(SimTime) -> SimTime) {
+    /// Moves what has not finished, and the end with it, as the stalls of the provider change. A batch that is being
+    /// cancelled is past that.
+    pub(crate) fn move_items<'i, T: 'i>(
+        &mut self,
+        unfinished: impl Iterator<Item = &'i mut Item<T>>,
+        to: impl Fn(SimTime) -> SimTime,
+    ) {
+        if self.cancel.is_some() {
+            return;
+        }
+        for item in unfinished {
+            item.finishes = to(item.finishes);
+        }
         if let Fate::Runs { last_item: Some(last), .. } = &mut self.fate {
             *last = to(*last);
         }
