@@ -47,21 +47,47 @@ fn texts(wanted: impl Fn(&Path) -> bool) -> Vec<(String, String)> {
     texts
 }
 
+/// Files that lift the ban on unsafe code, and how often each is unsafe in our own words: where compiled code is loaded, once,
+/// and where bindings are generated, never.
+const UNSAFE: [(&str, usize); 3] = [
+    ("daemon/host/src/bindings.rs", 0),
+    ("daemon/host/src/precompiled.rs", 1),
+    ("tests/guests/first/src/bindings.rs", 0),
+];
+
 fn rust_files() -> Vec<(String, String)> {
     texts(|path| path.extension().is_some_and(|extension| extension == "rs"))
+}
+
+/// The modules of the daemon, in reading order.
+fn modules() -> Vec<String> {
+    let lib = fs::read_to_string(root().join("daemon/src/lib.rs")).unwrap();
+    let module = |line: &str| {
+        line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';').map(str::to_owned)
+    };
+    let order: Vec<String> = lib.lines().filter_map(module).collect();
+    assert!(order.len() > 15, "{order:?}");
+    order
+}
+
+#[test]
+fn the_map_of_the_daemon_has_its_modules_in_reading_order() {
+    let map = fs::read_to_string(root().join("daemon/ARCHITECTURE.md")).unwrap();
+    let (_, table) = map.split_once("\n| module | purpose |\n").unwrap();
+    let rows = table.lines().take_while(|line| line.starts_with('|')).skip(1);
+    let names: Vec<&str> = rows
+        .filter_map(|row| row.split('|').nth(1))
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect();
+    assert_eq!(names, modules());
 }
 
 #[test]
 fn modules_of_the_daemon_use_only_what_stands_after_them() {
     let files: Vec<_> =
         rust_files().into_iter().filter(|(name, _)| name.starts_with("daemon/src/")).collect();
-    let (_, lib) = files.iter().find(|(name, _)| name == "daemon/src/lib.rs").unwrap();
-    let order: Vec<&str> = lib
-        .lines()
-        .filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'))
-        .collect();
-    assert!(order.len() > 15, "{order:?}");
-    let place = |module: &str| order.iter().position(|name| *name == module);
+    let order = modules();
+    let place = |module: &str| order.iter().position(|name| name == module);
     let mut wrong = Vec::new();
     for (name, text) in &files {
         let module =
@@ -179,15 +205,53 @@ fn functions_are_measured_as_a_reader_counts() {
     assert_eq!(used.into_iter().collect::<Vec<_>>(), ["a", "b", "d", "g"]);
 }
 
+/// What leaves a test out, or counts its failure as a success, by the language of the file.
+fn marks_of_skipping(name: &str) -> &'static [&'static str] {
+    match Path::new(name).extension().and_then(|extension| extension.to_str()) {
+        Some("rs") => &["#[ignore"],
+        Some("py") => &["pytest.mark.skip", "pytest.skip", "importorskip", "mark.xfail", "pytest.xfail"],
+        Some("js") => &[".skip(", "skip:", ".todo(", "todo:", ".only(", "only:"],
+        _ => &[],
+    }
+}
+
 #[test]
 fn no_test_is_skipped() {
-    let mark = ["#[ig", "nore"].concat();
-    let marks = [mark.as_str(), "pytest.mark.skip", "pytest.skip"];
-    let ours = |name: &str| name.ends_with("tidy.rs");
-    for (name, text) in texts(|path| path.extension().is_some_and(|e| e == "rs" || e == "py")) {
-        for line in text.lines().filter(|_| !ours(&name)) {
+    let mut languages = BTreeSet::new();
+    let of_us = |path: &Path| path.extension().is_some_and(|e| e == "rs" || e == "py" || e == "js");
+    for (name, text) in texts(of_us).into_iter().filter(|(name, _)| !name.ends_with("tidy.rs")) {
+        let marks = marks_of_skipping(&name);
+        languages.insert(name.rsplit('.').next().unwrap().to_owned());
+        for line in text.lines() {
             assert!(!marks.iter().any(|mark| line.contains(mark)), "{name}: {line}");
         }
+    }
+    assert_eq!(languages.len(), 3, "{languages:?}");
+}
+
+#[test]
+fn unsafe_code_stands_in_one_place() {
+    const USES: [&str; 5] = ["unsafe {", "unsafe fn ", "unsafe impl ", "unsafe extern ", "unsafe trait "];
+    let mut found = Vec::new();
+    for (name, text) in rust_files().into_iter().filter(|(name, _)| !name.ends_with("tidy.rs")) {
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let uses = code.map(|line| USES.iter().filter(|using| line.contains(*using)).count()).sum();
+        if uses > 0 || text.contains("unsafe_code") {
+            found.push((name, uses));
+        }
+    }
+    let found: Vec<(&str, usize)> = found.iter().map(|(name, uses)| (name.as_str(), *uses)).collect();
+    assert_eq!(found, UNSAFE);
+    // The ban reaches whoever takes the workspace's lints.
+    let root = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    assert!(root.contains("unsafe_code = \"deny\""));
+    let members = root.split_once("members = [").unwrap().1.split_once(']').unwrap().0;
+    for member in members.split('"').skip(1).step_by(2) {
+        let manifest = fs::read_to_string(self::root().join(member).join("Cargo.toml")).unwrap();
+        assert!(
+            manifest.contains("[lints]\nworkspace = true"),
+            "{member} does not take the workspace's lints"
+        );
     }
 }
 

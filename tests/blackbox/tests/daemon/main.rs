@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails fails its test")]
 
 mod admin;
+mod again;
 mod anthropic;
 mod background;
 mod bent;

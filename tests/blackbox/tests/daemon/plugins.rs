@@ -5,6 +5,7 @@ use offpeak_guests::{provider, router};
 use provider_sim::{Mode, Server, Sim};
 use tempfile::TempDir;
 
+use crate::again;
 use crate::rig::{BY_HAND, Daemon, MODEL, Rig, eventually, sim};
 
 /// Ways of a router to fail, by the model's name.
@@ -158,6 +159,57 @@ async fn while_a_provider_plugin_fails_its_batches_wait_and_another_can_take_ove
         assert!(answer.answers(model, "wait for a better plugin"), "{answer:?}");
     }
     assert_eq!(provider.bill().executions.repeated(), []);
+}
+
+/// What a log line says, of those at the level ERROR: its message and the plugin that it names.
+fn complaints(log: &str) -> Vec<(String, String, String)> {
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    lines
+        .filter(|line| line["level"] == "ERROR")
+        .map(|line| {
+            let fields = &line["fields"];
+            (text(&fields["message"]), text(&fields["plugin"]), text(&fields["error"]))
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_names_a_plugin_that_fails_and_how() {
+    if again::is_here() {
+        offpeak::telemetry::init_logging(&offpeak::config::Log {
+            level: "info".to_owned(),
+            format: offpeak::config::LogFormat::Json,
+        });
+        let (rig, _folder) = with_router("bundled").await;
+        for model in [router::PANIC, router::LOOP, router::UNKNOWN_BACKEND] {
+            assert!(rig.daemon.ask(model, "hello").await.answers(model, "hello"));
+            assert!(rig.daemon.ask(MODEL, "hello").await.answers(MODEL, "hello"));
+        }
+        let (_folder, path) = file(provider::COMPONENT);
+        let daemon = Daemon::start("http://127.0.0.1:9", &with_provider(&path)).await;
+        let taken = daemon.defer("search", provider::PANIC, "later", "24h").await;
+        assert_eq!(taken.status, StatusCode::ACCEPTED, "{taken:?}");
+        daemon.flush().await;
+        eventually("the batch has failed", async || {
+            (daemon.metric("offpeak_plugin_errors_total", "plugin=\"misfit\"").await >= 1).then_some(())
+        })
+        .await;
+        return;
+    }
+    let log = again::run::<&str>("plugins::the_log_names_a_plugin_that_fails_and_how", &[]);
+    let complaints = complaints(&log);
+    for (message, plugin, error) in [
+        ("a router failed", "router", "crashed"),
+        ("a router failed", "router", "did not answer within"),
+        ("a router failed", "router", "backend"),
+        ("a batch's step failed", "misfit", "crashed"),
+    ] {
+        let is_there = |(said, named, why): &(String, String, String)| {
+            said.starts_with(message) && named == plugin && why.contains(error)
+        };
+        assert!(complaints.iter().any(is_there), "{message}, {plugin}, {error}: {complaints:#?}\n{log}");
+    }
 }
 
 /// What the start of a daemon with these settings for its router is refused with.

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -13,7 +14,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use reqwest::Client;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -26,6 +29,7 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
 /// A provider made of a function; it ends when this is dropped.
 pub(crate) struct Upstream {
     pub(crate) url: String,
+    connections: Arc<AtomicUsize>,
     _accepting: AbortOnDropHandle<()>,
 }
 
@@ -34,32 +38,75 @@ impl Upstream {
     where
         F: Future<Output = Response<Body>> + Send + 'static,
     {
+        Self::serve("http://127.0.0.1", None, answer).await
+    }
+
+    /// The same behind TLS, as `localhost`.
+    pub(crate) async fn start_with_tls<F>(
+        tls: TlsAcceptor,
+        answer: impl Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::serve("https://localhost", Some(tls), answer).await
+    }
+
+    async fn serve<F>(
+        host: &str,
+        tls: Option<TlsAcceptor>,
+        answer: impl Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let url = format!("{host}:{}", listener.local_addr().unwrap().port());
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
         let accepting = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let answer = answer.clone();
-                let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-                    let answer = answer.clone();
-                    async move {
-                        let (head, body) = request.into_parts();
-                        let body = body.collect().await?.to_bytes();
-                        Ok::<_, hyper::Error>(answer(Request::from_parts(head, body)).await)
-                    }
-                });
+                count.fetch_add(1, Ordering::Relaxed);
+                let (answer, tls) = (answer.clone(), tls.clone());
                 tokio::spawn(async move {
-                    // A connection that the daemon breaks is what some tests are about.
-                    drop(
-                        auto::Builder::new(TokioExecutor::new())
-                            .serve_connection(TokioIo::new(stream), service)
-                            .await,
-                    );
+                    match tls {
+                        None => connection(stream, answer).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                connection(stream, answer).await;
+                            }
+                        }
+                    }
                 });
             }
         });
-        Self { url, _accepting: AbortOnDropHandle::new(accepting) }
+        Self { url, connections, _accepting: AbortOnDropHandle::new(accepting) }
     }
+
+    /// Connections that were made to it.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+async fn connection<F>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    answer: impl Fn(Request<Bytes>) -> F + Clone + Send + Sync + 'static,
+) where
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let answer = answer.clone();
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes();
+            Ok::<_, hyper::Error>(answer(Request::from_parts(head, body)).await)
+        }
+    });
+    let builder = auto::Builder::new(TokioExecutor::new());
+    // A connection that the daemon breaks is what some tests are about.
+    drop(builder.serve_connection(TokioIo::new(stream), service).await);
 }
 
 /// Stands between the daemon and a provider.

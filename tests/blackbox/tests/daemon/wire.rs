@@ -1,5 +1,7 @@
 //! What passes through is faithful: headers, bodies, statuses and streams, over HTTP/1.1 and HTTP/2.
 
+use std::fs;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,9 +10,15 @@ use futures_util::StreamExt;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use rcgen::generate_simple_self_signed;
 use reqwest::Client;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
 
+use crate::again;
 use crate::rig::{CHAT, Daemon, MODEL, PROVIDER_KEY, Rig, chat, eventually, key_of, sim};
 use crate::upstream::{Body, Upstream, full};
 
@@ -272,4 +280,50 @@ async fn deferred_answers_are_the_providers_own_bytes() {
     assert_eq!(headers["x-offpeak-mode"], "deferred");
     let id = ticket.location.rsplit('/').next().unwrap();
     assert_eq!(headers["x-offpeak-request-id"], id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_one_after_the_other_share_a_connection_to_the_backend() {
+    let (upstream, seen) = recording(|| Response::new(full("{}"))).await;
+    let daemon = Daemon::start(&upstream.url, "").await;
+    for _ in 0..30 {
+        assert_eq!(daemon.ask(MODEL, "once more").await.status, StatusCode::OK);
+    }
+    assert_eq!((seen.lock().unwrap().len(), upstream.connections()), (30, 1));
+    assert_eq!(seen.lock().unwrap()[0].version(), Version::HTTP_11, "without TLS nobody offers HTTP/2");
+}
+
+/// The system's root certificates are read from where `SSL_CERT_FILE` says, once a process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_behind_tls_that_offers_http_2_is_spoken_to_by_it() {
+    if !again::is_here() {
+        let folder = tempfile::tempdir().unwrap();
+        let (chain, key) = (folder.path().join("chain.pem"), folder.path().join("key.pem"));
+        let made = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        fs::write(&chain, made.cert.pem()).unwrap();
+        fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let variables = [("SSL_CERT_FILE", chain.as_os_str()), ("BACKEND_KEY", key.as_os_str())];
+        again::run("wire::a_backend_behind_tls_that_offers_http_2_is_spoken_to_by_it", &variables);
+        return;
+    }
+    offpeak::upstream::install_crypto();
+    let file = |variable: &str| PathBuf::from(std::env::var_os(variable).unwrap());
+    let chain = vec![CertificateDer::from_pem_file(file("SSL_CERT_FILE")).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(file("BACKEND_KEY")).unwrap();
+    let mut tls = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let seen = Seen::default();
+    let note = seen.clone();
+    let upstream = Upstream::start_with_tls(TlsAcceptor::from(Arc::new(tls)), move |request| {
+        note.lock().unwrap().push(request);
+        async { Response::new(full("{}")) }
+    })
+    .await;
+    let daemon = Daemon::start(&upstream.url, "").await;
+    for _ in 0..10 {
+        assert_eq!(daemon.ask(MODEL, "by TLS").await.status, StatusCode::OK);
+    }
+    let versions: Vec<Version> = seen.lock().unwrap().iter().map(Request::version).collect();
+    assert_eq!(versions, [Version::HTTP_2; 10]);
+    assert_eq!(upstream.connections(), 1);
 }
