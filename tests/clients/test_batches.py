@@ -1,5 +1,6 @@
 """The script that people write around OpenAI's batch API works as it is, with another base URL."""
 
+import hashlib
 import json
 import socket
 from decimal import Decimal
@@ -135,6 +136,44 @@ def test_files_can_be_looked_at_and_removed(rig):
     assert client.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(file.id)
+
+
+def test_a_file_that_comes_in_parts(rig, tmp_path):
+    client = rig.client()
+    content = "".join(f"{json.dumps(line(number))}\n" for number in range(40)).encode()
+    path = tmp_path / "requests.jsonl"
+    path.write_bytes(content)
+    # As the SDK does it by itself, in parts so small that lines are cut.
+    whole = client.uploads.upload_file_chunked(
+        file=path, mime_type="application/jsonl", purpose="batch", part_size=1000
+    )
+    assert (whole.status, whole.file.bytes, whole.file.purpose) == ("completed", len(content), "batch")
+    job = client.batches.create(input_file_id=whole.file.id, endpoint=CHAT, completion_window="24h")
+    job = finished(client, job)
+    assert (job.status, job.request_counts.completed) == ("completed", 40)
+    assert set(read(client, job.output_file_id)) == {f"item-{number}" for number in range(40)}
+
+    # And step by step: the parts in any order, which the end puts right.
+    about = {"filename": "requests.jsonl", "mime_type": "application/jsonl", "purpose": "batch"}
+    begun = client.uploads.create(bytes=len(content), **about)
+    assert (begun.status, begun.file) == ("pending", None)
+    back, front = content[1234:], content[:1234]
+    parts = [client.uploads.parts.create(begun.id, data=data) for data in (back, front)]
+    assert {part.upload_id for part in parts} == {begun.id}
+    ids = [part.id for part in reversed(parts)]
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.uploads.complete(begun.id, part_ids=ids, md5=hashlib.md5(b"another").hexdigest())
+    assert raised.value.code == "checksum_mismatch"
+    with pytest.raises(openai.NotFoundError):
+        rig.client("mail").uploads.complete(begun.id, part_ids=ids)
+    done = client.uploads.complete(begun.id, part_ids=ids, md5=hashlib.md5(content).hexdigest())
+    assert client.files.content(done.file.id).content == content
+
+    dropped = client.uploads.cancel(client.uploads.create(bytes=5, **about).id)
+    assert dropped.status == "cancelled"
+    with pytest.raises(openai.BadRequestError):
+        client.uploads.parts.create(dropped.id, data=b"12345")
+    assert rig.provider.billed("batch")["requests"] == 40
 
 
 def broken_uploads():

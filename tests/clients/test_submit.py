@@ -3,18 +3,22 @@
 The commands speak OpenAI's API, so that the simulated provider stands in for the daemon where a fault is wanted.
 """
 
+import fcntl
 import json
 import os
 import pty
+import re
 import signal
+import struct
 import subprocess
+import termios
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from rig import KEYS, MODEL, PROVIDER_KEY, Door, eventually
+from rig import KEYS, MODEL, PROVIDER_KEY, Door, Settings, eventually
 from rig.programs import clean_environment, program_path
 
 CHAT = "/v1/chat/completions"
@@ -139,13 +143,13 @@ def test_hand_in_now_and_fetch_later(start_provider, requests, tmp_path):
     assert provider.calls("create_batch") == 1
 
 
-def test_progress_for_a_person_at_a_terminal(start_provider, requests):
-    provider = start_provider()
-    provider.next_batch_takes(1.5)
+def watched(url, key, requests):
+    """What somebody sees who watches a job at a wide terminal, line by line."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 300, 0, 0))
     running = subprocess.Popen(
         command("submit", requests, "--watch"),
-        env=environment(provider.url) | {"TERM": "xterm"},
+        env=environment(url, key) | {"TERM": "xterm"},
         stdin=theirs,
         stdout=subprocess.DEVNULL,
         stderr=theirs,
@@ -159,8 +163,24 @@ def test_progress_for_a_person_at_a_terminal(start_provider, requests):
         pass
     os.close(ours)
     assert running.wait(60) == ALL_GOOD
-    for expected in (b"Handing in 20 requests", b"/20", b"due in"):
-        assert expected in shown, shown.decode(errors="replace")
+    return re.split(r"[\r\n]+", shown.decode(errors="replace"))
+
+
+def test_progress_for_a_person_at_a_terminal(start, requests):
+    """The job leaves in two batches, the second of which takes longer: in between there is a rate, and so a time left."""
+    rig = start(settings=Settings(more="[lanes]\nmax_requests = 10"))
+    hour = 3_600_000  # at the provider, where it passes in a second
+    rig.provider.plan(next_batch=[[{"kind": "turnaround", "ms": ms}] for ms in (hour, 4 * hour)])
+    shown = watched(rig.daemon.url, KEYS["search"], requests)
+    assert any("Handing in 20 requests" in line for line in shown), shown
+    line = next((line for line in shown if "10/20 " in line and "left" in line), None)
+    assert line, shown
+    assert re.search(r"\d+/(s|min), about [\dms ]+ left, due in 23h 59m, ", line), line
+    cost, realtime = re.search(r"\$(0\.\d+) \(real time: \$(0\.\d+)\) so far", line).groups()
+    assert Decimal(cost) * 2 == Decimal(realtime) > 0
+    # Ten were answered by then, and these are what it says that they cost.
+    bill = rig.provider.billed("batch")
+    assert 0 < Decimal(cost) * 10**12 < bill["cost"]
 
 
 # --- What fails -----------------------------------------------------------------------------------------------------
