@@ -53,6 +53,17 @@ pub struct LaneTerms {
     pub enqueued_tokens: Option<u64>,
 }
 
+impl LaneTerms {
+    /// Nobody sells anything of what it holds: it waits until somebody does.
+    #[must_use]
+    pub fn of_nothing(weight: u32) -> Self {
+        let rescue =
+            RescueTerms { least: Millis(0), at_once: 1, each: Millis(0), a_minute: None, cancel: Millis(0) };
+        let (ladder, linger) = (Arc::from([]), Millis(0));
+        Self { ladder, linger, rescue, weight, may_go_elsewhere: false, enqueued_tokens: None }
+    }
+}
+
 /// What has happened.
 #[derive(Debug, Clone)]
 pub enum Event {

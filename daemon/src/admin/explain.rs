@@ -243,6 +243,10 @@ fn with_voyage(mut told: Explanation, voyage: &VoyageView, now: Timestamp) -> Ex
         let what = "the provider gives back what ran; the rest is run in real time".to_owned();
         told.next.push(Coming { in_ms: None, what });
     }
+    if !voyage.is_cancelled && voyage.cancel_at.is_none() && voyage.hedge_at.is_some() {
+        let why = "It is not cancelled for what is urgent in it: to send the rest again would cost more than is paid twice.";
+        told.why.push(why.to_owned());
+    }
     let at = |at: Timestamp, what: &str| Coming { in_ms: Some(at.since(now).0), what: what.to_owned() };
     let what = "it is over, if it goes on as it did";
     told.next.extend(voyage.ends_at.map(|time| at(time, what)));

@@ -14,6 +14,9 @@ use crate::words::{BackendId, LaneId, Mode, OfferName, Seq, TenantId, Timestamp}
 use super::voyages::time_left;
 use super::{Effect, Effects, Freight, Next, Party, Prospect, Scheduler, Shut};
 
+/// Where several tenants share a batch, one helping is at most this part of it, so that a small one is not all of one tenant.
+const HELPINGS: u64 = 16;
+
 /// How a group of lanes is bought.
 struct Deal {
     ladder: Arc<[Rung]>,
@@ -129,10 +132,7 @@ impl Scheduler {
         let group = self.groups.get(party)?;
         let berths = || group.lanes.iter().filter_map(|lane| self.berths.get(lane));
         let terms = &berths().next()?.terms;
-        let outlooks = match &group.prospect {
-            Some(Prospect(outlooks)) => outlooks.clone(),
-            None => self.outlooks(party, &terms.ladder).into(),
-        };
+        let outlooks = self.prospect(party, &terms.ladder);
         let (linger, rescue) = (berths().map(|berth| berth.terms.linger).min()?, terms.rescue);
         let step = |outlook: &Outlook| {
             let rung = terms.ladder.get(outlook.rung)?.clone();
@@ -151,6 +151,14 @@ impl Scheduler {
         let deal = Deal { rescue, steps, ladder: terms.ladder.clone() };
         self.groups.get_mut(party)?.prospect = Some(Prospect(outlooks));
         Some(deal)
+    }
+
+    /// The ways to buy what waits in a group, as they are known.
+    pub(super) fn prospect(&self, party: &Party, ladder: &[Rung]) -> Arc<[Outlook]> {
+        match self.groups.get(party).and_then(|group| group.prospect.as_ref()) {
+            Some(Prospect(outlooks)) => outlooks.clone(),
+            None => self.outlooks(party, ladder).into(),
+        }
     }
 
     /// A lane stays with its own backend as long as that takes work.
@@ -447,8 +455,12 @@ impl Scheduler {
         cargo: &mut Vec<Cargo>,
     ) -> bool {
         let mut by_tokens = false;
+        let tenants: BTreeSet<&TenantId> =
+            open.iter().filter_map(|lane| self.berths.get(lane)).map(|berth| &berth.key.tenant).collect();
+        let helping = if tenants.len() > 1 { (room.requests / HELPINGS).max(1) } else { u64::MAX };
         while let Some(lane) = self.next_lane(freight, open) {
-            let may_take = self.within_means(lane, room, price_permille, now);
+            let helping = Room { requests: room.requests.min(helping), ..*room };
+            let may_take = self.within_means(lane, &helping, price_permille, now);
             let mut left = may_take;
             let taken = self.berths.get_mut(&lane).and_then(|berth| berth.lane.take(&mut left));
             room.less(may_take, left);

@@ -380,6 +380,25 @@ fn lanes_that_are_to_stay_are_told_from_those_that_may_go() {
 }
 
 #[test]
+fn what_is_not_sold_any_more_is_bought_otherwise_or_waits_until_it_is() {
+    let mut world = World::new([opened(1, "m", "t", GATE)]);
+    world.step(appended(1, 0, 3, START, DAY), START);
+    let told = |terms| Event::Opened { lane: LaneId(1), key: key("m", "t"), terms };
+    let nothing = world.step(told(LaneTerms::of_nothing(100)), START.after(LINGER));
+    assert_eq!(nothing, Effects::default());
+    let lane = world.scheduler.lanes().next().unwrap();
+    assert_eq!((lane.sums.count, lane.next), (3, Next::NotSold));
+    let other = Rung { offer: "night".into(), ..rung("openai", "batch", Mode::Batch, GATE) };
+    let ladder = Arc::new([rung("openai", "standard", Mode::Realtime, GATE), other]);
+    let sold = world.step(told(LaneTerms { ladder, ..terms(GATE) }), START.after(LINGER));
+    assert_eq!(bought(&sold), [("night".to_owned(), 3)]);
+    world.step(appended(1, 3, 2, START, DAY), START.after(LINGER));
+    let ladder = Arc::new([rung("openai", "standard", Mode::Realtime, GATE)]);
+    let at_once = world.step(told(LaneTerms { ladder, ..terms(GATE) }), START.after(LINGER));
+    assert_eq!(bought(&at_once), [("standard".to_owned(), 2)]);
+}
+
+#[test]
 fn where_only_batches_are_sold_a_late_request_still_leaves() {
     let batch_only =
         LaneTerms { ladder: Arc::new([rung("openai", "batch", Mode::Batch, GATE)]), ..terms(GATE) };
@@ -453,10 +472,58 @@ fn a_backend_is_tried_with_one_batch_while_all_else_goes_elsewhere() {
 #[test]
 fn a_million_requests_of_one_tenant_do_not_delay_a_hundred_of_another() {
     let mut world = World::new([opened(1, "m", "crowd", GATE), opened(2, "other", "few", GATE)]);
-    let effects = world.step(appended(1, 0, 5_000, START, DAY), START);
-    assert_eq!(batch_sizes(&effects).len(), 8, "the last places are for others");
+    let left = crowd(&mut world, 1_000_000);
+    assert_eq!(left, [100; 8], "the last places are for others");
+    assert_eq!(world.scheduler.lanes().map(|lane| lane.sums.count).sum::<u64>(), 999_200);
     let effects = world.step(appended(2, 0, 100, START, DAY), START);
     assert_eq!(batch_sizes(&effects), [100]);
+}
+
+/// So many requests of the first lane's tenant, in extents as the store makes them; the batches that left.
+fn crowd(world: &mut World, count: u32) -> Vec<u64> {
+    let mut left = Vec::new();
+    for first in (0..count).step_by(512) {
+        let effects = world.step(appended(1, first.into(), 512.min(count - first), START, DAY), START);
+        left.extend(batch_sizes(&effects));
+    }
+    left
+}
+
+/// How many of each lane's requests the first batch of these takes.
+fn aboard(effects: &Effects, lane: u32) -> u64 {
+    let cargo = effects.effects.iter().find_map(|effect| match effect {
+        Effect::Batch { cargo, .. } => Some(cargo),
+        _ => None,
+    });
+    let of_lane = cargo.unwrap().iter().filter(|cargo| cargo.range.lane == LaneId(lane));
+    of_lane.map(|cargo| cargo.range.len()).sum()
+}
+
+#[test]
+fn where_a_million_wait_for_the_only_place_each_batch_has_its_share_of_the_few() {
+    let narrow = GateLimits { running: 1, an_hour: 1_000 };
+    let weighing = |lane, tenant: &str, weight| Event::Opened {
+        lane: LaneId(lane),
+        key: key("m", tenant),
+        terms: LaneTerms { weight, ..terms(narrow) },
+    };
+    let mut world = World::new([weighing(1, "crowd", 100), weighing(2, "few", 100)]);
+    assert_eq!(crowd(&mut world, 1_000_000), [100]);
+    world.step(appended(2, 0, 100, START, DAY), START);
+    let next = world.end(Fate::Completed, None, START.after(LINGER));
+    assert_eq!(aboard(&next, 2), 100, "the crowd has had as much before");
+    // Those who come often have their share of each batch.
+    for (weight, share) in [(100, 50), (300, 75)] {
+        let mut world = World::new([weighing(1, "crowd", 100), weighing(2, "often", weight)]);
+        crowd(&mut world, 1_000_000);
+        world.step(appended(2, 0, 1_000, START, DAY), START);
+        for _ in 0..4 {
+            world.end(Fate::Completed, None, START.after(LINGER));
+        }
+        let next = world.end(Fate::Completed, None, START.after(LINGER));
+        assert_eq!(batch_sizes(&next), [100]);
+        assert!(aboard(&next, 2).abs_diff(share) <= 7, "{} of 100", aboard(&next, 2));
+    }
 }
 
 #[test]
@@ -469,12 +536,7 @@ fn in_one_batch_each_tenant_has_its_share() {
     }
     world.step(appended(2, 0, 30, START, DAY), START);
     let effects = world.end(Fate::Completed, None, START.after(LINGER));
-    let batch = effects.effects.iter().find_map(|effect| match effect {
-        Effect::Batch { cargo, .. } => Some(cargo),
-        _ => None,
-    });
-    let few = batch.unwrap().iter().filter(|cargo| cargo.range.lane == LaneId(2));
-    assert_eq!(few.map(|cargo| cargo.range.len()).sum::<u64>(), 30);
+    assert_eq!(aboard(&effects, 2), 30);
 }
 
 /// A batch, two requests at a time in the background, and real time.

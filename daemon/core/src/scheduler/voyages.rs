@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use crate::batch::Tally;
-use crate::escalate::{Escalation, Pulse, RescueTerms, Voyage};
+use crate::escalate::{Escalation, Prices, Pulse, RescueTerms, Voyage};
 use crate::extent::Cargo;
 use crate::offers;
 use crate::words::{BatchId, Millis, TenantId, Timestamp};
 
-use super::{Effect, Effects, Fate, Freight, LaneTerms, Scheduler, Shut};
+use super::{Effect, Effects, Fate, Freight, LaneTerms, Party, Scheduler, Shut};
 
 /// A batch under way.
 #[derive(Debug)]
@@ -17,8 +17,6 @@ pub(super) struct Sailing {
     pub(super) voyage: Voyage,
     /// What the provider has enqueued of it, in tokens.
     tokens: u64,
-    /// All its requests, those run beside it included.
-    requests: u64,
     /// Whose they are.
     tenants: BTreeSet<TenantId>,
     rescue: Option<RescueTerms>,
@@ -93,9 +91,9 @@ impl Scheduler {
                 }
             }
         }
-        let voyage = Voyage { cargo, since, pulse: Pulse::default(), is_cancelled: false };
+        let voyage = Voyage { cargo, requests, since, pulse: Pulse::default(), is_cancelled: false };
         let look_at = Timestamp(0);
-        self.sailings.insert(batch, Sailing { freight, voyage, tokens, requests, tenants, rescue, look_at });
+        self.sailings.insert(batch, Sailing { freight, voyage, tokens, tenants, rescue, look_at });
     }
 
     pub(super) fn tenants_of(&self, cargo: &[Cargo]) -> BTreeSet<TenantId> {
@@ -126,8 +124,7 @@ impl Scheduler {
         now: Timestamp,
         done: &mut Effects,
     ) {
-        let Some(Sailing { freight, voyage, tokens, requests, tenants, .. }) = self.sailings.remove(&batch)
-        else {
+        let Some(Sailing { freight, voyage, tokens, tenants, .. }) = self.sailings.remove(&batch) else {
             return;
         };
         // It said nothing about the backend, or that would be known by now.
@@ -159,7 +156,7 @@ impl Scheduler {
         match fate {
             Fate::Completed => self.seen(freight.way(), done, |sketch| sketch.observe(took, now)),
             Fate::GivenUp => {
-                let done_permille = voyage.pulse.done().saturating_mul(1000) / requests.max(1);
+                let done_permille = voyage.pulse.done().saturating_mul(1000) / voyage.requests.max(1);
                 let done_after = voyage.pulse.last_at().map_or(took, |at| at.since(voyage.since));
                 self.seen(freight.way(), done, |sketch| {
                     sketch.observe_given_up(took, done_permille, done_after, now);
@@ -187,15 +184,18 @@ impl Scheduler {
     }
 
     fn escalate_one(&mut self, batch: BatchId, now: Timestamp, done: &mut Effects) {
-        let terms = self.sailings.get(&batch).and_then(|sailing| self.rescue_terms(sailing, now));
+        let known = self.sailings.get(&batch).and_then(|sailing| {
+            let terms = self.rescue_terms(sailing, now)?;
+            Some((terms, self.prices(sailing, &terms)?))
+        });
         loop {
             let Some(sailing) = self.sailings.get_mut(&batch) else { return };
-            let Some(terms) = terms else {
+            let Some((terms, prices)) = &known else {
                 sailing.look_at = Timestamp::NEVER;
                 return;
             };
             let deadline = sailing.voyage.deadline();
-            match sailing.voyage.escalate(&terms, now) {
+            match sailing.voyage.escalate(terms, prices, now) {
                 Escalation::Look(at) => {
                     sailing.look_at = at;
                     return;
@@ -216,7 +216,7 @@ impl Scheduler {
                     let Some(berth) = lane else { continue };
                     let LaneTerms { ladder, may_go_elsewhere, .. } = &berth.terms;
                     let ways = self.ways_now(ladder, &berth.key.backend, *may_go_elsewhere);
-                    let left = time_left(&cargo, &terms, now);
+                    let left = time_left(&cargo, terms, now);
                     let Some(rung) = offers::best_now(&ways, &freight.model, &self.turnarounds, left) else {
                         continue;
                     };
@@ -235,6 +235,24 @@ impl Scheduler {
         Some(if is_rough { terms.in_rough_weather() } else { terms })
     }
 
+    /// What its answers cost, and what they cost otherwise; none while there is nothing to be decided about it.
+    fn prices(&self, Sailing { freight, voyage, .. }: &Sailing, terms: &RescueTerms) -> Option<Prices> {
+        let berth = voyage.cargo.first().and_then(|cargo| self.berths.get(&cargo.range.lane))?;
+        let LaneTerms { ladder, may_go_elsewhere, rescue, .. } = &berth.terms;
+        let ways = self.ways_now(ladder, &berth.key.backend, *may_go_elsewhere);
+        let now = offers::best_now(&ways, &freight.model, &self.turnarounds, terms.least)?;
+        let again = self.prospect(&Party::of(berth), ladder);
+        let again = again.iter().filter_map(|outlook| {
+            let takes = Millis(outlook.needs.0.saturating_add(rescue.least.0));
+            Some((takes, ladder.get(outlook.rung)?.price_permille.into()))
+        });
+        Some(Prices {
+            batch: berth.price(freight).into(),
+            now: now.price_permille.into(),
+            again: again.collect(),
+        })
+    }
+
     /// What is under way.
     pub fn voyages(&self, now: Timestamp) -> impl Iterator<Item = VoyageView> {
         self.sailings.iter().map(move |(id, sailing)| self.view(*id, sailing, now))
@@ -245,8 +263,9 @@ impl Scheduler {
         let deadline = voyage.deadline();
         let rescue = self.rescue_terms(sailing, now).zip(deadline);
         let moments = rescue.map(|(terms, deadline)| voyage.moments(&terms, deadline));
-        let may_be_cancelled = rescue.is_some_and(|(terms, deadline)| {
-            !voyage.is_cancelled && voyage.is_worth_cancelling(&terms, deadline)
+        let may_be_cancelled = rescue.is_some_and(|(terms, _)| {
+            let prices = self.prices(sailing, &terms);
+            prices.is_some_and(|prices| voyage.may_be_cancelled(&terms, &prices, now))
         });
         let nothing = crate::turnaround::Sketch::NOTHING;
         let way = sailing.freight.way();
@@ -261,10 +280,10 @@ impl Scheduler {
             batch,
             freight: sailing.freight.clone(),
             since: voyage.since,
-            requests: sailing.requests,
+            requests: voyage.requests,
             done: voyage.pulse.done(),
             moved_at: voyage.pulse.last_at(),
-            ends_at: voyage.pulse.ends_at(sailing.requests, now),
+            ends_at: voyage.pulse.ends_at(voyage.requests, now),
             deadline,
             cancel_at: moments.filter(|_| may_be_cancelled).map(|(cancel_at, _)| cancel_at),
             hedge_at: moments.map(|(_, hedge_at)| hedge_at),
