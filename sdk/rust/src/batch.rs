@@ -75,8 +75,16 @@ pub trait Protocol {
     /// What is counted and remembered on the way.
     type Notes: Default + Serialize + DeserializeOwned;
 
-    /// The version of the state as it is stored. A newer plugin must read what an older one has written.
+    /// The version of the state as it is stored. A newer plugin must read what an older one has written: batches are under way
+    /// when it takes its place. A field of phase or notes that is new and has `#[serde(default)]` needs no new version; after
+    /// any other change this grows by one, and [`Protocol::upgrade`] reads what was stored before.
     const VERSION: u32;
+
+    /// A state that an older version has stored, in today's form ([`State::new`]); none where there is no way to it. That batch
+    /// then fails at each step until a plugin that knows its version is back.
+    fn upgrade(&self, _version: u32, _stored: &[u8]) -> Option<StateOf<Self>> {
+        None
+    }
 
     /// Where a batch begins.
     fn begin(&self) -> Self::Phase;
@@ -99,7 +107,13 @@ pub trait Protocol {
 
     /// One step, with the state as it is stored; nothing is stored at the start.
     fn batch_step(&self, stored: &[u8], event: Event) -> Result<Step, String> {
-        let state: Option<StateOf<Self>> = State::read(stored, Self::VERSION)?;
+        let state = match older_than(Self::VERSION, stored) {
+            Some(version) => match self.upgrade(version, stored) {
+                Some(state) => Some(state),
+                None => State::read(stored, Self::VERSION)?,
+            },
+            None => State::read(stored, Self::VERSION)?,
+        };
         let (state, effect) = self.step(state, event);
         let Shown { provider_id, progress } = self.shown(&state.notes);
         let state = serde_json::to_vec(&state).map_err(|error| error.to_string())?;
@@ -139,6 +153,24 @@ pub trait Protocol {
 
 /// The state of a protocol.
 pub type StateOf<T> = State<<T as Protocol>::Phase, <T as Protocol>::Notes>;
+
+/// The version of what was stored, if it is an older one.
+fn older_than(version: u32, stored: &[u8]) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+
+    let found: Versioned = serde_json::from_slice(stored).ok()?;
+    (found.version < version).then_some(found.version)
+}
+
+impl<P, N> State<P, N> {
+    /// A state as of today; the next step is stored with its version.
+    pub const fn new(phase: P, pause_ms: Option<u64>, notes: N) -> Self {
+        Self { version: 0, phase, pause_ms, notes }
+    }
+}
 
 impl<P: DeserializeOwned, N: DeserializeOwned> State<P, N> {
     /// Reads what was stored; none at the start.
@@ -235,6 +267,18 @@ mod tests {
             }
         }
 
+        /// Version 2 only knew whether the call was out.
+        fn upgrade(&self, version: u32, stored: &[u8]) -> Option<StateOf<Self>> {
+            #[derive(Deserialize)]
+            struct Second {
+                is_sent: bool,
+            }
+
+            let stored: Second = serde_json::from_slice(stored).ok().filter(|_| version == 2)?;
+            let phase = if stored.is_sent { Phase::Look } else { Phase::Send };
+            Some(State::new(phase, None, Notes::default()))
+        }
+
         fn cancel(notes: &mut Notes) -> &mut Cancel {
             &mut notes.cancel
         }
@@ -283,6 +327,21 @@ mod tests {
         let events = vec![Event::Start, answer(""), Event::Cancel, answer(""), answer("over"), Event::Cancel];
         assert_eq!(follow(events), ["/send", "wait 1000", "/stop", "/look", "over", "over"]);
         assert_eq!(follow(vec![Event::Cancel]), ["over"]);
+    }
+
+    #[test]
+    fn a_batch_that_an_older_version_began_goes_on() {
+        let sent = br#"{"version":2,"is_sent":true}"#;
+        let step = Plain.batch_step(sent, answer("busy")).unwrap();
+        assert!(matches!(step.effect, Effect::Wait(1000)), "{:?}", step.effect);
+        let stored: State<Phase, Notes> = State::read(&step.state, Plain::VERSION).unwrap().unwrap();
+        assert_eq!((stored.phase, stored.notes.looks), (Phase::Look, 1));
+        let step = Plain.batch_step(&step.state, Event::Waited).unwrap();
+        assert!(matches!(step.effect, Effect::Call(call) if call.path == "/look"));
+        // Of the first one nobody knows how to read it.
+        let first = br#"{"version":1,"phase":"Look","pause_ms":null,"notes":{"looks":1,"cancel":"No"}}"#;
+        let error = Plain.batch_step(first, answer("busy")).unwrap_err();
+        assert!(error.contains("has version 1"), "{error}");
     }
 
     #[test]
