@@ -10,7 +10,7 @@ use crate::upstream;
 pub enum AskError {
     /// Nobody answers.
     #[error(
-        "no offpeak answers at {url}: {source}. Is it running? Name its admin address with --admin, as server.admin has it"
+        "no offpeak answers at {url}: {source}. Is it running? Name its admin address with --admin-url, as server.admin has it"
     )]
     Unreachable {
         /// Where.
@@ -23,7 +23,7 @@ pub enum AskError {
     Refused(String),
     /// It is something else that answers.
     #[error(
-        "what answers at {url} is not offpeak's admin plane: name that with --admin, as server.admin has it"
+        "what answers at {url} is not offpeak's admin plane: name that with --admin-url, as server.admin has it"
     )]
     NotOffpeak {
         /// Where.

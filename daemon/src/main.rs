@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use offpeak::app::{App, Reloads};
 use offpeak::config::{self, Config, ProcessEnv};
-use offpeak::operate::client::OperateError;
+use offpeak::operate::client::{AdminArgs, OperateError};
 use offpeak::operate::{costs, db, keys};
 use offpeak::{asking, author, cli, demo, listen, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -52,9 +52,8 @@ enum Command {
     Explain {
         /// A request's id as its ticket names it (dfr-0-1f), or a lane's number.
         about: String,
-        /// Where the admin plane is.
-        #[arg(long, env = "OFFPEAK_ADMIN_URL", default_value = "http://127.0.0.1:8401")]
-        admin: String,
+        #[command(flatten)]
+        admin: AdminArgs,
         /// Print JSON, for scripts.
         #[arg(long)]
         json: bool,
@@ -107,7 +106,7 @@ fn main() -> ExitCode {
     match arguments.command {
         Command::Serve(args) => with_config(&args, |config| serve(&config, args.config.clone())),
         Command::Check { config, json } => with_config(&config, |config| check(&config, json)),
-        Command::Explain { about, admin, json } => explain(&admin, &about, json),
+        Command::Explain { about, admin, json } => explain(&admin.admin_url, &about, json),
         Command::Costs(args) => operate(costs::run(&args)),
         Command::Keys(args) => operate(keys::run(&args)),
         Command::Db(args) => look_after(&args),
