@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::alerts::{self, Alerts, Due, Target};
 use crate::backends::{Backend, Backends};
 use crate::beside::Beside;
+use crate::blocking::blocking;
 use crate::clock::{Chance, Clock, RequestIds};
 use crate::config::{self, Config};
 use crate::costs::book::{self, BookError};
@@ -220,7 +221,7 @@ impl Core {
         let pepper = open_pepper(config, &world)?;
         let World { clock, chance, network, .. } = world;
         let metrics = Arc::new(Metrics::new());
-        let loader = Loader { engine, clock };
+        let loader = Loader::new(engine, clock);
         let costs = open_costs(config, &loader, &metrics, chance.bits())?;
         let retries = loader.retry_policy(&config.plugins.retry_policy)?;
         let retries = Retries::new(retries, config.retry, metrics.clone());
@@ -238,7 +239,7 @@ impl Core {
             tenants,
             backends: Arc::new(open_backends(config, &loader, &network)?),
             router: ArcSwap::from_pointee(router),
-            plugins: Reloader::new(loader, config),
+            plugins: Reloader::new(&loader, config),
             store,
             lanes,
             jobs: JobBook::default(),
@@ -422,7 +423,8 @@ impl Reloads {
         self.gateway.tenants.set(&config.access);
         remember_spending(&self.gateway.tenants, &self.gateway.store, self.gateway.clock).await?;
         // What waited for its rate or for money may leave by the new ones.
-        self.gateway.lanes.terms_changed(&self.gateway.backends, None, self.gateway.clock.now());
+        let gateway = &self.gateway;
+        blocking(|| gateway.lanes.terms_changed(&gateway.backends, None, gateway.clock.now()));
         self.gateway.lanes.tell(Event::Tick);
         if let Some(tls) = &self.tls {
             tls.reload();
@@ -637,4 +639,33 @@ fn open_backend(
 
 fn millis(duration: Duration) -> Millis {
     Millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use offpeak_host::{Limits, ProviderPlugin, Source};
+
+    use super::*;
+    use crate::backends::PrepareError;
+
+    #[test]
+    fn a_call_is_prepared_by_the_plugin_whose_offer_it_is() {
+        let text = "[backends.b]\nbase_url = \"http://127.0.0.1:9\"\nmodels = [\"*\"]\nconfig.flex = true";
+        let config = Config::from_text("offpeak.toml", text, &BTreeMap::new()).unwrap();
+        let engine = Engine::new(&EngineOptions::default()).unwrap();
+        let loader = Loader::new(engine.clone(), Clock::System);
+        let backends = open_backends(&config, &loader, &Network::Http).unwrap();
+        let (endpoint, now) = ("/v1/chat/completions", Clock::System.now());
+        let menu = backends.menu(endpoint, "m", now).unwrap();
+        let (seller, flex) = menu.pick("b", "flex").unwrap();
+        // Another one takes its place, which sells no such thing.
+        let bytes = Source::Bytes(offpeak_bundled::VLLM);
+        let limits = Limits::provider();
+        let next = ProviderPlugin::load(&engine, "vllm", bytes, "{}".to_owned(), limits, now.0).unwrap();
+        seller.backend.provider.store(Arc::new(next));
+        let refused = seller.backend.prepare(endpoint, "m", "flex", now).err();
+        assert!(matches!(refused, Some(PrepareError::Refused(_))), "{refused:?}");
+        let call = flex.call(&menu, seller, now).unwrap();
+        assert_eq!((call.plugin().name(), call.named().offer), ("openai", "flex"));
+    }
 }

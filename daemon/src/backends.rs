@@ -30,7 +30,7 @@ use crate::fallback::Fallbacks;
 use crate::lost_offers::LostOffers;
 use crate::members::{self, Edit};
 use crate::reply::Refusal;
-use crate::turns::Turns;
+use crate::turns::{Told, Turns};
 use crate::upstream::{BadPath, Upstream};
 
 /// Menus are kept for this many pairs of endpoint and model; clients choose the models' names, so there is a bound.
@@ -110,6 +110,8 @@ pub struct Seller {
     pub backend: Arc<Backend>,
     /// Never empty.
     pub offers: Vec<Offer>,
+    /// Whose offers these are: it prepares their calls, too, whichever is at work by then.
+    plugin: Arc<ProviderPlugin>,
     /// What the model's answers usually take there.
     pub learnt: Arc<Learnt>,
 }
@@ -259,13 +261,14 @@ impl Backends {
         let mut sellers = Vec::new();
         let mut failed = false;
         for backend in self.all.iter().filter(|b| b.sells_at(endpoint) && b.models.matches(model)) {
-            match backend.provider().offers(endpoint, model, now.0) {
+            let plugin = backend.provider();
+            match plugin.offers(endpoint, model, now.0) {
                 Ok(offers) if offers.is_empty() => {}
                 Ok(offers) => {
                     let offers = offers.into_iter().map(Offer::new).collect();
                     let offers = self.left_of(backend, model, offers);
                     let learnt = self.calibrations.of(&backend.id, &endpoint.into(), &model.into());
-                    sellers.push(Seller { backend: backend.clone(), offers, learnt });
+                    sellers.push(Seller { backend: backend.clone(), offers, plugin, learnt });
                 }
                 Err(error) => {
                     tracing::error!(backend = %backend.id, %error, "the backend is left out: its plugin failed");
@@ -284,7 +287,8 @@ impl Backends {
         }
     }
 
-    /// What was bought for a batch. Where the configuration has changed since, the terms are those of a batch at half price.
+    /// What was bought for a batch. Where that is not sold any more, the terms are those of a batch at half price, or of an
+    /// engine's idle time.
     pub fn sale(&self, batch: &BatchRecord, now: Timestamp) -> SharedSale {
         let menu = self.menu(batch.endpoint.as_str(), batch.model.as_str(), now).ok();
         let sold = menu.as_ref().and_then(|menu| {
@@ -292,14 +296,15 @@ impl Backends {
             Some(offer.sale(menu, seller))
         });
         sold.unwrap_or_else(|| {
-            let provider = self.get(&batch.backend).map(|backend| backend.provider().name().to_owned());
+            let backend = self.get(&batch.backend);
+            let is_engine = backend.is_some_and(|backend| backend.engine.is_some());
             Arc::new(Sale {
                 backend: batch.backend.clone(),
-                provider: provider.unwrap_or_default(),
+                provider: backend.map(|backend| backend.provider().name().to_owned()).unwrap_or_default(),
                 endpoint: batch.endpoint.clone(),
                 model: batch.model.clone(),
                 offer: batch.offer.clone(),
-                mode: Mode::Batch,
+                mode: if is_engine { Mode::Engine } else { Mode::Batch },
                 permille: 500,
                 learnt: self.calibrations.of(&batch.backend, &batch.endpoint, &batch.model),
                 rough: OnceLock::new(),
@@ -313,7 +318,15 @@ impl Backends {
         own.lanes.elsewhere && self.fallbacks.may_go_elsewhere(tenant, endpoint, model)
     }
 
-    /// How what waits in a lane can be bought, and when it leaves. None if the backend or the offer is gone.
+    /// Whether a lane's offer is sold as something that can wait.
+    pub fn is_deferrable(&self, key: &LaneKey, now: Timestamp) -> Result<bool, PluginError> {
+        let Some(backend) = self.get(&key.backend) else { return Ok(false) };
+        let rungs = backend.rungs(&key.endpoint, &key.model, now)?;
+        Ok(rungs.iter().any(|rung| rung.offer == key.offer && rung.batch.is_some()))
+    }
+
+    /// How what waits in a lane can be bought, and when it leaves. Where the offer that it came for is not sold any more, it is
+    /// bought otherwise. None if nobody sells anything of it.
     pub fn terms(
         &self,
         key: &LaneKey,
@@ -322,9 +335,7 @@ impl Backends {
     ) -> Result<Option<LaneTerms>, PluginError> {
         let Some(backend) = self.get(&key.backend) else { return Ok(None) };
         let mut ladder = backend.rungs(&key.endpoint, &key.model, now)?;
-        if !ladder.iter().any(|rung| rung.offer == key.offer && rung.batch.is_some()) {
-            return Ok(None);
-        }
+        let is_sold_at_home = !ladder.is_empty();
         // What the provider refused to sell is not bought; what waits for it is bought otherwise.
         let is_sold = |rung: &Rung| !self.lost.has(&rung.way(&key.model));
         ladder.retain(is_sold);
@@ -341,6 +352,9 @@ impl Backends {
                     }
                 }
             }
+        }
+        if !is_sold_at_home && ladder.is_empty() {
+            return Ok(None);
         }
         Ok(Some(LaneTerms {
             ladder: ladder.into(),
@@ -438,7 +452,7 @@ impl Backend {
         }))
     }
 
-    /// How a call is sent under an offer.
+    /// How a call is sent under an offer, as the plugin at work says.
     pub fn prepare(
         &self,
         endpoint: &str,
@@ -446,9 +460,16 @@ impl Backend {
         offer: &str,
         now: Timestamp,
     ) -> Result<PreparedCall, PrepareError> {
-        let call = provider::Call { endpoint, model, offer };
-        let plugin = self.provider();
-        let prepared = match plugin.prepare(&call, now.0)? {
+        self.prepare_by(self.provider(), &provider::Call { endpoint, model, offer }, now)
+    }
+
+    fn prepare_by(
+        &self,
+        plugin: Arc<ProviderPlugin>,
+        call: &provider::Call<'_>,
+        now: Timestamp,
+    ) -> Result<PreparedCall, PrepareError> {
+        let prepared = match plugin.prepare(call, now.0)? {
             Ok(prepared) => prepared,
             Err(refusal) => return Err(PrepareError::Refused(refusal)),
         };
@@ -471,21 +492,41 @@ impl Backend {
                 .collect::<Result<_, _>>()?,
             body,
             plugin,
-            endpoint: endpoint.into(),
-            model: model.into(),
-            offer: offer.into(),
+            endpoint: call.endpoint.into(),
+            model: call.model.into(),
+            offer: call.offer.into(),
         })
     }
 }
 
-/// Where providers tell how many calls a minute they allow.
-const QUOTA_HEADERS: [&str; 2] = ["x-ratelimit-limit-requests", "anthropic-ratelimit-requests-limit"];
+/// Where providers tell how many calls a minute they allow, and how many are left.
+const CALLS_A_MINUTE: [[&str; 2]; 2] = [
+    ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests"],
+    ["anthropic-ratelimit-requests-limit", "anthropic-ratelimit-requests-remaining"],
+];
+
+/// The same for tokens.
+const TOKENS_A_MINUTE: [[&str; 2]; 2] = [
+    ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens"],
+    ["anthropic-ratelimit-tokens-limit", "anthropic-ratelimit-tokens-remaining"],
+];
 
 impl Backend {
-    /// Looks into the headers of an answer for the account's quota; returns it if it is another one than before.
-    pub fn note_quota(&self, headers: &HeaderMap) -> Option<u64> {
-        let said = QUOTA_HEADERS.iter().find_map(|name| headers.get(*name))?;
-        let a_minute: u64 = said.to_str().ok()?.trim().parse().ok().filter(|a_minute| *a_minute > 0)?;
+    /// Looks into the headers of an answer for the account's quota of a model, and lets deferred work leave some of it to
+    /// others; returns how many calls a minute there are if that is another number than before.
+    pub fn note_quota(&self, model: &ModelId, headers: &HeaderMap) -> Option<u64> {
+        let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
+        let told = |names: [[&str; 2]; 2]| {
+            let told = names.into_iter().find_map(|[limit, left]| Some((number(limit)?, number(left))));
+            told.filter(|(a_minute, _)| *a_minute > 0)
+        };
+        let left = |(a_minute, left): (u64, Option<u64>)| left.map(|left| Told { a_minute, left });
+        let (calls, tokens) = (told(CALLS_A_MINUTE), told(TOKENS_A_MINUTE));
+        let (calls_left, tokens_left) = (calls.and_then(left), tokens.and_then(left));
+        if calls_left.is_some() || tokens_left.is_some() {
+            self.turns.told(model, calls_left, tokens_left);
+        }
+        let (a_minute, _) = calls?;
         (self.quota_a_minute.swap(a_minute, Ordering::Relaxed) != a_minute).then_some(a_minute)
     }
 }
@@ -607,14 +648,15 @@ impl Offer {
     pub fn call(
         &self,
         menu: &Menu,
-        backend: &Backend,
+        seller: &Seller,
         now: Timestamp,
     ) -> Result<Arc<PreparedCall>, PrepareError> {
         if let Some(call) = self.call.get() {
             return Ok(call.clone());
         }
         let (endpoint, model) = (menu.endpoint.as_str(), menu.model.as_str());
-        let call = Arc::new(backend.prepare(endpoint, model, self.name.as_str(), now)?);
+        let call = provider::Call { endpoint, model, offer: self.name.as_str() };
+        let call = Arc::new(seller.backend.prepare_by(seller.plugin.clone(), &call, now)?);
         Ok(self.call.get_or_init(|| call).clone())
     }
 }

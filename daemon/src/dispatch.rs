@@ -151,7 +151,7 @@ pub async fn run(
         Ok(response) => {
             let (mut head, body) = response.into_parts();
             under_way.answered(&head);
-            gateway.note_quota(&call.backend, &head.headers);
+            gateway.note_quota(&call.backend, &call.sale.model, &head.headers);
             if head.status == StatusCode::UNAUTHORIZED {
                 under_way.came_back();
                 return Err(credential_refused(id.as_str()));

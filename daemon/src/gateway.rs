@@ -7,7 +7,7 @@ use http::HeaderMap;
 use offpeak_core::breaker::Report;
 use offpeak_core::scheduler::Event;
 use offpeak_core::turnaround::Way;
-use offpeak_core::words::{BackendId, LaneKey, Mode, Timestamp};
+use offpeak_core::words::{BackendId, LaneKey, Mode, ModelId, Timestamp};
 use offpeak_host::RouterPlugin;
 use offpeak_host::values::router::BodyNeed;
 use offpeak_store::{Document, Store};
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backends::{Backend, Backends};
 use crate::beside::Beside;
+use crate::blocking::blocking;
 use crate::clock::{Chance, Clock, RequestIds};
 use crate::config::{self, OnRouterFailure};
 use crate::costs::{Costs, Ledger};
@@ -186,7 +187,8 @@ impl Gateway {
                 return Err(LoadError::OtherRoles { backend: id.to_string() });
             }
         }
-        let reloaded = self.take_into_use(fresh, wanted.router.on_failure);
+        // Every lane's backend is asked anew what it sells, by its plugin.
+        let reloaded = blocking(|| self.take_into_use(fresh, wanted.router.on_failure));
         *chosen = wanted;
         drop(chosen);
         for told in reloaded.iter().filter(|told| told.changed) {
@@ -220,9 +222,9 @@ impl Gateway {
         told
     }
 
-    /// Looks into an answer's headers for the account's real-time quota: rescues are planned by it.
-    pub fn note_quota(&self, backend: &Backend, headers: &HeaderMap) {
-        if let Some(a_minute) = backend.note_quota(headers) {
+    /// Looks into an answer's headers for the account's real-time quota: rescues are planned by it, and keep to their half.
+    pub fn note_quota(&self, backend: &Backend, model: &ModelId, headers: &HeaderMap) {
+        if let Some(a_minute) = backend.note_quota(model, headers) {
             self.lanes.tell(Event::Quota { backend: backend.id.clone(), a_minute });
         }
     }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::merged::Merging;
-use crate::backends::{Backend, PreparedCall};
+use crate::backends::{Backend, PrepareError, PreparedCall};
 use crate::costs::Took;
 use crate::engine::Engine;
 use crate::gateway::Gateway;
@@ -42,6 +42,16 @@ struct Piece {
     cargo: Vec<Cargo>,
     /// Somebody wants it back.
     stop: CancellationToken,
+}
+
+/// How a piece's requests are sent.
+enum Prepared {
+    /// So.
+    Call(PreparedCall),
+    /// Not at all: the engine's plugin does not sell this any more, or somebody wants it back.
+    GiveBack,
+    /// The daemon stops before that is known.
+    Stopping,
 }
 
 /// Looks at an engine again and again, until the daemon stops.
@@ -114,8 +124,12 @@ pub async fn drive(
 impl Piece {
     async fn run(&self) -> Result<(), StoreError> {
         let Some(engine) = &self.backend.engine else { return Ok(()) };
-        let Some(call) = self.prepare().await else { return Ok(()) };
-        let source = Source { mode: Mode::Engine, ..Source::batch(&self.gateway, &self.record) };
+        let call = match self.prepare().await {
+            Prepared::Call(call) => call,
+            Prepared::GiveBack => return self.give_back().await,
+            Prepared::Stopping => return Ok(()),
+        };
+        let source = self.source();
         let mut any_good = false;
         let mut selection = Some(Selection::from(extent::ranges(&self.cargo)));
         while let Some(what) = selection {
@@ -131,12 +145,19 @@ impl Piece {
                 return Ok(());
             }
         }
-        let (ending, fate) = match (self.stop.is_cancelled(), any_good) {
-            (true, _) => ("cancelled", Fate::GivenUp),
-            (false, true) => ("completed", Fate::Completed),
+        match (self.stop.is_cancelled(), any_good) {
+            (true, _) => self.end("cancelled", Fate::GivenUp).await,
+            (false, true) => self.end("completed", Fate::Completed).await,
             // How long that took says nothing about how long it takes.
-            (false, false) => ("completed", Fate::Refused),
-        };
+            (false, false) => self.end("completed", Fate::Refused).await,
+        }
+    }
+
+    fn source(&self) -> Source {
+        Source { mode: Mode::Engine, ..Source::batch(&self.gateway, &self.record) }
+    }
+
+    async fn end(&self, ending: &str, fate: Fate) -> Result<(), StoreError> {
         self.gateway.store.end(self.record.id, self.gateway.clock.now(), ending).await?;
         self.gateway.metrics.ended(self.record.backend.as_str(), ending);
         self.gateway.lanes.tell(Event::Ended { batch: self.record.id, hold_until: None, fate });
@@ -165,17 +186,45 @@ impl Piece {
         loads.map(move |load| self.run_load(call, merging, load)).buffer_unordered(engine.most).boxed()
     }
 
-    /// Waits while the plugin is out of order; none if the daemon stops before.
-    async fn prepare(&self) -> Option<PreparedCall> {
+    /// Gives all back that has no outcome: it goes to its lane, and is bought otherwise.
+    async fn give_back(&self) -> Result<(), StoreError> {
+        let source = self.source();
+        let mut selection = Some(Selection::from(extent::ranges(&self.cargo)));
+        while let Some(what) = selection {
+            let chunk = self.gateway.store.requests(what, CHUNK_BYTES).await?;
+            selection = chunk.rest;
+            let attempts = chunk.entries.iter().map(given_back).collect();
+            record_surely(&self.gateway, &source, attempts).await?;
+        }
+        self.end("cancelled", Fate::Refused).await
+    }
+
+    /// Waits while the plugin is out of order.
+    async fn prepare(&self) -> Prepared {
         let record = &self.record;
         loop {
+            if self.stop.is_cancelled() {
+                return Prepared::GiveBack;
+            }
             let (endpoint, model, offer) =
                 (record.endpoint.as_str(), record.model.as_str(), record.offer.as_str());
             match self.backend.prepare(endpoint, model, offer, self.gateway.clock.now()) {
-                Ok(call) => return Some(call),
+                Ok(call) => return Prepared::Call(call),
+                // The plugin is another one since this was bought.
+                Err(error @ PrepareError::Refused(_)) => {
+                    tracing::warn!(batch = %record.id, %offer, %error, "an engine's offer is gone; its requests are bought otherwise");
+                    return Prepared::GiveBack;
+                }
                 Err(error) => {
                     tracing::error!(batch = %record.id, %error, "requests wait: their call could not be prepared");
-                    pause(&self.gateway, PAUSE).await?;
+                    let wait = tokio::select! {
+                        biased;
+                        () = self.stop.cancelled() => Some(()),
+                        waited = pause(&self.gateway, PAUSE) => waited,
+                    };
+                    if wait.is_none() {
+                        return Prepared::Stopping;
+                    }
                 }
             }
         }
@@ -199,7 +248,7 @@ impl Piece {
     async fn run_one(&self, engine: &Engine, call: &PreparedCall, entry: Entry) -> Option<Attempt> {
         let (gateway, backend) = (&self.gateway, &self.backend);
         let tenant = tenant_of(gateway, &entry);
-        let asker = asker(gateway, &tenant, &entry);
+        let asker = asker(gateway, &tenant, &self.record, &entry);
         let turn = tokio::select! {
             biased;
             () = gateway.stopping.cancelled() => return None,

@@ -7,7 +7,7 @@ use offpeak_core::batch::Journey;
 use offpeak_core::extent::Extent;
 use offpeak_core::fair::USUAL_WEIGHT;
 use offpeak_core::lane::Sums;
-use offpeak_core::scheduler::{Event, LaneView, VoyageView};
+use offpeak_core::scheduler::{Event, LaneTerms, LaneView, VoyageView};
 use offpeak_core::turnaround::Way;
 use offpeak_core::words::{LaneId, LaneKey, Millis, ModelId, TenantId, Timestamp};
 use offpeak_host::PluginError;
@@ -144,6 +144,9 @@ impl LaneBook {
         if let Some(lane) = self.use_of(&key) {
             return Ok(lane);
         }
+        if !backends.is_deferrable(&key, now)? {
+            return Err(not_sold(&key));
+        }
         let lane = store.lane(&key).await?;
         // The scheduler hears of a lane before of anything in it: this is sent before the caller can append.
         self.open(backends, lane, key, now)?;
@@ -270,12 +273,7 @@ impl LaneBook {
         key: LaneKey,
         now: Timestamp,
     ) -> Result<(), LaneError> {
-        let terms =
-            backends.terms(&key, self.weight(&key.tenant), now)?.ok_or_else(|| LaneError::NotSold {
-                backend: key.backend.to_string(),
-                offer: key.offer.to_string(),
-                model: key.model.to_string(),
-            })?;
+        let terms = backends.terms(&key, self.weight(&key.tenant), now)?.ok_or_else(|| not_sold(&key))?;
         // Whoever opens it at the same time waits until all that was found in it is told.
         let mut found = self.found.lock();
         self.tell(Event::Opened { lane, key: key.clone(), terms });
@@ -290,15 +288,29 @@ impl LaneBook {
     /// A model is sold otherwise than before, or, without one, the configuration was read again: lanes are told. Those for
     /// which that cannot be found out stay as they are.
     pub fn terms_changed(&self, backends: &Backends, model: Option<&ModelId>, now: Timestamp) {
-        let book = self.book.read();
-        let lanes = book.iter().filter(|(key, _)| model.is_none_or(|model| key.model == *model));
-        for (key, Known { lane, .. }) in lanes {
-            match backends.terms(key, self.weight(&key.tenant), now) {
-                Ok(Some(terms)) => self.tell(Event::Opened { lane: *lane, key: key.clone(), terms }),
-                Ok(None) => {}
+        // Plugins are asked, which takes its time: lanes are made and removed meanwhile.
+        let lanes: Vec<(LaneKey, LaneId)> = {
+            let book = self.book.read();
+            let lanes = book.iter().filter(|(key, _)| model.is_none_or(|model| key.model == *model));
+            lanes.map(|(key, known)| (key.clone(), known.lane)).collect()
+        };
+        for (key, lane) in lanes {
+            let terms = match backends.terms(&key, self.weight(&key.tenant), now) {
+                Ok(Some(terms)) => terms,
+                Ok(None) => {
+                    let (backend, model) = (&key.backend, &key.model);
+                    tracing::warn!(lane = lane.0, %backend, %model, "what waits in a lane is not sold any more; it waits until it is");
+                    LaneTerms::of_nothing(self.weight(&key.tenant))
+                }
                 Err(error) => {
                     tracing::error!(lane = lane.0, %error, "a lane does not know that its offers have changed");
+                    continue;
                 }
+            };
+            // One that was removed meanwhile is not made known again.
+            let book = self.book.read();
+            if book.get(&key).is_some_and(|known| known.lane == lane) {
+                self.tell(Event::Opened { lane, key, terms });
             }
         }
     }
@@ -314,6 +326,14 @@ impl LaneBook {
         if *self.usual.read() != usual {
             *self.usual.write() = usual;
         }
+    }
+}
+
+fn not_sold(key: &LaneKey) -> LaneError {
+    LaneError::NotSold {
+        backend: key.backend.to_string(),
+        offer: key.offer.to_string(),
+        model: key.model.to_string(),
     }
 }
 

@@ -3,12 +3,14 @@
 //! All are loaded beside those at work: read, checked against their pins, compiled, linked, and asked to describe
 //! themselves. Only when all of them are there they are taken into use together; if one is not, nothing has changed.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use offpeak_core::words::BackendId;
 use offpeak_host::{
     AnyPlugin, CostPlugin, Engine, EnginePlugin, HostError, Limits, PluginReport, ProviderPlugin,
-    RetryPlugin, RouterPlugin, Source,
+    RetryPlugin, RouterPlugin, Source, read_file,
 };
 use tokio::sync::Mutex;
 use tokio::task::JoinError;
@@ -159,15 +161,15 @@ pub struct Reloader {
 
 impl Reloader {
     /// For the plugins and backends of a configuration.
-    pub fn new(loader: Loader, config: &config::Config) -> Self {
+    pub fn new(loader: &Loader, config: &config::Config) -> Self {
         let seats = config.backends.iter().map(Seat::from).collect();
-        Self { loader, seats, chosen: Mutex::new(config.plugins.clone()) }
+        Self { loader: loader.afresh(), seats, chosen: Mutex::new(config.plugins.clone()) }
     }
 
     /// Loads all of these, or says what is wrong with the first that cannot be loaded. Compiling takes its time, on
     /// another thread.
     pub async fn load(&self, plugins: config::Plugins) -> Result<Fresh, LoadError> {
-        let (loader, seats) = (self.loader.clone(), self.seats.clone());
+        let (loader, seats) = (self.loader.afresh(), self.seats.clone());
         tokio::task::spawn_blocking(move || loader.all(&plugins, &seats)).await?
     }
 }
@@ -176,9 +178,11 @@ impl Reloader {
 #[derive(Debug, Clone)]
 pub struct Loader {
     /// Compiles them.
-    pub engine: Engine,
+    engine: Engine,
     /// Their clock.
     pub clock: Clock,
+    /// What was read so far. A file may be replaced at any moment, and all who use it are to have the same component.
+    files: Arc<parking_lot::Mutex<BTreeMap<PathBuf, Arc<[u8]>>>>,
 }
 
 /// Loads a plugin of a world: its name, source, settings and limits.
@@ -196,6 +200,28 @@ struct Kind<'a, P> {
 }
 
 impl Loader {
+    /// One that has read nothing.
+    pub fn new(engine: Engine, clock: Clock) -> Self {
+        Self { engine, clock, files: Arc::default() }
+    }
+
+    /// The same, and files are read again.
+    fn afresh(&self) -> Self {
+        Self::new(self.engine.clone(), self.clock)
+    }
+
+    /// A plugin's file, if it is in one.
+    fn file(&self, plugin: &str, source: &PluginSource) -> Result<Option<Arc<[u8]>>, HostError> {
+        let PluginSource::File(path) = source else { return Ok(None) };
+        let mut files = self.files.lock();
+        if let Some(read) = files.get(path) {
+            return Ok(Some(read.clone()));
+        }
+        let read: Arc<[u8]> = read_file(plugin, path)?.into();
+        files.insert(path.clone(), read.clone());
+        Ok(Some(read))
+    }
+
     fn all(&self, plugins: &config::Plugins, seats: &[Seat]) -> Result<Fresh, LoadError> {
         Ok(Fresh {
             router: self.router(&plugins.router)?,
@@ -217,7 +243,7 @@ impl Loader {
             },
         };
         let config::RouterPlugin { source, sha256, config, on_failure: _, limits } = chosen;
-        kind.in_use(source, sha256.as_deref(), config, limits)
+        kind.in_use(self, source, sha256.as_deref(), config, limits)
     }
 
     /// The retry policy.
@@ -231,7 +257,7 @@ impl Loader {
                 RetryPlugin::load(&self.engine, name, source, config, limits, self.clock.now().0)
             },
         };
-        kind.in_use(&chosen.source, chosen.sha256.as_deref(), &chosen.config, &chosen.limits)
+        kind.in_use(self, &chosen.source, chosen.sha256.as_deref(), &chosen.config, &chosen.limits)
     }
 
     /// The cost policy.
@@ -245,14 +271,16 @@ impl Loader {
                 CostPlugin::load(&self.engine, name, source, config, limits, self.clock.now().0)
             },
         };
-        kind.in_use(&chosen.source, chosen.sha256.as_deref(), &chosen.config, &chosen.limits)
+        kind.in_use(self, &chosen.source, chosen.sha256.as_deref(), &chosen.config, &chosen.limits)
     }
 
     /// The plugins of one backend, with its settings.
     pub fn seat(&self, plugins: &config::Plugins, seat: &Seat) -> Result<Seated, LoadError> {
         let chosen = Chosen::of(plugins, seat)?;
         let (name, config, now) = (&chosen.plugin.name, &seat.config, self.clock.now().0);
-        let (limits, source) = (|| chosen.limits.clone(), chosen.source());
+        let file = self.file(name, &chosen.plugin.source)?;
+        let (limits, origin) = (|| chosen.limits.clone(), chosen.origin(file.as_deref()));
+        let source = pinned(&origin, chosen.plugin.sha256.as_deref());
         let provider = ProviderPlugin::load(&self.engine, name, source, config.clone(), limits(), now)?;
         let adapter = if chosen.may_adapt() || seat.is_engine {
             match EnginePlugin::load(&self.engine, name, source, config.clone(), limits(), now) {
@@ -271,7 +299,8 @@ impl Loader {
 struct Chosen<'a> {
     plugin: &'a config::ProviderPlugin,
     limits: Limits,
-    origin: Source<'a>,
+    /// The bundled one.
+    bundled: &'static [u8],
 }
 
 impl<'a> Chosen<'a> {
@@ -279,14 +308,14 @@ impl<'a> Chosen<'a> {
         let missing =
             || LoadError::NoProvider { backend: seat.backend.to_string(), provider: seat.provider.clone() };
         let plugin = plugins.provider(&seat.provider).ok_or_else(missing)?;
-        let origin = match &plugin.source {
+        let bundled = match &plugin.source {
             PluginSource::Bundled => {
                 let bundled = offpeak_bundled::PROVIDERS.into_iter().find(|(name, _)| *name == plugin.name);
-                Source::Bytes(bundled.ok_or_else(missing)?.1)
+                bundled.ok_or_else(missing)?.1
             }
-            PluginSource::File(path) => Source::File(path),
+            PluginSource::File(_) => &[],
         };
-        Ok(Self { plugin, limits: limits(&Limits::provider(), &plugin.limits), origin })
+        Ok(Self { plugin, limits: limits(&Limits::provider(), &plugin.limits), bundled })
     }
 
     /// It may know an engine's metrics too: of the bundled ones that is known, and what is in a file is seen by loading it.
@@ -297,15 +326,16 @@ impl<'a> Chosen<'a> {
         }
     }
 
-    /// Where it comes from, with its pin.
-    fn source(&self) -> Source<'_> {
-        pinned(&self.origin, self.plugin.sha256.as_deref())
+    /// Where it comes from.
+    fn origin<'b>(&'b self, file: Option<&'b [u8]>) -> Source<'b> {
+        read(&self.plugin.source, file).unwrap_or(Source::Bytes(self.bundled))
     }
 }
 
 impl<P> Kind<'_, P> {
     fn in_use(
         &self,
+        loader: &Loader,
         source: &PluginSource,
         sha256: Option<&str>,
         config: &str,
@@ -313,9 +343,10 @@ impl<P> Kind<'_, P> {
     ) -> Result<InUse<P>, LoadError> {
         let limits = limits(&self.defaults, chosen);
         let bundled = Source::Bytes(self.bundled);
-        let (name, source, stand_in) = match source {
-            PluginSource::Bundled => (self.bundled_name, bundled, None),
-            PluginSource::File(path) => (self.name, Source::File(path), Some(bundled)),
+        let file = loader.file(self.name, source)?;
+        let (name, source, stand_in) = match read(source, file.as_deref()) {
+            None => (self.bundled_name, bundled, None),
+            Some(read) => (self.name, read, Some(bundled)),
         };
         let configured = (self.load)(name, pinned(&source, sha256), config.to_owned(), limits)?;
         let load_bundled =
@@ -324,6 +355,14 @@ impl<P> Kind<'_, P> {
             configured: Arc::new(configured),
             bundled: stand_in.map(load_bundled).transpose()?.map(Arc::new),
         })
+    }
+}
+
+/// What was read of a plugin's file; none if it is in none.
+fn read<'a>(source: &'a PluginSource, file: Option<&'a [u8]>) -> Option<Source<'a>> {
+    match source {
+        PluginSource::Bundled => None,
+        PluginSource::File(path) => Some(Source::Read(path, file.unwrap_or_default())),
     }
 }
 

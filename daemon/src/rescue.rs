@@ -174,8 +174,14 @@ pub fn tenant_of(gateway: &Gateway, entry: &Entry) -> TenantId {
 }
 
 /// Who asks for a turn with a request.
-pub fn asker<'a>(gateway: &Gateway, tenant: &'a TenantId, entry: &Entry) -> Asker<'a> {
+pub fn asker<'a>(
+    gateway: &Gateway,
+    tenant: &'a TenantId,
+    record: &'a BatchRecord,
+    entry: &Entry,
+) -> Asker<'a> {
     Asker {
+        model: &record.model,
         tenant,
         weight: gateway.lanes.weight(tenant),
         deadline: entry.deadline,
@@ -314,7 +320,7 @@ impl Rescue<'_> {
     async fn run_one(&self, entry: Entry) -> Option<(Attempt, SharedSale)> {
         let (gateway, backend) = (self.gateway, self.backend);
         let tenant = tenant_of(gateway, &entry);
-        let asker = asker(gateway, &tenant, &entry);
+        let asker = asker(gateway, &tenant, self.record, &entry);
         let (mut tries, mut rung) =
             (self.tried.get(&entry.place).map_or(0, |sent| sent.tries), self.rungs.iter());
         let mut way = rung.next()?;
@@ -562,7 +568,7 @@ pub async fn send(
     let sent = backend.upstream.call(Method::POST, call.url.clone(), headers, body.into(), ANSWER_MAX).await;
     match sent {
         Ok(response) => {
-            gateway.note_quota(backend, response.headers());
+            gateway.note_quota(backend, &record.model, response.headers());
             let retry_after = retry_after(&response);
             let request_id = header(&response, "x-request-id")
                 .or_else(|| header(&response, "request-id"))

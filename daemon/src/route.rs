@@ -285,9 +285,8 @@ impl Question<'_> {
     fn follow(&self, choice: &router::Choice, plugin: &str) -> Result<Routed, Refusal> {
         let (seller, offer) = self.picked(choice).ok_or_else(router_failed)?;
         if offer.mode() == Mode::Realtime {
-            let call = offer
-                .call(self.menu, &seller.backend, self.now)
-                .map_err(|error| not_prepared(&error, seller))?;
+            let call =
+                offer.call(self.menu, seller, self.now).map_err(|error| not_prepared(&error, seller))?;
             // A reduced price may come with "no room", and then the next offer is bought.
             let dearer =
                 seller.fastest().filter(|fastest| fastest.terms.price_permille > offer.terms.price_permille);
@@ -297,7 +296,7 @@ impl Question<'_> {
                     offer: offer.name.clone(),
                     model: self.menu.model.clone(),
                 };
-                let call = dearer.call(self.menu, &seller.backend, self.now).ok()?;
+                let call = dearer.call(self.menu, seller, self.now).ok()?;
                 Some(OrElse { way, call, sale: dearer.sale(self.menu, seller) })
             });
             return Ok(Routed::Now(NowCall {

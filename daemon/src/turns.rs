@@ -1,12 +1,13 @@
 //! Turns at a backend's real-time API for deferred work: as many at once as the provider bears, tenants by their shares,
-//! each one's earliest deadline first.
+//! each one's earliest deadline first, and none of what is real-time traffic's of a minute's quota.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use offpeak_core::fair::Shares;
 use offpeak_core::pace::{Pace, Turn as Paced};
-use offpeak_core::words::{Millis, TenantId, Timestamp};
+use offpeak_core::reserve::{LAST_MINUTE, Reserve};
+use offpeak_core::words::{Millis, ModelId, TenantId, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -26,9 +27,28 @@ struct Queue {
     shares: Shares,
     waiting: BTreeMap<TenantId, BTreeMap<(Timestamp, u64), Waiter>>,
     next: u64,
+    /// What the provider has told of its limits, by model.
+    left: BTreeMap<ModelId, Left>,
+}
+
+/// What is left of a model's limits, as far as the provider tells.
+#[derive(Default)]
+struct Left {
+    requests: Option<Reserve>,
+    tokens: Option<Reserve>,
+}
+
+/// What a provider tells of one of its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// What the account may have in a minute.
+    pub a_minute: u64,
+    /// What is left of it.
+    pub left: u64,
 }
 
 struct Waiter {
+    model: ModelId,
     tokens: u64,
     weight: u32,
     granted: oneshot::Sender<()>,
@@ -42,6 +62,8 @@ pub struct Turn<'a> {
 
 /// Who wants a turn.
 pub struct Asker<'a> {
+    /// The model that is asked.
+    pub model: &'a ModelId,
     /// The tenant.
     pub tenant: &'a TenantId,
     /// Its share.
@@ -60,6 +82,7 @@ impl Turns {
             shares: Shares::default(),
             waiting: BTreeMap::new(),
             next: 0,
+            left: BTreeMap::new(),
         };
         Self { clock, queue: Mutex::new(queue) }
     }
@@ -79,6 +102,22 @@ impl Turns {
         let mut queue = self.queue.lock();
         queue.pace.limit(ceiling);
         queue.grant(self.clock.now());
+    }
+
+    /// The provider tells with an answer what is left of a model's limits, to whomever it was.
+    pub fn told(&self, model: &ModelId, requests: Option<Told>, tokens: Option<Told>) {
+        let now = self.clock.now();
+        let mut queue = self.queue.lock();
+        // Of calls under way it may not know yet.
+        let under_way = queue.pace.under_way();
+        if !queue.left.contains_key(model) {
+            queue.left.insert(model.clone(), Left::default());
+        }
+        let Some(left) = queue.left.get_mut(model) else { return };
+        let reserve =
+            |told: Told, unknown| Reserve::told(told.a_minute, told.left.saturating_sub(unknown), now);
+        left.requests = requests.map(|told| reserve(told, under_way)).or(left.requests);
+        left.tokens = tokens.map(|told| reserve(told, 0)).or(left.tokens);
     }
 
     /// Calls under way.
@@ -126,9 +165,10 @@ impl Turns {
 impl Queue {
     fn enter(&mut self, asker: &Asker<'_>) -> oneshot::Receiver<()> {
         let (granted, receiver) = oneshot::channel();
-        let waiter = Waiter { tokens: asker.tokens, weight: asker.weight, granted };
+        let Asker { model, tenant, weight, deadline, tokens } = asker;
+        let waiter = Waiter { model: (*model).clone(), tokens: *tokens, weight: *weight, granted };
         self.next += 1;
-        self.waiting.entry(asker.tenant.clone()).or_default().insert((asker.deadline, self.next), waiter);
+        self.waiting.entry((*tenant).clone()).or_default().insert((*deadline, self.next), waiter);
         receiver
     }
 
@@ -138,29 +178,70 @@ impl Queue {
             waiters.retain(|_, waiter| !waiter.granted.is_closed());
         }
         self.waiting.retain(|_, waiters| !waiters.is_empty());
-        while !self.waiting.is_empty() {
+        loop {
+            let (first, free_at) = self.first_of_each(now);
+            if first.is_empty() {
+                return Duration::from(free_at.since(now)).min(LOOK_EVERY);
+            }
             match self.pace.ask(now) {
                 Paced::Now => {}
                 Paced::At(at) => return Duration::from(at.since(now)).min(LOOK_EVERY),
                 Paced::AfterAnother => return LOOK_EVERY,
             }
-            if !self.grant_one() {
+            if !self.grant_one(&first) {
                 self.pace.done(false, None, now);
             }
         }
-        LOOK_EVERY
+    }
+
+    /// Of each tenant the first one that may go as far as its model's limits are concerned; and when the next one may.
+    fn first_of_each(&self, now: Timestamp) -> (BTreeMap<TenantId, (Timestamp, u64)>, Timestamp) {
+        let mut soonest = Timestamp::NEVER;
+        let mut may_go = |(deadline, _): &(Timestamp, u64), waiter: &Waiter| {
+            if deadline.since(now) < LAST_MINUTE {
+                return true;
+            }
+            let free_at = self.left.get(&waiter.model).map_or(now, |left| left.free_at(now));
+            soonest = soonest.min(free_at).min(deadline.before(LAST_MINUTE));
+            free_at <= now
+        };
+        let first = self.waiting.iter().filter_map(|(tenant, waiters)| {
+            let (place, _) = waiters.iter().find(|(place, waiter)| may_go(place, waiter))?;
+            Some((tenant.clone(), *place))
+        });
+        (first.collect(), soonest)
     }
 
     /// False if nobody took it.
-    fn grant_one(&mut self) -> bool {
-        let Some(tenant) = self.shares.next(self.waiting.keys()).cloned() else { return false };
+    fn grant_one(&mut self, first: &BTreeMap<TenantId, (Timestamp, u64)>) -> bool {
+        let Some(tenant) = self.shares.next(first.keys()).cloned() else { return false };
         let Some(waiters) = self.waiting.get_mut(&tenant) else { return false };
-        let Some((_, waiter)) = waiters.pop_first() else { return false };
+        let Some(waiter) = first.get(&tenant).and_then(|place| waiters.remove(place)) else { return false };
         if waiters.is_empty() {
             self.waiting.remove(&tenant);
         }
         self.shares.give(&tenant, waiter.tokens, waiter.weight);
+        if let Some(left) = self.left.get_mut(&waiter.model) {
+            left.take(waiter.tokens);
+        }
         waiter.granted.send(()).is_ok()
+    }
+}
+
+impl Left {
+    /// When there is more left of all than what is real-time traffic's.
+    fn free_at(&self, now: Timestamp) -> Timestamp {
+        let all = [self.requests, self.tokens].into_iter().flatten();
+        all.map(|reserve| reserve.free_at(now)).max().unwrap_or(now)
+    }
+
+    fn take(&mut self, tokens: u64) {
+        if let Some(requests) = &mut self.requests {
+            requests.take(1);
+        }
+        if let Some(left) = &mut self.tokens {
+            left.take(tokens);
+        }
     }
 }
 
@@ -204,10 +285,13 @@ impl Drop for Turn<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     fn asker(tenant: &TenantId, deadline: u64) -> Asker<'_> {
-        Asker { tenant, weight: 100, deadline: Timestamp(deadline), tokens: 100 }
+        static MODEL: LazyLock<ModelId> = LazyLock::new(|| "m".into());
+        Asker { model: &MODEL, tenant, weight: 100, deadline: Timestamp(deadline), tokens: 100 }
     }
 
     #[tokio::test]
@@ -235,6 +319,38 @@ mod tests {
         assert!(turns.take_free(&asker(&one, 1)).is_none());
         assert!(waits.try_recv().is_ok());
         first.done(false, None);
+    }
+
+    #[tokio::test]
+    async fn what_is_real_times_is_taken_only_at_the_last_minute() {
+        let turns = Turns::new(Clock::System, 8);
+        let (one, other) = (TenantId::from("one"), TenantId::from("other"));
+        let now = Clock::System.now();
+        let half = Told { a_minute: 100, left: 51 };
+        turns.told(&ModelId::from("m"), Some(half), Some(Told { a_minute: 100_000, left: 100_000 }));
+        let later = now.after(Millis::from_hours(1)).0;
+        let asks = |tenant, deadline| turns.queue.lock().enter(&asker(tenant, deadline));
+        let mut waiting = [asks(&one, later), asks(&one, later), asks(&other, later)];
+        let granted = |waiting: &mut [oneshot::Receiver<()>]| -> Vec<bool> {
+            turns.grant();
+            waiting.iter_mut().map(|waits| waits.try_recv().is_ok()).collect()
+        };
+        assert_eq!(
+            granted(&mut waiting).iter().filter(|is| **is).count(),
+            1,
+            "51 were left, and 50 are others'"
+        );
+        let mut urgent = [asks(&other, now.after(Millis::from_secs(50)).0)];
+        assert_eq!(granted(&mut urgent), [true], "its deadline comes before all that");
+        let other_model = ModelId::from("n");
+        let asks_another = Asker { model: &other_model, ..asker(&one, later) };
+        let mut of_another_model = [turns.queue.lock().enter(&asks_another)];
+        assert_eq!(granted(&mut of_another_model), [true], "nothing is told of that one");
+        turns.told(&ModelId::from("m"), None, Some(Told { a_minute: 100_000, left: 10_000 }));
+        turns.told(&ModelId::from("m"), Some(Told { left: 100, ..half }), None);
+        assert_eq!(granted(&mut waiting), [false; 3], "there are no tokens for it");
+        turns.told(&ModelId::from("m"), None, Some(Told { a_minute: 100_000, left: 90_000 }));
+        assert_eq!(granted(&mut waiting).iter().filter(|is| **is).count(), 2);
     }
 
     #[tokio::test]

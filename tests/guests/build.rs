@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 /// The crate of each guest, and the variable that tells `src/lib.rs` where its component lies.
-const GUESTS: [(&str, &str); 4] = [
+const GUESTS: [(&str, &str); 5] = [
     ("offpeak-guest-first", "OFFPEAK_GUEST_FIRST"),
+    ("offpeak-guest-night", "OFFPEAK_GUEST_NIGHT"),
     ("offpeak-guest-router", "OFFPEAK_GUEST_ROUTER"),
     ("offpeak-guest-provider", "OFFPEAK_GUEST_PROVIDER"),
     ("offpeak-guest-retry", "OFFPEAK_GUEST_RETRY"),

@@ -23,6 +23,7 @@ pub mod outcome;
 pub mod pace;
 pub mod price;
 pub mod quota;
+pub mod reserve;
 pub mod retry;
 pub mod room;
 pub mod scheduler;

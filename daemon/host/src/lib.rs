@@ -51,7 +51,7 @@ pub use error::{HostError, PluginError, PluginErrorKind};
 pub use health::PluginHealth;
 pub use inspect::{Import, Inspection, WorldName};
 pub use limits::Limits;
-pub use load::{Component, Source};
+pub use load::{Component, Source, read_file};
 pub use plugin::{AnyPlugin, PluginReport};
 pub use provider::ProviderPlugin;
 pub use retry::RetryPlugin;

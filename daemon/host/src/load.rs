@@ -16,6 +16,8 @@ pub enum Source<'a> {
     Bytes(&'a [u8]),
     /// A file named in the configuration.
     File(&'a Path),
+    /// What was read of such a file, so that all who use it have the same.
+    Read(&'a Path, &'a [u8]),
     /// One of these, if it is the very component with this SHA-256 in lower-case hex.
     Pinned(&'a Source<'a>, &'a str),
 }
@@ -25,7 +27,7 @@ impl<'a> Source<'a> {
     pub(crate) fn file(self) -> Option<&'a Path> {
         match self {
             Self::Bytes(_) => None,
-            Self::File(path) => Some(path),
+            Self::File(path) | Self::Read(path, _) => Some(path),
             Self::Pinned(source, _) => source.file(),
         }
     }
@@ -106,22 +108,21 @@ impl Engine {
     }
 }
 
+/// Reads the file of a component.
+pub fn read_file(plugin: &str, path: &Path) -> Result<Vec<u8>, HostError> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        // One byte over the bound tells a file that is too large from one that just fits.
+        .and_then(|file| file.take(COMPONENT_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|source| HostError::Read { plugin: plugin.into(), path: path.to_owned(), source })?;
+    Ok(bytes)
+}
+
 fn read<'a>(plugin: &Arc<str>, source: Source<'a>) -> Result<Cow<'a, [u8]>, HostError> {
     let bytes = match source {
         Source::Pinned(source, _) => return read(plugin, *source),
-        Source::Bytes(bytes) => Cow::Borrowed(bytes),
-        Source::File(path) => {
-            let mut bytes = Vec::new();
-            File::open(path)
-                // One byte over the bound tells a file that is too large from one that just fits.
-                .and_then(|file| file.take(COMPONENT_BYTES + 1).read_to_end(&mut bytes))
-                .map_err(|source| HostError::Read {
-                    plugin: Arc::clone(plugin),
-                    path: path.to_owned(),
-                    source,
-                })?;
-            Cow::Owned(bytes)
-        }
+        Source::Bytes(bytes) | Source::Read(_, bytes) => Cow::Borrowed(bytes),
+        Source::File(path) => Cow::Owned(read_file(plugin, path)?),
     };
     if bytes.len() as u64 > COMPONENT_BYTES {
         let why =

@@ -95,6 +95,12 @@ pub mod provider {
     pub const SAME_ID: &str = "same-id";
 }
 
+/// An engine's plugin that sells idle time as `night`.
+pub mod night {
+    /// The component (worlds `engine` and `provider`).
+    pub const COMPONENT: &[u8] = include_bytes!(env!("OFFPEAK_GUEST_NIGHT"));
+}
+
 /// A component that was built against the first version of the contract, `offpeak:plugin@0.1.0`, without the SDK.
 pub mod first {
     /// The component: all five worlds at once.

@@ -36,6 +36,7 @@ mod restart;
 mod results;
 mod retries;
 mod rig;
+mod shares;
 mod tenants;
 mod translated;
 mod upstream;

@@ -1,10 +1,11 @@
 //! Plugins that change while the daemon runs: between two requests, all or none, and no request is lost.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use http::StatusCode;
-use offpeak_guests::{provider, router};
-use provider_sim::{BatchFault, Endpoint, EngineOptions, Mode, Server};
+use offpeak_guests::{night, provider, router};
+use provider_sim::{BatchFault, Endpoint, EngineOptions, Fault, Handle, Mode, Provider, Server};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -235,4 +236,78 @@ async fn plugins_of_all_five_worlds_change_together() {
     let refused = reload(&rig).await;
     assert_eq!(refused.error(), (422, "plugin_refused"));
     assert!(refused.body["error"]["message"].as_str().unwrap().contains("world `engine`"), "{refused:?}");
+}
+
+/// A daemon before an engine whose plugin lies in a file; nothing else sells anything.
+async fn before_an_engine(shelf: &Shelf) -> (Rig, Provider, Handle, String) {
+    let provider = sim().speed(1).models([MODEL]).engine(EngineOptions::default()).build();
+    let server = Server::on_free_port(provider.clone()).await.unwrap();
+    let settings = format!(
+        "backends.simulated.models = [\"none\"]\nbreaker.rest = \"1h\"\nbreaker.rest_max = \"1h\"\n\
+         [plugins.providers.vllm]\nfile = {}\ntime_limit = \"5s\"\n\
+         [backends.gpu]\nprovider = \"vllm\"\nbase_url = \"{}\"\nmodels = [\"*\"]\napi_key = {{ env = \"PROVIDER_KEY\" }}\n\
+         engine.look_every = \"50ms\"",
+        shelf.path(),
+        server.url()
+    );
+    (Rig::start(sim(), &settings).await, provider, server, settings)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_an_engines_offer_that_is_gone_is_bought_as_the_next_one() {
+    let shelf = Shelf::with(offpeak_bundled::VLLM);
+    let (rig, engine, _server, _) = before_an_engine(&shelf).await;
+    let first = rig.daemon.ticket("its lane is there").await;
+    rig.all_answered(&[first]).await;
+    engine.stop_engine();
+    eventually("the engine is known to be down", async || {
+        let why = rig.daemon.admin("/admin/v1/explain/0").await.body["why"].to_string();
+        why.contains("out of order").then_some(())
+    })
+    .await;
+    let waiting = rig.daemon.tickets(3, |n| format!("question {n}")).await;
+    rig.daemon.wait_for_waiting(3).await;
+
+    shelf.put(night::COMPONENT);
+    assert_eq!(reload(&rig).await.status, StatusCode::OK);
+    engine.start_engine();
+    rig.all_answered(&waiting).await;
+    assert_eq!(rig.daemon.metric("offpeak_batch_requests_sealed_total", "reason=\"rescue\"").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_piece_under_way_whose_offer_is_gone_at_the_next_start_is_given_back() {
+    let shelf = Shelf::with(offpeak_bundled::VLLM);
+    let (rig, engine, _server, settings) = before_an_engine(&shelf).await;
+    engine.faults().next(Endpoint::ChatCompletions, Fault::Slow { ms: 60_000 });
+    let ticket = rig.daemon.ticket("a question").await;
+    eventually("it is under way", async || (engine.calls(Endpoint::ChatCompletions) > 0).then_some(())).await;
+    shelf.put(night::COMPONENT);
+    let daemon = rig.daemon.restart(&rig.upstream, &settings).await;
+    let answer = daemon.redeem(&ticket).await;
+    assert!(answer.is_to(&ticket), "{answer:?}");
+    assert_eq!(daemon.metric("offpeak_batches_ended_total", "cancelled").await, 1);
+    assert_eq!(daemon.metric("offpeak_batches_ended_total", "completed").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_uses_a_file_has_the_same_of_it() {
+    let shelf = Shelf::with(offpeak_bundled::VLLM);
+    let (rig, ..) = before_an_engine(&shelf).await;
+    // Whoever opens this gets what nobody got before.
+    std::fs::remove_file(&shelf.file).unwrap();
+    assert!(Command::new("mkfifo").arg(&shelf.file).status().unwrap().success());
+    let file = shelf.file.clone();
+    std::thread::spawn(move || {
+        let versions = [remarked(offpeak_bundled::VLLM), remarked(&remarked(offpeak_bundled::VLLM))];
+        for version in versions.iter().cycle() {
+            // An error is a reader that had enough.
+            drop(std::fs::write(&file, version));
+        }
+    });
+    let told = reload(&rig).await;
+    let rows = told.body["data"].as_array().unwrap().iter().filter(|row| row["used_by"] == "gpu");
+    let found: Vec<(&Value, &Value)> = rows.map(|row| (&row["role"], &row["sha256"])).collect();
+    let [(_, provider), (_, adapter)] = &found[..] else { panic!("{told:?}") };
+    assert_eq!(provider, adapter, "{found:?}");
 }
