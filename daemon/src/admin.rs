@@ -22,11 +22,11 @@ use offpeak_core::words::LaneId;
 use offpeak_store::BatchRecord;
 use serde::Serialize;
 
-use crate::batch;
 use crate::body::ReplyBody;
 use crate::browser;
 use crate::defer::store_failed;
 use crate::gateway::Gateway;
+use crate::journey;
 use crate::reply::{Dialect, Refusal, json_of};
 
 /// Answers one request of an operator. `is_local` says that only this machine reaches the listener.
@@ -220,7 +220,7 @@ async fn batches(gateway: &Gateway) -> Result<List<BatchRow>, Refusal> {
 }
 
 fn batch_row(gateway: &Gateway, record: BatchRecord, finished: u64) -> BatchRow {
-    let progress = match batch::decode(&record.progress) {
+    let progress = match journey::decode(&record.progress) {
         Ok(Journey::Batch { progress, .. }) => progress,
         Ok(Journey::Realtime | Journey::Beside { .. }) | Err(_) => None,
     };

@@ -29,6 +29,7 @@ use crate::backends::{Backend, PrepareError, headers};
 use crate::blocking::blocking;
 use crate::costs::Took;
 use crate::gateway::Gateway;
+use crate::journey;
 use crate::outcomes::{self, Attempt, Source};
 use crate::upstream::{BadPath, SendError};
 
@@ -95,17 +96,6 @@ enum Told {
     Interrupted,
     Waited,
     Read(results::Summary),
-}
-
-/// How a batch stands in the store.
-pub fn encode(journey: &Journey) -> Bytes {
-    // Enums, numbers, text and bytes: there is nothing in it that cannot be written.
-    postcard::to_allocvec(journey).map(Bytes::from).unwrap_or_default()
-}
-
-/// Reads what [`encode`] wrote.
-pub fn decode(stored: &[u8]) -> Result<Journey, postcard::Error> {
-    postcard::from_bytes(stored)
 }
 
 /// Drives a batch to its end, or until the daemon stops. `stop` has the provider asked to stop it.
@@ -206,7 +196,7 @@ impl Driver {
             let step = self.ask(progress.as_ref(), &told)?;
             let next = self.stored(progress.as_ref(), &step);
             let journey = Journey::Batch { cargo: self.cargo.clone(), progress: Some(next.clone()) };
-            self.gateway.store.advance(self.record.id, encode(&journey)).await?;
+            self.gateway.store.advance(self.record.id, journey::encode(&journey)).await?;
             if let Some(tally) = next.tally {
                 self.gateway.lanes.tell(LaneEvent::Progressed { batch: self.record.id, tally });
             }

@@ -15,6 +15,7 @@ use offpeak_store::{BatchRecord, Document, Kind, LaneState, NewBatch, Order, Sto
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
+use crate::journey;
 use crate::lane_book::{Command, Commands, LaneError, View, Waiting};
 use crate::{batch, idle, overdue, rescue};
 
@@ -388,7 +389,7 @@ impl Task {
             headers: freight.headers,
             ranges,
             created_at: self.gateway.clock.now(),
-            progress: batch::encode(&journey),
+            progress: journey::encode(&journey),
         };
         let record = seal(&self.gateway, batch).await?;
         self.gateway.metrics.sealed(freight.backend.as_str(), reason, requests);
@@ -437,7 +438,7 @@ impl Task {
 }
 
 fn journey_of(record: &BatchRecord) -> Option<Journey> {
-    match batch::decode(&record.progress) {
+    match journey::decode(&record.progress) {
         Ok(journey) => Some(journey),
         Err(error) => {
             tracing::error!(

@@ -31,6 +31,7 @@ pub mod room;
 pub mod job_book;
 pub mod history;
 pub mod sent;
+pub mod journey;
 pub mod health;
 pub mod beside;
 pub mod held;

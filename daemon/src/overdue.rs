@@ -6,18 +6,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
+use offpeak_core::batch::Journey;
 use offpeak_core::extent::{Extent, Range};
 use offpeak_core::outcome::Ending;
 use offpeak_core::scheduler::Event;
-use offpeak_core::words::{LaneId, Millis, Place, Seq, Timestamp};
-use offpeak_store::{Entry, NewOutcome, Recorded, Selection, StoreError, Verdict};
+use offpeak_core::words::{BatchId, Millis, Place, Timestamp};
+use offpeak_store::{NewBatch, NewOutcome, Recorded, StoreError, Verdict, Waiting};
 
 use crate::delivery::request_id;
 use crate::gateway::Gateway;
+use crate::journey;
 use crate::reply::{self, Dialect, ErrorText};
-
-/// Bodies that are in memory at once, in bytes; they are of no interest here.
-const CHUNK_BYTES: usize = 1 << 20;
 
 /// What was hurried on its way and is not due for its caller yet is not given up again before so much time.
 const LOOK_AGAIN: Millis = Millis::from_secs(10);
@@ -25,28 +24,49 @@ const LOOK_AGAIN: Millis = Millis::from_secs(10);
 /// A pause before trying again what the store refused.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How the batch of what was given up is said to have ended.
+const GIVEN_UP: &str = "given up";
+
 /// Gives up what is due of these, and tells the lanes of the rest.
 pub async fn give_up(gateway: Arc<Gateway>, extents: Vec<Extent>, until: Timestamp) {
     for extent in extents {
-        loop {
+        let rest = loop {
             match give_up_one(&gateway, &extent, until).await {
-                Ok(rest) => {
-                    for extent in rest {
-                        gateway.lanes.tell(Event::Returned(extent));
-                    }
-                    break;
-                }
-                Err(StoreError::Closed) => return,
-                Err(error) => {
-                    tracing::error!(lane = extent.lane.0, %error, "requests without money wait for the store");
-                }
+                Ok(rest) => break rest,
+                Err(error) if !is_worth_waiting(&gateway, &extent, &error).await => return,
+                Err(_) => {}
             }
-            tokio::select! {
-                biased;
-                () = gateway.stopping.cancelled() => return,
-                () = tokio::time::sleep(PAUSE) => {}
+        };
+        let gone = gone(&extent, &rest);
+        for extent in rest {
+            gateway.lanes.tell(Event::Returned(extent));
+        }
+        let batch = loop {
+            match seal(&gateway, gone.clone()).await {
+                Ok(batch) => break batch,
+                Err(error) if !is_worth_waiting(&gateway, &extent, &error).await => return,
+                Err(_) => {}
+            }
+        };
+        let Some(batch) = batch else { continue };
+        while let Err(error) = gateway.store.end(batch, gateway.clock.now(), GIVEN_UP).await {
+            if !is_worth_waiting(&gateway, &extent, &error).await {
+                return;
             }
         }
+    }
+}
+
+/// Says what the store refused, and waits a moment; false if the daemon stops. After a start it begins anew.
+async fn is_worth_waiting(gateway: &Gateway, extent: &Extent, error: &StoreError) -> bool {
+    if matches!(error, StoreError::Closed) {
+        return false;
+    }
+    tracing::error!(lane = extent.lane.0, %error, "requests without money wait for the store");
+    tokio::select! {
+        biased;
+        () = gateway.stopping.cancelled() => false,
+        () = tokio::time::sleep(PAUSE) => true,
     }
 }
 
@@ -56,37 +76,55 @@ async fn give_up_one(
     until: Timestamp,
 ) -> Result<Vec<Extent>, StoreError> {
     let range = Range { lane: extent.lane, from: extent.first, to: extent.end() };
-    let mut selection = Some(Selection::from(vec![range]));
+    let now = gateway.clock.now();
     let mut rest: Vec<Extent> = Vec::new();
-    while let Some(what) = selection {
-        let chunk = gateway.store.requests(what, CHUNK_BYTES).await?;
-        selection = chunk.rest;
-        let now = gateway.clock.now();
-        let mut outcomes = Vec::new();
-        for entry in chunk.entries {
-            let due = due(gateway, &entry).await?;
-            if due <= now {
-                outcomes.push(outcome(gateway, &entry, until, now));
-            } else {
-                keep(&mut rest, &entry, due.min(entry.deadline.max(now.after(LOOK_AGAIN))));
-            }
+    let mut outcomes = Vec::new();
+    for waiting in gateway.store.waiting(range).await? {
+        if waiting.due <= now {
+            outcomes.push(outcome(gateway, &waiting, until, now));
+        } else {
+            keep(&mut rest, &waiting, now);
         }
-        record(gateway, outcomes).await?;
     }
+    record(gateway, outcomes).await?;
     Ok(rest)
 }
 
-/// What was hurried on the way is due when its caller said.
-async fn due(gateway: &Gateway, entry: &Entry) -> Result<Timestamp, StoreError> {
-    if entry.origin == entry.place {
-        return Ok(entry.deadline);
+/// What is over of an extent: all but the rest.
+fn gone(extent: &Extent, rest: &[Extent]) -> Vec<Range> {
+    let mut gone = Vec::new();
+    let mut from = extent.first;
+    let end = Extent { first: extent.end(), ..*extent };
+    for next in rest.iter().chain([&end]) {
+        if from < next.first {
+            gone.push(Range { lane: extent.lane, from, to: next.first });
+        }
+        from = next.end();
     }
-    let origin = gateway.store.entry(entry.origin).await?;
-    Ok(origin.map_or(entry.deadline, |origin| origin.deadline.max(entry.deadline)))
+    gone
+}
+
+/// No batch will have these. So that they are no holes in what batches have of their lane, and do not come again as what
+/// waits there when the daemon starts, they leave as a batch of which nothing is left to do.
+async fn seal(gateway: &Gateway, gone: Vec<Range>) -> Result<Option<BatchId>, StoreError> {
+    let Some(key) = gone.first().and_then(|range| gateway.store.lane_key(range.lane)) else {
+        return Ok(None);
+    };
+    let batch = NewBatch {
+        backend: key.backend,
+        endpoint: key.endpoint,
+        model: key.model,
+        offer: key.offer,
+        headers: key.headers,
+        ranges: gone,
+        created_at: gateway.clock.now(),
+        progress: journey::encode(&Journey::Realtime),
+    };
+    gateway.store.seal(batch).await.map(Some)
 }
 
 /// The error is the one that the tenant's new requests get.
-fn outcome(gateway: &Gateway, entry: &Entry, until: Timestamp, now: Timestamp) -> NewOutcome {
+fn outcome(gateway: &Gateway, waiting: &Waiting, until: Timestamp, now: Timestamp) -> NewOutcome {
     let seconds = until.since(now).0.div_ceil(1000);
     let message = format!(
         "The tenant's budget did not pay for this request before its deadline, so it was not sent. There is money again in \
@@ -97,13 +135,13 @@ fn outcome(gateway: &Gateway, entry: &Entry, until: Timestamp, now: Timestamp) -
         code: "insufficient_quota",
         message: &message,
         param: None,
-        id: &request_id(entry.origin),
+        id: &request_id(waiting.origin),
     };
-    let key = gateway.store.lane_key(entry.place.lane);
+    let key = gateway.store.lane_key(waiting.extent.lane);
     let dialect = key.map_or(Dialect::OpenAi, |key| Dialect::of(key.endpoint.as_str()));
     NewOutcome {
-        place: entry.place,
-        attempts: entry.attempts,
+        place: waiting.place(),
+        attempts: waiting.attempts,
         batch: None,
         finished_at: now,
         ending: Ending::Answered { status: text.status },
@@ -133,20 +171,43 @@ async fn record(gateway: &Gateway, outcomes: Vec<NewOutcome>) -> Result<(), Stor
     Ok(())
 }
 
-/// Puts a request to the others that go on waiting.
-fn keep(rest: &mut Vec<Extent>, entry: &Entry, earliest_deadline: Timestamp) {
-    let (lane, first): (LaneId, Seq) = (entry.place.lane, entry.place.seq);
-    let one = Extent {
-        lane,
-        first,
-        count: 1,
-        bytes: entry.body.len() as u64,
-        tokens: u64::from(entry.tokens),
-        oldest: entry.arrived.max(entry.not_before),
-        earliest_deadline,
-    };
-    match rest.last_mut().filter(|last| last.end() == first) {
+/// Puts a request to the others that go on waiting. What was hurried stays so, and is looked at again after a while.
+fn keep(rest: &mut Vec<Extent>, waiting: &Waiting, now: Timestamp) {
+    let hurried = waiting.extent.earliest_deadline.max(now.after(LOOK_AGAIN));
+    let one = Extent { earliest_deadline: waiting.due.min(hurried), ..waiting.extent };
+    match rest.last_mut().filter(|last| last.end() == one.first) {
         Some(last) => last.join(&one),
         None => rest.push(one),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use offpeak_core::words::{LaneId, Seq};
+
+    use super::*;
+
+    fn extent(first: u64, count: u32) -> Extent {
+        Extent {
+            lane: LaneId(3),
+            first: Seq(first),
+            count,
+            bytes: 0,
+            tokens: 0,
+            oldest: Timestamp(0),
+            earliest_deadline: Timestamp(0),
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_all_but_the_rest() {
+        let of = |rest: &[(u64, u32)]| -> Vec<(u64, u64)> {
+            let rest: Vec<Extent> = rest.iter().map(|(first, count)| extent(*first, *count)).collect();
+            gone(&extent(10, 5), &rest).into_iter().map(|range| (range.from.0, range.to.0)).collect()
+        };
+        assert_eq!(of(&[]), [(10, 15)]);
+        assert_eq!(of(&[(10, 5)]), []);
+        assert_eq!(of(&[(10, 2)]), [(12, 15)]);
+        assert_eq!(of(&[(12, 1), (14, 1)]), [(10, 12), (13, 14)]);
     }
 }

@@ -8,11 +8,11 @@ use offpeak_core::words::{LaneId, Millis, Mode, Place, Timestamp};
 use offpeak_store::{BatchRecord, Standing};
 use serde::{Deserialize, Serialize};
 
-use crate::batch;
 use crate::defer::store_failed;
 use crate::fallback::STAND_IN;
 use crate::gateway::Gateway;
 use crate::history;
+use crate::journey;
 use crate::lane_book::View;
 use crate::reply::Refusal;
 
@@ -128,7 +128,7 @@ async fn past(gateway: &Gateway, origin: Place) -> Result<Vec<String>, Refusal> 
 
 /// Whether a request is in a batch, or run beside one under this record.
 fn carries(record: &BatchRecord, place: Place) -> bool {
-    match batch::decode(&record.progress) {
+    match journey::decode(&record.progress) {
         Ok(Journey::Beside { cargo, .. }) => cargo.iter().any(|part| part.range.contains(place)),
         Ok(Journey::Batch { .. } | Journey::Realtime) | Err(_) => {
             record.ranges.iter().any(|range| range.contains(place))
@@ -140,7 +140,7 @@ fn of_batch(gateway: &Gateway, view: &View, record: &BatchRecord) -> Explanation
     let now = gateway.clock.now();
     let ago = shown(now.since(record.created_at));
     let (offer, backend) = (&record.offer, &record.backend);
-    match batch::decode(&record.progress) {
+    match journey::decode(&record.progress) {
         Ok(Journey::Realtime) => in_realtime(
             gateway,
             record,

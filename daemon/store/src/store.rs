@@ -26,7 +26,7 @@ use crate::threads::{Command, Threads};
 use crate::values::{
     Appended, Audit, BatchRecord, BodyAt, Chunk, Compacted, Counts, Document, Entry, FinishedChunk, IdleLane,
     Kind, NewBatch, NewOutcome, NewRequest, Order, Recorded, Recovered, Selection, Standing, Stats, Swept,
-    Tally, Unfinished, Verdict,
+    Tally, Unfinished, Verdict, Waiting,
 };
 
 /// Largest texts of a lane's key together, in bytes.
@@ -273,6 +273,12 @@ impl Store {
     pub async fn requests(&self, what: impl Into<Selection>, max_bytes: usize) -> Result<Chunk, StoreError> {
         let what = what.into();
         self.0.read(move |view, log| query::requests(view, log, what, max_bytes)).await
+    }
+
+    /// The entries of a range that have no outcome, in order, all of them: what the index knows, so that damaged bodies
+    /// are in nobody's way.
+    pub async fn waiting(&self, range: Range) -> Result<Vec<Waiting>, StoreError> {
+        self.0.read(move |view, _| query::waiting(view, range)).await
     }
 
     /// One entry, finished or not, for as long as it is kept.

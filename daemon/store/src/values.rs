@@ -377,6 +377,27 @@ pub struct Unfinished {
     pub attempts: u16,
 }
 
+/// An entry without an outcome, as far as the index knows it: without its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// It alone: where it stands, its size, and when its answer is due there.
+    pub extent: Extent,
+    /// Where the request stood first; its identity.
+    pub origin: Place,
+    /// Attempts made before it came to stand here.
+    pub attempts: u16,
+    /// When its caller is to have its answer. What was hurried on its way is due earlier where it stands.
+    pub due: Timestamp,
+}
+
+impl Waiting {
+    /// Where it stands.
+    #[must_use]
+    pub const fn place(&self) -> Place {
+        Place { lane: self.extent.lane, seq: self.extent.first }
+    }
+}
+
 /// A finished request with its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finished {

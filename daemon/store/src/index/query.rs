@@ -15,7 +15,7 @@ use super::tables::key;
 use crate::error::StoreError;
 use crate::log::read::LogReader;
 use crate::log::{Change, Location};
-use crate::values::{BodyAt, Chunk, Counts, Entry, IdleLane, Outcome, Selection, Standing};
+use crate::values::{BodyAt, Chunk, Counts, Entry, IdleLane, Outcome, Selection, Standing, Waiting};
 
 /// What an entry without a body counts for in a chunk, in bytes.
 const ENTRY_BYTES: u64 = 256;
@@ -198,6 +198,29 @@ pub(crate) fn missing(view: &View, ranges: &[Range]) -> Result<Vec<Place>, Store
         })?;
     }
     Ok(places)
+}
+
+/// The entries of a range that have no outcome.
+pub(crate) fn waiting(view: &View, range: Range) -> Result<Vec<Waiting>, StoreError> {
+    let mut found: Vec<Found> = Vec::new();
+    walk(view, range, &mut |place, entry, is_finished| {
+        if !is_finished {
+            found.push((place, *entry));
+        }
+        ControlFlow::Continue(())
+    })?;
+    let mut waiting = Vec::with_capacity(found.len());
+    for (place, entry) in found {
+        let origin = entry.origin(place);
+        let first = if origin == place { None } else { view.entry(origin)? };
+        waiting.push(Waiting {
+            extent: entry.extent(place),
+            origin,
+            attempts: entry.attempts(),
+            due: first.map_or(entry.deadline, |first| first.deadline.max(entry.deadline)),
+        });
+    }
+    Ok(waiting)
 }
 
 /// How many of these ranges' entries have an outcome. Entries that are swept are finished.

@@ -29,6 +29,9 @@ use crate::{
     wire::{ErrorObject, escape},
 };
 
+/// How often a deletion that came to nothing is tried again.
+const DELETE_TRIES_MAX: u32 = 5;
+
 /// What became of a call.
 type Outcome = batch::Outcome<ErrorObject>;
 
@@ -90,8 +93,13 @@ pub(crate) enum Phase {
     Cancel { input: String, id: String },
     /// Reading the first of `left`.
     Read { input: String, left: Vec<ResultFile>, read: Vec<String>, end: End },
-    /// Deleting the first of `files`.
-    Delete { files: Vec<String>, end: End },
+    /// Deleting the first of `files`, which came to nothing `tries` times.
+    Delete {
+        files: Vec<String>,
+        end: End,
+        #[serde(default)]
+        tries: u32,
+    },
     /// Nothing is left to do.
     Over { end: End },
 }
@@ -180,10 +188,7 @@ impl Protocol for Context<'_> {
             Phase::Read { input, left, read, end } => {
                 collect::read(&event, input, left, read, end, notes, context)
             }
-            Phase::Delete { mut files, end } => {
-                files.remove(0); // whether it worked or not: the provider deletes old files itself
-                conclude_deleting(files, end)
-            }
+            Phase::Delete { files, end, tries } => deleted(Outcome::of(event), files, end, tries, context),
             Phase::Over { end } => Next::Act(Phase::Over { end }),
         }
     }
@@ -214,7 +219,22 @@ fn conclude(files: Vec<String>, end: End, context: Context<'_>) -> Next {
 }
 
 fn conclude_deleting(files: Vec<String>, end: End) -> Next {
-    Next::Act(if files.is_empty() { Phase::Over { end } } else { Phase::Delete { files, end } })
+    Next::Act(if files.is_empty() { Phase::Over { end } } else { Phase::Delete { files, end, tries: 0 } })
+}
+
+/// What became of the deletion of the first file. A crash and a bad moment of the provider leave none behind; but the batch
+/// does not wait for ever, since the provider deletes old files itself.
+fn deleted(outcome: Outcome, mut files: Vec<String>, end: End, tries: u32, context: Context<'_>) -> Next {
+    match outcome {
+        Outcome::Doubtful(hindrance) | Outcome::Later(hindrance) if tries < DELETE_TRIES_MAX => {
+            let tries = tries + 1;
+            Next::Pause(Phase::Delete { files, end, tries }, context.pauses().after(tries, &hindrance))
+        }
+        Outcome::Done(_) | Outcome::Refused { .. } | Outcome::Doubtful(_) | Outcome::Later(_) => {
+            files.remove(0);
+            conclude_deleting(files, end)
+        }
+    }
 }
 
 impl Phase {
@@ -242,7 +262,7 @@ impl Phase {
                 }),
                 None => end.effect(),
             },
-            Self::Delete { files: left, end } => match left.first() {
+            Self::Delete { files: left, end, .. } => match left.first() {
                 Some(file) => call("DELETE", format!("{files}/{}", escape(file))),
                 None => end.effect(),
             },

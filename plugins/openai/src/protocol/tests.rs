@@ -158,7 +158,7 @@ fn from_items_to_results() {
     assert_eq!(sent(&effect), "READ /v1/files/file-err/content as errors");
     let effect = life.on(read_event("errors", 200, true));
     assert_eq!(sent(&effect), "DELETE /v1/files/file-1");
-    let end = finish(life.on(answered(500, &json!({}))));
+    let end = finish(life.on(answered(404, &json!({}))));
     assert_eq!(end, Finish { ending: Ending::Completed, missing: DidItRun::Unknown });
 
     // The end stays the end.
@@ -184,6 +184,27 @@ fn files_are_deleted_as_configured() {
         }
         finish(effect);
     }
+}
+
+#[test]
+fn a_deletion_that_comes_to_nothing_is_tried_again_and_not_for_ever() {
+    let deleting = || {
+        let mut life = Life::polling();
+        assert_eq!(sent(&life.answer(200, &over("failed", None, None))), "DELETE /v1/files/file-1");
+        life
+    };
+    for trouble in [Event::Interrupted, Event::NotSent("no way".into()), answered(503, &json!({}))] {
+        let mut life = deleting();
+        let effect = life.on(trouble);
+        assert_eq!(sent(&life.wait_out(effect)), "DELETE /v1/files/file-1");
+        finish(life.on(answered(200, &json!({}))));
+    }
+    let mut life = deleting();
+    for _ in 0..DELETE_TRIES_MAX {
+        let effect = life.on(answered(500, &json!({})));
+        assert_eq!(sent(&life.wait_out(effect)), "DELETE /v1/files/file-1");
+    }
+    finish(life.on(answered(500, &json!({}))));
 }
 
 #[test]
@@ -479,7 +500,7 @@ fn stopping_before_anything_was_made_makes_nothing() {
     life.answer(200, &json!({"id": "file-1"}));
     life.on(answered(429, &json!({})));
     assert_eq!(sent(&life.on(Event::Cancel)), "DELETE /v1/files/file-1");
-    assert_eq!(finish(life.on(Event::Waited)).missing, DidItRun::NotSent);
+    assert_eq!(finish(life.on(answered(200, &json!({})))).missing, DidItRun::NotSent);
 }
 
 #[test]

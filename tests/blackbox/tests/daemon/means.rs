@@ -4,6 +4,8 @@
 use std::time::{Duration, Instant};
 
 use http::Method;
+use offpeak_core::words::Timestamp;
+use offpeak_store::{Options, Store};
 use provider_sim::{Mode, Server, answer};
 use serde_json::{Value, json};
 
@@ -122,6 +124,11 @@ async fn what_a_budget_does_not_pay_for_in_time_gets_an_error_that_says_so() {
     assert!(ended.body["error"]["message"].as_str().unwrap().contains("budget"), "{ended:?}");
     assert_eq!(look(&patient).await.body["status"], "queued");
     assert_eq!(rig.provider.bill().total().0, 0);
+    // And for good: a start finds only the one that has time.
+    let folder = rig.daemon.stop().await;
+    let (_, found) = Store::open(Options::new(folder.path().join("data")), Timestamp(0)).unwrap();
+    let waiting: u32 = found.lanes.iter().flat_map(|lane| &lane.extents).map(|extent| extent.count).sum();
+    assert_eq!((waiting, found.open_batches.len()), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

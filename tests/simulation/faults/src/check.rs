@@ -7,33 +7,36 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use offpeak::costs::report::{self, Query};
 use offpeak::gateway::Gateway;
+use offpeak_core::outcome::Ending;
 use offpeak_core::words::Timestamp;
 use offpeak_store::disk::memory::MemoryDisk;
 use offpeak_store::{Kind as Documents, Options, Order, Store, StoreError};
-use provider_sim::Executions;
+use provider_sim::{Executions, SimResponse};
 use serde_json::Value;
 
 use crate::api::Api;
 use crate::client::{Answer, Client};
-use crate::job::{Line, Report, prompts};
-use crate::plan::{Kind, MAX_ATTEMPTS, PROVIDER_KEY, Script, Way};
+use crate::job::{Failure, Line, Report, prompts};
+use crate::plan::{HOUR, Kind, MAX_ATTEMPTS, MINUTE, PROVIDER_KEY, Script, Way};
+use crate::record::Record;
 use crate::world::World;
 
-/// Every promise to every client was kept, and the provider's bill has nothing twice.
-pub(crate) fn promises(world: &World) {
+/// Every promise to every client was kept, and the provider's bill has nothing twice that is not on record.
+pub(crate) async fn promises(world: &World, store: &Store) {
     let executions = world.provider.bill().executions;
     for (number, (client, script)) in world.clients.iter().zip(&world.plan.clients).enumerate() {
         let client = client.lock().clone();
         let mut broken = match script.way {
-            Way::Job => job(world, &executions, number, script, &client),
-            _ => request(world, &executions, script, &client),
+            Way::Job => job(world, store, &executions, number, script, &client).await,
+            _ => request(world, store, &executions, script, &client).await,
         };
-        for prompt in client.refused.iter().filter(|prompt| **prompt != client.prompt) {
-            // It was refused, but the disk may have kept it all the same.
+        for prompt in client.asked.iter().filter(|prompt| **prompt != client.prompt) {
+            // It was refused, or nobody knows; the disk may have kept it all the same. Real time keeps nothing.
             let again = world.plan.may_run_again() || world.was_rescued(script.api, prompt);
+            let most = if again && script.way != Way::Realtime { MAX_ATTEMPTS } else { 1 };
             let times = runs(&executions, script.api, prompt);
-            if times > if again { MAX_ATTEMPTS } else { 1 } {
-                broken.push(format!("a refused call was run {times} times"));
+            if times > most {
+                broken.push(format!("a call without an answer was run {times} times"));
             }
         }
         for what in broken {
@@ -46,23 +49,51 @@ fn runs(executions: &Executions, api: Api, prompt: &str) -> u32 {
     api.key(prompt).map_or(0, |key| executions.of(key))
 }
 
-fn request(world: &World, executions: &Executions, script: &Script, client: &Client) -> Vec<String> {
+async fn request(
+    world: &World,
+    store: &Store,
+    executions: &Executions,
+    script: &Script,
+    client: &Client,
+) -> Vec<String> {
     let Some(answer) = &client.answer else { return vec!["its request was lost".to_owned()] };
     let mut broken = Vec::new();
     let times = runs(executions, script.api, &client.prompt);
     if script.way == Way::Realtime || answer.is_in_real_time() {
+        broken.extend(right_now(world, script, client, answer).err());
         // Each call that a client makes in real time is one, and the daemon makes no more of it.
-        if u64::from(times) > client.calls {
-            broken.push(format!("{} real-time calls were run {times} times", client.calls));
+        let calls = if script.way == Way::Realtime { 1 } else { client.calls };
+        if u64::from(times) > calls {
+            broken.push(format!("{calls} real-time calls were run {times} times"));
         }
         return broken;
     }
     broken.extend(right_answer(world, script, client, answer).err());
-    let most = most_runs(world, script, client, answer.attempts);
+    let record = client.records.get(&client.prompt);
+    let most = match most_runs(world, store, script.api, &client.prompt, record).await {
+        Ok(most) => most,
+        Err(error) => return vec![format!("the ledger cannot be read: {error}")],
+    };
     if times > most {
-        broken.push(format!("it was run {times} times, and {most} are explained"));
+        broken.push(format!("it was run {times} times, and {most} are on record"));
     }
     broken
+}
+
+/// What was passed on is the model's answer to this very prompt, or something that went wrong on the way.
+fn right_now(world: &World, script: &Script, client: &Client, answer: &Answer) -> Result<(), String> {
+    if answer.is_to(script.api, &client.prompt) {
+        return Ok(());
+    }
+    let is_whole = !answer.is_broken && serde_json::from_slice::<Value>(&answer.body).is_ok();
+    let plan = &world.plan;
+    let explained = match answer.status {
+        StatusCode::OK if is_whole => return Err("it got an answer to something else".to_owned()),
+        StatusCode::OK => plan.has(Kind::CutAnswers) || plan.has(Kind::WrongAnswers),
+        _ => plan.troubles_calls(),
+    };
+    let what = || format!("it got an error in real time that nothing explains: {}", answer.status);
+    if explained { Ok(()) } else { Err(what()) }
 }
 
 /// An answer is the model's to this very prompt, or an error that something explains.
@@ -76,58 +107,96 @@ fn right_answer(world: &World, script: &Script, client: &Client, answer: &Answer
     if answer.status == StatusCode::OK && !matches!(state, Some("failed" | "cancelled")) {
         return Err("it got an answer to something else".to_owned());
     }
-    let plan = &world.plan;
-    let code = answer.code();
     let detail = body.pointer("/error/details/error_code").and_then(Value::as_str);
-    let is_unreadable = [Some(code.as_str()), detail].contains(&Some("results_unreadable"));
-    let explained = match code.as_str() {
-        _ if answer.status == StatusCode::CONFLICT || state == Some("cancelled") => {
-            script.withdraws_after_ms.is_some()
-        }
-        _ if answer.attempts.is_none_or(|attempts| attempts >= MAX_ATTEMPTS) => !plan.kinds.is_empty(),
-        // What fails in the same way each time is not tried again.
-        _ if plan.has(Kind::Validation) => true,
-        // What ran, and whose results are never whole, is not bought once more.
-        _ if is_unreadable => plan.may_run_again(),
-        // Real time cannot be asked what it meant to say.
-        _ if answer.status == StatusCode::BAD_GATEWAY => {
-            plan.has(Kind::WrongAnswers) || plan.has(Kind::CutAnswers)
-        }
-        _ if answer.status == StatusCode::BAD_REQUEST => plan.has(Kind::ItemFailures),
-        _ => false,
+    let code = answer.code();
+    let trouble = Trouble {
+        code: detail.unwrap_or(&code),
+        status: Some(answer.status.as_u16()).filter(|status| *status != 200),
+        attempts: answer.attempts,
+        is_cancelled: answer.status == StatusCode::CONFLICT || state == Some("cancelled"),
+        // Tickets and held calls are run late rather than not at all.
+        is_expired: false,
     };
-    if explained {
+    if is_explained(world, script, client, &trouble) {
         Ok(())
     } else {
         Err(format!("it got an error that nothing explains: {} {code}", answer.status))
     }
 }
 
-/// How often a request may have run. More often than once only if an attempt's answer was lost, and then no more often
-/// than attempts are on record.
-fn most_runs(world: &World, script: &Script, client: &Client, attempts: Option<u32>) -> u32 {
-    // One that was cancelled may have been under way.
-    let under_way = u32::from(client.is_withdrawn);
-    let on_record = attempts.unwrap_or(MAX_ATTEMPTS).saturating_add(under_way);
-    if world.was_rescued(script.api, &client.prompt) {
-        // It may have been run beside the batch that it is in; that decision is on record too.
-        on_record + 1
-    } else if world.plan.may_run_again() {
-        on_record
-    } else {
-        on_record.min(1)
+/// An error that a client got instead of an answer.
+#[derive(Debug)]
+struct Trouble<'a> {
+    code: &'a str,
+    /// What the provider answered; 502 where it did not.
+    status: Option<u16>,
+    attempts: Option<u32>,
+    is_cancelled: bool,
+    is_expired: bool,
+}
+
+/// Some fault of this run, or the client itself, brought it about.
+fn is_explained(world: &World, script: &Script, client: &Client, trouble: &Trouble<'_>) -> bool {
+    let plan = &world.plan;
+    match trouble.code {
+        _ if trouble.is_cancelled => script.withdraws_after_ms.is_some(),
+        _ if trouble.attempts.is_none_or(|attempts| attempts >= MAX_ATTEMPTS) => plan.may_fail_attempts(),
+        _ if trouble.is_expired => plan.may_fail_attempts() && is_window_over(world, script, client),
+        // What fails in the same way each time is not tried again.
+        _ if plan.has(Kind::Validation) => true,
+        // What ran, and whose results are never whole, is not bought once more.
+        "results_unreadable" => plan.may_run_again(),
+        // Real time cannot be asked what it meant to say.
+        _ if trouble.status.is_none_or(|status| status == 502) => {
+            plan.has(Kind::WrongAnswers) || plan.has(Kind::CutAnswers)
+        }
+        _ if trouble.status == Some(400) => plan.has(Kind::ItemFailures),
+        _ => false,
     }
 }
 
-/// Each request of a job has exactly one line, and the job's counters say so too.
-fn job(
+/// The client's job had all the time that it was given.
+fn is_window_over(world: &World, script: &Script, client: &Client) -> bool {
+    let window_ms = match script.sla {
+        "24h" => 24 * HOUR,
+        "12h" => 12 * HOUR,
+        "4h" => 4 * HOUR,
+        "2h" => 2 * HOUR,
+        _ => 95 * MINUTE,
+    };
+    let read_ms = client.report.as_ref().map_or(0, |report| report.read_ms);
+    let took_ms = read_ms.saturating_sub(client.began_ms.unwrap_or(0));
+    took_ms >= window_ms || world.plan.has(Kind::ClockJumps)
+}
+
+/// How often a request may have run: as often as the ledger says that attempts of it ran, or may have.
+async fn most_runs(
     world: &World,
+    store: &Store,
+    api: Api,
+    prompt: &str,
+    record: Option<&Record>,
+) -> Result<u32, StoreError> {
+    let is_rescued = world.was_rescued(api, prompt);
+    let Some(record) = record else {
+        let again = world.plan.may_run_again() || is_rescued;
+        return Ok(if again { MAX_ATTEMPTS + 1 } else { 1 });
+    };
+    let on_record = record.runs(store).await?;
+    // Tries in real time that follow each other are one entry.
+    Ok(if is_rescued { on_record.max(record.attempts) } else { on_record })
+}
+
+/// Each request of a job has exactly one line, and the job's counters say so too.
+async fn job(
+    world: &World,
+    store: &Store,
     executions: &Executions,
     number: usize,
     script: &Script,
     client: &Client,
 ) -> Vec<String> {
-    let Some(Report { lines, status, counts }) = &client.report else {
+    let Some(Report { lines, status, counts, .. }) = &client.report else {
         return vec!["its job was lost".to_owned()];
     };
     if status == "failed" {
@@ -140,14 +209,24 @@ fn job(
         broken.push(format!("its job has a line that nobody asked for: {name}"));
     }
     for (name, prompt) in &asked {
+        let record = client.records.get(name);
         let times = runs(executions, script.api, prompt);
-        let again = world.plan.may_run_again() || world.was_rescued(script.api, prompt);
-        if times > if again { MAX_ATTEMPTS + 1 } else { 1 } {
-            broken.push(format!("{name} was run {times} times"));
+        match most_runs(world, store, script.api, prompt, record).await {
+            Ok(most) if times <= most => {}
+            Ok(most) => {
+                broken.push(format!("{name} was run {times} times, and {most} are on record: {record:?}"))
+            }
+            Err(error) => broken.push(format!("the ledger cannot be read: {error}")),
         }
         match lines.get(name).map_or(&[][..], Vec::as_slice) {
             [Line::Right] => {}
-            [Line::Error(_)] if !world.plan.kinds.is_empty() => {}
+            [Line::Error(failure)] => {
+                let trouble = trouble(failure, record);
+                if !is_explained(world, script, client, &trouble) {
+                    broken
+                        .push(format!("{name} has an error that nothing explains: {trouble:?} {failure:?}"));
+                }
+            }
             // What was cancelled before it stood in a lane is not part of the job.
             [] if client.is_withdrawn => {}
             other => broken.push(format!("{name} has these lines: {other:?}")),
@@ -159,6 +238,26 @@ fn job(
         broken.push(format!("its job counts {counts:?}, and {right} of {all} lines are answers"));
     }
     broken
+}
+
+/// What a line says, and what is on record about it.
+fn trouble<'a>(failure: &'a Failure, record: Option<&'a Record>) -> Trouble<'a> {
+    let code = match record.map(|record| &record.ending) {
+        Some(Ending::Failed { code, .. }) => code.as_str(),
+        Some(Ending::Answered { .. }) | None => failure.code.as_str(),
+    };
+    let status = match record.map(|record| &record.ending) {
+        Some(Ending::Answered { status }) => Some(*status),
+        Some(Ending::Failed { .. }) => None,
+        None => failure.status,
+    };
+    Trouble {
+        code,
+        status,
+        attempts: record.map(|record| record.attempts),
+        is_cancelled: matches!(failure.code.as_str(), "batch_cancelled" | "cancelled" | "canceled"),
+        is_expired: matches!(failure.code.as_str(), "batch_expired" | "expired"),
+    }
 }
 
 /// At the provider there is one batch for each of offpeak's, and none of its files is left.
@@ -175,6 +274,18 @@ pub(crate) fn provider(world: &World) {
             *by_mark.entry(mark).or_default() += 1;
         }
     }
+    for batch in listing(world, "/v1/messages/batches?limit=100") {
+        let id = batch.get("id").and_then(Value::as_str).unwrap_or_default();
+        let marks = marks_of(world, id);
+        let is_torn = marks.is_empty() && world.plan.has(Kind::DamagedResults);
+        if marks.len() != 1 && !is_torn {
+            world.notes.violation(format!("a message batch has the items of {marks:?}: {batch:?}"));
+        }
+        for mark in marks {
+            *by_mark.entry(mark).or_default() += 1;
+        }
+    }
+    world.count_many("(batches at the provider)", by_mark.values().sum());
     for (mark, count) in by_mark.into_iter().filter(|(_, count)| *count > 1) {
         world.notes.violation(format!("the provider has {count} batches for the mark {mark}"));
     }
@@ -183,6 +294,25 @@ pub(crate) fn provider(world: &World) {
     if !files.is_empty() && !world.plan.may_leave_files() {
         world.notes.violation(format!("{} files are left at the provider: {files:?}", files.len()));
     }
+}
+
+/// Whose items a message batch has: there is no other place for a mark than their names.
+fn marks_of(world: &World, id: &str) -> BTreeSet<String> {
+    let answer = get(world, &format!("/v1/messages/batches/{id}/results"));
+    let lines = answer.body.bytes().split(|byte| *byte == b'\n');
+    let names = lines.filter_map(|line| {
+        let line: Value = serde_json::from_slice(line).ok()?;
+        line.get("custom_id")?.as_str().map(str::to_owned)
+    });
+    // The mark is an installation and a number of a batch, the rest a lane and a position; faults add lines of nobody.
+    names
+        .filter_map(|name| match name.split('-').collect::<Vec<_>>()[..] {
+            [installation, batch, _, _] if installation.len() == 16 => {
+                Some(format!("{installation}-{batch}"))
+            }
+            _ => None,
+        })
+        .collect()
 }
 
 /// Lets a call in at the provider.
@@ -195,16 +325,20 @@ pub(crate) fn authorize(request: &mut Request<Bytes>) {
     headers.insert("anthropic-version", http::HeaderValue::from_static("2023-06-01"));
 }
 
+fn get(world: &World, path: &str) -> SimResponse {
+    let mut request = Request::new(Bytes::new());
+    *request.method_mut() = Method::GET;
+    *request.uri_mut() = path.parse().unwrap_or_default();
+    authorize(&mut request);
+    world.provider.handle(request)
+}
+
 /// A listing of the provider, to its end.
 pub(crate) fn listing(world: &World, path: &str) -> Vec<Value> {
     let mut all = Vec::new();
     let mut after = String::new();
     loop {
-        let mut request = Request::new(Bytes::new());
-        *request.method_mut() = Method::GET;
-        *request.uri_mut() = format!("{path}{after}").parse().unwrap_or_default();
-        authorize(&mut request);
-        let answer = world.provider.handle(request);
+        let answer = get(world, &format!("{path}{after}"));
         let page: Value = serde_json::from_slice(answer.body.bytes()).unwrap_or(Value::Null);
         let data = page.get("data").and_then(Value::as_array).cloned().unwrap_or_default();
         let last = data.last().and_then(|row| row.get("id")).and_then(Value::as_str).map(str::to_owned);

@@ -1,5 +1,6 @@
 //! Clients: they ask, lose their connections, ask again, and remember what they were promised.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +16,17 @@ use serde_json::Value;
 use crate::api::{Api, error_code};
 use crate::job::Report;
 use crate::plan::{Script, Way};
+use crate::record::Record;
 use crate::world::Life;
+
+/// The tenants.
+pub(crate) const TENANTS: [&str; 2] = ["search", "mail"];
 
 /// The tenants' keys.
 pub(crate) const TENANT_KEYS: [&str; 2] = ["sk-of-search", "sk-of-mail"];
+
+/// How often what is on record is looked for while the disk fails.
+const LOOKS: u32 = 60;
 
 /// What a client knows.
 #[derive(Debug, Default, Clone)]
@@ -26,11 +34,13 @@ pub(crate) struct Client {
     /// Calls made. Without a key, each stands for another request, but for those of a held call.
     pub(crate) calls: u64,
     /// When its first call was made, in true milliseconds.
-    began_ms: Option<u64>,
+    pub(crate) began_ms: Option<u64>,
     /// Calls that were refused.
     refusals: u32,
-    /// The prompts of calls that were not acknowledged.
-    pub(crate) refused: Vec<String>,
+    /// The prompts of all its calls, each once.
+    pub(crate) asked: Vec<String>,
+    /// What is on record of its request, or of its job's by their names, once they are over.
+    pub(crate) records: BTreeMap<String, Record>,
     /// The prompt of the request that counts.
     pub(crate) prompt: String,
     /// Its file with a job's requests.
@@ -53,6 +63,8 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) mode: String,
     pub(crate) attempts: Option<u32>,
+    /// The daemon's name for the request.
+    id: Option<String>,
     location: Option<String>,
     retry_after_s: Option<u64>,
     pub(crate) body: Bytes,
@@ -139,6 +151,9 @@ impl Session {
         self.learns(|client| {
             client.calls += 1;
             client.began_ms.get_or_insert(now);
+            if client.prompt != prompt {
+                client.asked.push(prompt.clone());
+            }
             client.prompt.clone_from(&prompt);
         });
         prompt
@@ -174,11 +189,11 @@ impl Session {
         match (answer.status, answer.location.clone()) {
             (StatusCode::ACCEPTED, Some(location)) => self.learns(|client| client.ticket = Some(location)),
             // It was bought in real time: whatever the provider says is its answer.
-            _ if answer.is_in_real_time() => self.done(answer),
+            _ if answer.is_in_real_time() => self.done(answer).await,
             (StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS, _) => {
-                self.wait_after(&answer, &prompt).await;
+                self.wait_after(&answer).await;
             }
-            _ => self.surprise("a ticket was refused", answer),
+            _ => self.surprise("a ticket was refused", answer).await,
         }
     }
 
@@ -193,7 +208,7 @@ impl Session {
                 let pause = self.until_withdrawal(self.script.patience_ms);
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
-            StatusCode::SERVICE_UNAVAILABLE if answer.mode == "refused" => self.wait_after(&answer, "").await,
+            StatusCode::SERVICE_UNAVAILABLE if answer.mode == "refused" => self.wait_after(&answer).await,
             _ if answer.mode == "deferred" => {
                 let again = self.send(Method::GET, &ticket, Bytes::new(), &[]).await;
                 if again.status != StatusCode::SERVICE_UNAVAILABLE && again != answer {
@@ -204,9 +219,9 @@ impl Session {
                 if other.status != StatusCode::NOT_FOUND {
                     self.violation(&format!("another tenant gets to see it: {other:?}"));
                 }
-                self.done(answer);
+                self.done(answer).await;
             }
-            _ => self.surprise("a ticket was not honoured", answer),
+            _ => self.surprise("a ticket was not honoured", answer).await,
         }
     }
 
@@ -219,8 +234,8 @@ impl Session {
                 self.life.world.count("client: cancels");
                 self.learns(|client| client.is_withdrawn = true);
             }
-            StatusCode::SERVICE_UNAVAILABLE => self.wait_after(&answer, "").await,
-            _ => self.surprise("a request could not be cancelled", answer),
+            StatusCode::SERVICE_UNAVAILABLE => self.wait_after(&answer).await,
+            _ => self.surprise("a request could not be cancelled", answer).await,
         }
     }
 
@@ -235,12 +250,12 @@ impl Session {
             return;
         };
         match answer.mode.as_str() {
-            "deferred" => self.done(answer),
-            _ if answer.is_in_real_time() => self.done(answer),
+            "deferred" => self.done(answer).await,
+            _ if answer.is_in_real_time() => self.done(answer).await,
             "refused" if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
-                self.wait_after(&answer, &prompt).await;
+                self.wait_after(&answer).await;
             }
-            _ => self.surprise("a held call was refused", answer),
+            _ => self.surprise("a held call was refused", answer).await,
         }
     }
 
@@ -258,9 +273,9 @@ impl Session {
         match (answer.status, created["id"].as_str()) {
             (StatusCode::OK, Some(id)) => self.learns(|client| client.ticket = Some(id.to_owned())),
             (StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS, _) => {
-                self.wait_after(&answer, &prompt).await;
+                self.wait_after(&answer).await;
             }
-            _ => self.surprise("a background response was refused", answer),
+            _ => self.surprise("a background response was refused", answer).await,
         }
     }
 
@@ -274,8 +289,8 @@ impl Session {
                     self.life.world.count("client: cancels");
                     self.learns(|client| client.is_withdrawn = true);
                 }
-                StatusCode::SERVICE_UNAVAILABLE => self.wait_after(&answer, "").await,
-                _ => self.surprise("a response could not be cancelled", answer),
+                StatusCode::SERVICE_UNAVAILABLE => self.wait_after(&answer).await,
+                _ => self.surprise("a response could not be cancelled", answer).await,
             };
         }
         let answer = self.send(Method::GET, &path, Bytes::new(), &[]).await;
@@ -290,10 +305,10 @@ impl Session {
                 if other.status != StatusCode::NOT_FOUND {
                     self.violation(&format!("another tenant gets to see a response: {other:?}"));
                 }
-                self.done(answer);
+                self.done(answer).await;
             }
-            (StatusCode::SERVICE_UNAVAILABLE, _) => self.wait_after(&answer, "").await,
-            _ => self.surprise("a background response was not honoured", answer),
+            (StatusCode::SERVICE_UNAVAILABLE, _) => self.wait_after(&answer).await,
+            _ => self.surprise("a background response was not honoured", answer).await,
         }
     }
 
@@ -301,30 +316,46 @@ impl Session {
         let prompt = self.next_prompt();
         let answer = self.post_tagged(&prompt, &[("x-offpeak-sla", "realtime")]).await;
         // Real time is passed on as it is: whatever the provider says is its answer.
-        self.done(answer);
+        self.done(answer).await;
     }
 
-    fn done(&self, answer: Answer) {
+    async fn done(&self, answer: Answer) {
         self.life.note(&|| format!("client {} has {} {}", self.number, answer.status, answer.code()));
+        if let Some(id) = answer.id.clone().filter(|_| !answer.is_in_real_time()) {
+            let record = self.until_readable(|| Record::of(&self.gateway.store, &id)).await.flatten();
+            self.learns(|client| client.records.extend(record.map(|record| (client.prompt.clone(), record))));
+        }
         self.learns(|client| {
             client.answer = Some(answer);
             client.is_done = true;
         });
     }
 
-    pub(crate) fn surprise(&self, what: &str, answer: Answer) {
-        self.violation(&format!("{what}: {answer:?} {:?}", answer.body));
-        self.done(answer);
+    /// What the store has on record; the disk may fail for a while.
+    pub(crate) async fn until_readable<T, E, F>(&self, read: impl Fn() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        for _ in 0..LOOKS {
+            self.life.alive().await;
+            if let Ok(read) = read().await {
+                return Some(read);
+            }
+            tokio::time::sleep(Duration::from_mins(1)).await;
+        }
+        None
     }
 
-    pub(crate) async fn wait_after(&self, answer: &Answer, prompt: &str) {
+    pub(crate) async fn surprise(&self, what: &str, answer: Answer) {
+        self.violation(&format!("{what}: {answer:?} {:?}", answer.body));
+        self.done(answer).await;
+    }
+
+    pub(crate) async fn wait_after(&self, answer: &Answer) {
         if answer.retry_after_s.is_none() {
             self.violation(&format!("a refusal does not say when to come again: {answer:?}"));
         }
         self.life.note(&|| format!("client {} is refused: {}", self.number, answer.code()));
-        if !prompt.is_empty() {
-            self.learns(|client| client.refused.push(prompt.to_owned()));
-        }
         // Longer and longer, as all good clients do.
         let refusals = self.knows(|client| client.refusals).min(7);
         self.learns(|client| client.refusals += 1);
@@ -398,6 +429,7 @@ impl Session {
             status: head.status,
             mode: header("x-offpeak-mode").unwrap_or_default(),
             attempts: header("x-offpeak-attempts").and_then(|text| text.parse().ok()),
+            id: header("x-offpeak-request-id"),
             location: header("location"),
             retry_after_s: header("retry-after").and_then(|text| text.parse().ok()),
             body,

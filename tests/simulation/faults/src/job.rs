@@ -8,7 +8,8 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::api::{Api, error_code};
-use crate::client::{Answer, Session};
+use crate::client::{Answer, Session, TENANTS};
+use crate::record::Record;
 
 /// What stands between the parts of an upload.
 const BOUNDARY: &str = "between-the-parts";
@@ -24,8 +25,19 @@ pub(crate) enum Line {
     Right,
     /// A good answer to something else.
     Wrong(String),
-    /// An error, by its code.
-    Error(String),
+    /// An error.
+    Error(Failure),
+}
+
+/// What a line says about a request without an answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// For programs.
+    pub(crate) code: String,
+    /// What the provider answered, if it did.
+    pub(crate) status: Option<u16>,
+    /// All that is said.
+    pub(crate) text: String,
 }
 
 /// A job that is over, as its client has read it.
@@ -37,6 +49,8 @@ pub(crate) struct Report {
     pub(crate) status: String,
     /// Requests, those that were answered, and those that were not, as the job's object counts them.
     pub(crate) counts: (u64, u64, u64),
+    /// When it was read, in true milliseconds.
+    pub(crate) read_ms: u64,
 }
 
 impl Session {
@@ -150,6 +164,7 @@ impl Session {
             Api::Messages => counts_of_messages(object),
             Api::Chat | Api::Responses => counts(object),
         };
+        report.read_ms = self.life.now_ms();
         let sources: Vec<String> = match self.script.api {
             Api::Messages => vec![format!("{path}/results")],
             Api::Chat | Api::Responses => ["output_file_id", "error_file_id"]
@@ -168,11 +183,21 @@ impl Session {
                 report.lines.entry(id.clone()).or_default().push(self.read(&id, &line));
             }
         }
+        let Some(records) = self.records_of(object["id"].as_str().unwrap_or_default()).await else {
+            return self.pause_before_looking().await;
+        };
         self.life.note(&|| format!("client {}'s job is over: {}", self.number, report.status));
         self.learns(|client| {
+            client.records.extend(records);
             client.report = Some(report);
             client.is_done = true;
         });
+    }
+
+    async fn records_of(&self, job: &str) -> Option<Vec<(String, Record)>> {
+        let tenant = TENANTS.get(self.script.tenant).copied().unwrap_or_default();
+        let read = || Record::of_job(&self.gateway.store, tenant, self.script.api, job);
+        self.until_readable(read).await.flatten()
     }
 
     fn read(&self, id: &str, line: &Value) -> Line {
@@ -194,10 +219,13 @@ impl Session {
             (Some(body), _) => Line::Wrong(body.to_string()),
             (None, _) => {
                 let error = error.unwrap_or(line);
-                Line::Error(match (error["type"].as_str(), error_code(error)) {
+                let code = match (error["type"].as_str(), error_code(error)) {
                     (Some(kind), code) if code == "(none)" => kind.to_owned(),
                     (_, code) => code,
-                })
+                };
+                let status = line.pointer("/response/status_code").and_then(Value::as_u64);
+                let status = status.and_then(|status| u16::try_from(status).ok());
+                Line::Error(Failure { code, status, text: error.to_string() })
             }
         }
     }
@@ -217,9 +245,9 @@ impl Session {
         if answer.is_broken {
             tokio::time::sleep(Duration::from_secs(10)).await;
         } else if passes {
-            self.wait_after(&answer, "").await;
+            self.wait_after(&answer).await;
         } else {
-            self.surprise(what, answer);
+            self.surprise(what, answer).await;
         }
     }
 }

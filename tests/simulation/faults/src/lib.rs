@@ -5,7 +5,8 @@
 //! must come to its end; then the provider's bill and what the clients have seen are held against the promises.
 //!
 //! Reading order: `plan` says what a seed stands for, `life` runs the daemon once until it dies, `client` and `job` ask
-//! in the words of `api`, `wire` is the network, `world` what outlives the daemon, `check` the invariants.
+//! in the words of `api`, `wire` is the network, `world` what outlives the daemon, `record` what it wrote down about a
+//! request, `check` the invariants.
 
 mod api;
 mod check;
@@ -14,6 +15,7 @@ mod dice;
 mod job;
 mod life;
 mod plan;
+mod record;
 mod week;
 mod wire;
 mod world;
@@ -129,11 +131,36 @@ thread_local! {
     static PANICKED: Cell<bool> = const { Cell::new(false) };
 }
 
+/// The daemon is killed at one of its calls to the provider, in a world in which nothing else goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crash {
+    /// Its clients ask Anthropic's API, or else OpenAI's.
+    pub of_messages: bool,
+    /// At which call, counted from 1.
+    pub call: u64,
+    /// Before the call has its effect, or else between the effect and its answer.
+    pub is_before: bool,
+    /// With the process, the power goes: what was not synced is lost.
+    pub loses_power: bool,
+    /// The clients cancel what they asked for as soon as the daemon is there again.
+    pub are_cancelled: bool,
+}
+
 /// Plays a seed. `is_told` prints what happens.
 pub fn run(seed: u64, plugins: &Plugins, is_told: bool) -> Outcome {
+    run_plan(Plan::new(seed), plugins, is_told)
+}
+
+/// Plays one crash. It has happened if [`Outcome::counts`] knows of a daemon that dies.
+pub fn run_crash(crash: &Crash, plugins: &Plugins, is_told: bool) -> Outcome {
+    run_plan(Plan::crash(crash), plugins, is_told)
+}
+
+fn run_plan(plan: Plan, plugins: &Plugins, is_told: bool) -> Outcome {
     notice_panics();
     PANICKED.set(false);
-    let world = match World::new(Plan::new(seed), plugins.engine.clone(), is_told) {
+    let seed = plan.seed;
+    let world = match World::new(plan, plugins.engine.clone(), is_told) {
         Ok(world) => world,
         Err(error) => {
             let violations = vec![format!("no folder for the run: {error}")];
@@ -158,7 +185,7 @@ pub fn run(seed: u64, plugins: &Plugins, is_told: bool) -> Outcome {
 
 fn play(world: &std::sync::Arc<World>) -> Result<(), String> {
     let mut left = life::nothing();
-    let lives = world.plan.lives.iter().chain([&const { life::last() }]);
+    let lives = world.plan.lives.iter().chain([&plan::LAST]);
     for (number, plan) in (0..).zip(lives) {
         left = life::run(world, number, plan, &left)?;
     }

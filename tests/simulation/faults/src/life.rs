@@ -254,7 +254,7 @@ pub(crate) async fn calm(life: &Arc<Life>, gateway: &Arc<Gateway>, running: Runn
         tokio::time::sleep(Duration::from_mins(30)).await;
     }
     world.pass_to(life.now_ms());
-    check::promises(world);
+    check::promises(world, &gateway.store).await;
     check::provider(world);
     check::nothing_under_way(world, gateway).await;
     check::ledger(world, gateway).await;
@@ -322,17 +322,4 @@ impl Life {
 /// The first life begins with nothing.
 pub(crate) fn nothing() -> Left {
     Left { disk: MemoryDisk::new(), at_ms: 0, skew_ms: 0 }
-}
-
-/// The last life's plan.
-pub(crate) const fn last() -> LifePlan {
-    LifePlan {
-        end: End::Calm,
-        loses_power: false,
-        downtime_ms: 0,
-        full: None,
-        disk_errors: None,
-        jump: None,
-        cancels_at: None,
-    }
 }

@@ -8,11 +8,12 @@ use provider_sim::{
     TargetGroup, Timing,
 };
 
+use crate::Crash;
 use crate::api::Api;
 use crate::dice::Dice;
 
-const MINUTE: u64 = 60_000;
-const HOUR: u64 = 60 * MINUTE;
+pub(crate) const MINUTE: u64 = 60_000;
+pub(crate) const HOUR: u64 = 60 * MINUTE;
 pub(crate) const WEEK: u64 = 7 * 24 * HOUR;
 
 /// When the simulated world begins, in milliseconds since 1970.
@@ -240,7 +241,7 @@ impl Plan {
         Self {
             seed,
             clients,
-            settings: settings(&mut dice),
+            settings: settings(&Knobs::draw(&mut dice)),
             segment_bytes: u32::try_from(dice.magnitude(4 << 10..=256 << 10)).unwrap_or(64 << 10),
             checkpoint_bytes: dice.magnitude(1 << 10..=256 << 10),
             lives,
@@ -263,12 +264,43 @@ impl Plan {
         Self {
             seed: 7,
             clients,
-            settings: settings(&mut dice),
+            settings: settings(&Knobs::draw(&mut dice)),
             segment_bytes: 64 << 10,
             checkpoint_bytes: 64 << 10,
             lives: Vec::new(),
             wire: Wire::default(),
             kinds,
+        }
+    }
+
+    /// A few clients and nothing that goes wrong but that the daemon dies once.
+    pub(crate) fn crash(crash: &Crash) -> Self {
+        let end = if crash.is_before { End::BeforeCall(crash.call) } else { End::AfterCall(crash.call) };
+        let kind = if crash.loses_power { Kind::PowerLoss } else { Kind::Kill };
+        let script = |way, lines| Script {
+            tenant: 0,
+            api: if crash.of_messages { Api::Messages } else { Api::Chat },
+            way,
+            sla: "24h",
+            arrives_ms: 0,
+            has_key: true,
+            patience_ms: MINUTE,
+            withdraws_after_ms: crash.are_cancelled.then_some(2 * MINUTE),
+            words: 10,
+            lines,
+        };
+        let job = (!crash.are_cancelled).then(|| script(Way::Job, 3));
+        let knobs =
+            Knobs { linger_s: 90, running: 4, requests: 100, rescues: 2, base_s: 1, poll_ms: 5 * MINUTE };
+        Self {
+            seed: 7,
+            kinds: BTreeSet::from([kind]),
+            clients: [script(Way::Ticket, 0), script(Way::Ticket, 0)].into_iter().chain(job).collect(),
+            settings: settings(&knobs),
+            segment_bytes: 64 << 10,
+            checkpoint_bytes: 64 << 10,
+            lives: vec![LifePlan { end, loses_power: crash.loses_power, downtime_ms: 30_000, ..LAST }],
+            wire: Wire::default(),
         }
     }
 
@@ -378,9 +410,43 @@ impl Plan {
         self.kinds.iter().all(|kind| HARMLESS.contains(kind))
     }
 
-    /// A file may be left at the provider: its deletion is tried, and not for ever.
+    /// Calls to the provider go wrong, so that one in real time may be answered by an error.
+    pub(crate) fn troubles_calls(&self) -> bool {
+        const TROUBLE: [Kind; 11] = [
+            Kind::Refused,
+            Kind::LostBefore,
+            Kind::LostAfter,
+            Kind::TimeoutBefore,
+            Kind::TimeoutAfter,
+            Kind::LateEffect,
+            Kind::Outage,
+            Kind::ProviderCrash,
+            Kind::Storm,
+            Kind::WrongAnswers,
+            Kind::CutAnswers,
+        ];
+        TROUBLE.into_iter().any(|kind| self.has(kind))
+    }
+
+    /// A file may be left at the provider: its deletion is tried again where calls go wrong, and not for ever. Whatever
+    /// happens to the daemon and its disk, none is left.
     pub(crate) fn may_leave_files(&self) -> bool {
-        !self.kinds.is_empty()
+        self.troubles_calls()
+    }
+
+    /// An attempt at a deferred request may come to nothing.
+    pub(crate) fn may_fail_attempts(&self) -> bool {
+        const HARMLESS: [Kind; 8] = [
+            Kind::Stop,
+            Kind::DiskFull,
+            Kind::DiskErrors,
+            Kind::ClockJumps,
+            Kind::Stale,
+            Kind::ListingLag,
+            Kind::HangUps,
+            Kind::Withdrawals,
+        ];
+        self.kinds.iter().any(|kind| !HARMLESS.contains(kind))
     }
 
     /// An attempt's answer may be lost though it ran, so that a recorded decision may run it again.
@@ -388,6 +454,17 @@ impl Plan {
         self.has(Kind::DamagedResults) || self.has(Kind::WrongAnswers) || self.has(Kind::CutAnswers)
     }
 }
+
+/// The last life's plan.
+pub(crate) const LAST: LifePlan = LifePlan {
+    end: End::Calm,
+    loses_power: false,
+    downtime_ms: 0,
+    full: None,
+    disk_errors: None,
+    jump: None,
+    cancels_at: None,
+};
 
 /// What the provider asks for.
 pub(crate) const PROVIDER_KEY: &str = "sk-of-the-provider";
@@ -527,12 +604,28 @@ fn wire(kinds: &BTreeSet<Kind>, span: u64, dice: &mut Dice) -> Wire {
     }
 }
 
-fn settings(dice: &mut Dice) -> String {
-    let linger_s = dice.magnitude(1..=1800);
-    let (running, requests) = (dice.magnitude(1..=20), dice.magnitude(1..=200));
-    let (rescues, base_s) = (dice.magnitude(1..=16), dice.magnitude(1..=60));
-    let (poll_ms, keep_s) = (dice.magnitude(30_000..=5 * MINUTE), KEEP_RESULTS.as_secs());
-    let poll_max_ms = poll_ms * 4;
+/// What is set differently in each world.
+struct Knobs {
+    linger_s: u64,
+    running: u64,
+    requests: u64,
+    rescues: u64,
+    base_s: u64,
+    poll_ms: u64,
+}
+
+impl Knobs {
+    fn draw(dice: &mut Dice) -> Self {
+        let linger_s = dice.magnitude(1..=1800);
+        let (running, requests) = (dice.magnitude(1..=20), dice.magnitude(1..=200));
+        let (rescues, base_s) = (dice.magnitude(1..=16), dice.magnitude(1..=60));
+        Self { linger_s, running, requests, rescues, base_s, poll_ms: dice.magnitude(30_000..=5 * MINUTE) }
+    }
+}
+
+fn settings(knobs: &Knobs) -> String {
+    let Knobs { linger_s, running, requests, rescues, base_s, poll_ms } = knobs;
+    let (keep_s, poll_max_ms) = (KEEP_RESULTS.as_secs(), poll_ms * 4);
     format!(
         r#"
 server = {{ listen = "127.0.0.1:1", admin = "127.0.0.1:2" }}

@@ -9,8 +9,8 @@ use offpeak_store::disk::Disk;
 use offpeak_store::disk::memory::MemoryDisk;
 use tokio::runtime::Builder;
 
-use crate::life::{begin_sessions, calm, last, open};
-use crate::plan::Plan;
+use crate::life::{begin_sessions, calm, open};
+use crate::plan::{LAST, Plan};
 use crate::world::{Life, World};
 use crate::{PANICKED, Plugins, notice_panics};
 
@@ -62,7 +62,7 @@ pub fn week(plugins: &Plugins, clients: u64) -> Result<Week, String> {
 }
 
 async fn live(world: &Arc<World>) -> Result<Vec<Day>, String> {
-    let life = Life::new(world.clone(), last(), MemoryDisk::new(), 0);
+    let life = Life::new(world.clone(), LAST, MemoryDisk::new(), 0);
     let clock = VirtualClock::starting_at(life.wall());
     let opened = open(&life, 0, Clock::Virtual(clock)).await?;
     let (gateway, running) = opened.ok_or("the daemon does not open")?;
