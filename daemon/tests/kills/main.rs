@@ -1,8 +1,8 @@
-//! The real program, killed with SIGKILL again and again while clients and a provider are at work; told to stop, and to read
+//! The real program, killed with SIGKILL again and again while clients and a provider, a process of its own, are at work; told to stop, and to read
 //! its configuration again; left without a folder that it can write to. Then the provider's bill and the
 //! clients are counted.
 //!
-//! `OFFPEAK_KILLS=100 cargo test -p offpeak --test kills -- --nocapture` kills it a hundred times. The moments come from a
+//! `cargo build -p provider-sim && OFFPEAK_KILLS=100 cargo test -p offpeak --test kills -- --nocapture` kills it a hundred times. The moments come from a
 //! seed that it prints; what they hit depends on the machine as well.
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
@@ -11,15 +11,17 @@ mod daemon;
 mod exhausted;
 mod jobs;
 mod load;
+mod provider;
 mod rescue;
 mod signals;
 
 use std::time::{Duration, Instant};
 
 use daemon::Daemon;
-use load::Clients;
+use load::{Clients, Company};
 use offpeak_core::money::Money;
-use provider_sim::{Provider, Server, Sim};
+use provider::Simulator;
+use provider_sim::{Provider, Sim};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
@@ -40,12 +42,11 @@ async fn killed_at_any_moment_it_loses_nothing_and_pays_nothing_twice() {
         "{kills} kills; the same again: OFFPEAK_KILLS={kills} OFFPEAK_KILLS_SEED={seed} cargo test -p offpeak --test kills"
     );
     offpeak::upstream::install_crypto();
-    let provider = simulator(seed);
-    let server = Server::on_free_port(provider.clone()).await.unwrap();
+    let provider = Simulator::start(seed);
     let folder = tempfile::tempdir().unwrap();
-    let mut daemon = Daemon::new(folder.path(), &server.url(), KEY, "");
+    let mut daemon = Daemon::new(folder.path(), &provider.url, KEY, "");
     daemon.start().await;
-    let clients = Clients::begin(daemon.url(), seed);
+    let clients = Clients::begin(daemon.url(), seed, Company::All);
     let load = clients.load.clone();
 
     let mut dice = StdRng::seed_from_u64(seed);
@@ -57,15 +58,33 @@ async fn killed_at_any_moment_it_loses_nothing_and_pays_nothing_twice() {
         daemon.kill();
         daemon.start().await;
     }
-    clients.count(&provider).await;
-    // An outcome and its entry of the ledger are one commit, so no kill comes between them.
-    let costs = format!("{}/admin/v1/costs", daemon.admin_url());
-    let costs: Value = load.http.get(costs).send().await.unwrap().json().await.unwrap();
-    let charged: Money = costs["total"]["cost_usd"].as_str().unwrap().parse().unwrap();
-    assert_eq!(charged.0, i128::from(provider.bill().total().0), "the ledger is the bill: {costs}");
+    let ended = clients.end().await;
+    let bill = provider.bill(&load.http).await;
+    ended.count(&bill);
+    // An outcome and its entry of the ledger are one commit, so no kill comes between them. A call in real time is written
+    // down when it is over, and what is killed before that is not.
+    let (later, now) = bill.costs();
+    assert_eq!(
+        charged(&daemon, &load, |mode| mode != "realtime").await,
+        i128::from(later),
+        "the ledger is the bill"
+    );
+    assert!(
+        charged(&daemon, &load, |mode| mode == "realtime").await <= i128::from(now),
+        "and never more than it"
+    );
     let cut_off = load.cut_off.load(std::sync::atomic::Ordering::Relaxed);
     assert!(cut_off > 0, "the kills came while calls were under way");
     daemon.kill();
+}
+
+/// What the ledger charges in some modes, in pico-dollars.
+async fn charged(daemon: &Daemon, load: &load::Load, is_meant: impl Fn(&str) -> bool) -> i128 {
+    let costs = format!("{}/admin/v1/costs?by=mode", daemon.admin_url());
+    let costs: Value = load.http.get(costs).send().await.unwrap().json().await.unwrap();
+    let rows = costs["data"].as_array().unwrap().iter();
+    let meant = rows.filter(|row| is_meant(row["mode"].as_str().unwrap()));
+    meant.map(|row| row["cost_usd"].as_str().unwrap().parse::<Money>().unwrap().0).sum()
 }
 
 /// A provider in which an hour takes a second.

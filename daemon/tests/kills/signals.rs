@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::daemon::Daemon;
-use crate::load::{Api, Clients};
+use crate::load::{Api, Clients, Company};
 use crate::{KEY, LIMIT, simulator, until};
 
 /// It ends at once: a fraction of the time that it is given to drain.
@@ -113,7 +113,7 @@ async fn calls_that_take_longer_than_the_drain_are_closed_and_it_ends_well() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_ends_it_at_once_and_loses_nothing() {
     let mut scene = scene("server.drain = \"10m\"").await;
-    let clients = Clients::begin(scene.daemon.url(), 5);
+    let clients = Clients::begin(scene.daemon.url(), 5, Company::None);
     for (round, second) in [Signal::TERM, Signal::INT, Signal::TERM].into_iter().enumerate() {
         clients.get(20).await;
         // For its sake the first signal alone would take ten minutes.
@@ -133,7 +133,7 @@ async fn a_second_signal_ends_it_at_once_and_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn read_again_under_load_a_configuration_drops_nothing_and_a_wrong_one_is_refused() {
     let mut scene = scene("access.requests_per_minute = 1000000").await;
-    let clients = Clients::begin(scene.daemon.url(), 6);
+    let clients = Clients::begin(scene.daemon.url(), 6, Company::None);
     // For calls in real time, of which the clients make none.
     let (good, narrow) = ("access.requests_per_minute = 1000000\n", "access.requests_per_minute = 1\n");
     let asked = AtomicU64::new(0);

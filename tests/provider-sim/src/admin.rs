@@ -6,6 +6,7 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::bill::EachExecution;
 use crate::clock::SimTime;
 use crate::error::ApiError;
 use crate::faults::{BatchFault, FaultOrder, Faults};
@@ -72,6 +73,7 @@ pub(crate) fn handle(
 ) -> Result<SimResponse, ApiError> {
     match (method.as_str(), path) {
         ("GET", "bill") => Ok(SimResponse::of(&provider.bill())),
+        ("GET", "executions") => Ok(SimResponse::of(&EachExecution(provider.bill().executions))),
         ("GET", "stats") => Ok(SimResponse::of(&stats(provider))),
         ("POST", "faults") => {
             let request: FaultsRequest = parse(body)?;
@@ -107,8 +109,8 @@ pub(crate) fn handle(
             Ok(clock(provider))
         }
         _ => Err(ApiError::not_found(format!(
-            "No {method} /sim/{path}. There are GET /sim/bill, GET /sim/stats, POST /sim/faults, GET and POST \
-             /sim/scenario, GET and POST /sim/engine, GET /sim/clock and POST /sim/clock/advance."
+            "No {method} /sim/{path}. There are GET /sim/bill, GET /sim/executions, GET /sim/stats, POST /sim/faults, GET \
+             and POST /sim/scenario, GET and POST /sim/engine, GET /sim/clock and POST /sim/clock/advance."
         ))),
     }
 }

@@ -178,6 +178,11 @@ impl Executions {
         self.counts.len()
     }
 
+    /// All requests that ran, with how often, in no order.
+    pub fn all(&self) -> impl Iterator<Item = (ExecutionKey, u32)> {
+        self.counts.iter().map(|(key, times)| (*key, *times))
+    }
+
     /// The requests that ran more than once, with how often, in the order of their keys.
     pub fn repeated(&self) -> Vec<(ExecutionKey, u32)> {
         let mut twice: Vec<_> = self.counts.iter().filter(|(_, n)| **n > 1).map(|(k, n)| (*k, *n)).collect();
@@ -204,6 +209,22 @@ impl Serialize for Executions {
 
 fn hex(key: ExecutionKey) -> String {
     format!("{:032x}", u128::from_be_bytes(key.0))
+}
+
+impl ExecutionKey {
+    /// Reads a key as the bill and `/sim/executions` write it.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        u128::from_str_radix(text, 16).ok().map(|key| Self(key.to_be_bytes()))
+    }
+}
+
+/// Every request that ran, by its key, with how often.
+pub(crate) struct EachExecution(pub(crate) Executions);
+
+impl Serialize for EachExecution {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.all().map(|(key, times)| (hex(key), times)))
+    }
 }
 
 /// Where charges go. A call is one short critical section without allocation, unless executions are tracked.

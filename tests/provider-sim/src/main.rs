@@ -80,6 +80,7 @@ const LAST_WORDS: Duration = Duration::from_millis(300);
 
 const EXAMPLES: &str = r#"Beside the API there is, without a key:
   GET  /sim/bill            what ran and what it cost at list price, in 10^-12 USD
+  GET  /sim/executions      how often each request ran, with --track-executions
   GET  /sim/stats           calls and injected faults by endpoint
   GET  /sim/clock           provider time
   POST /sim/clock/advance   {"ms": 3600000}
