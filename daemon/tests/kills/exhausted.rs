@@ -168,6 +168,24 @@ fn a_folder_that_cannot_be_written_to_is_said_at_once() {
     assert_eq!(daemon.says("offpeak cannot start: the store could not be opened"), 1);
 }
 
+/// Two programs on one folder would both send what stands in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_another_one_uses_is_refused_and_the_other_one_goes_on() {
+    let mut scene = Scene::start("").await;
+    scene.keeps("before").await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let second = Daemon::new(elsewhere.path(), "http://127.0.0.1:9", KEY, "");
+    let own = format!("store.folder = \"{}/data\"", elsewhere.path().display());
+    let taken = format!("store.folder = \"{}/data\"", scene.daemon.folder.display());
+    second.reconfigure(|text| text.replace(&own, &taken));
+    for _ in 0..2 {
+        assert_eq!(second.fails_to_start().code(), Some(64));
+    }
+    assert_eq!(second.says("another process uses the data folder"), 2);
+    scene.keeps("after").await;
+    scene.all_is_answered().await;
+}
+
 /// More connections than there are file handles: those over the limit wait, and all others go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_few_file_handles_connections_wait_and_nobody_else_notices() {

@@ -218,7 +218,7 @@ async fn client(load: Arc<Load>, number: u64, seed: u64) -> Vec<Asked> {
                     if is_held { load.held(*api, prompt).await } else { load.by_ticket(*api, prompt).await };
                 assert!(api.is_answer_to(&answer, prompt), "the answer to {prompt} is {answer}");
             }
-            (false, _, _) => unreachable!("one at a time"),
+            (_, _, _) => unreachable!("one at a time, or a job"),
         }
         load.answered.fetch_add(count as u64, Ordering::Relaxed);
     }

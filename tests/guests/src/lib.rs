@@ -93,6 +93,13 @@ pub mod provider {
     pub const FEWER_RESULTS: &str = "fewer-results";
     /// Gives every result the same id.
     pub const SAME_ID: &str = "same-id";
+    /// Its batches answer every request that there may be, of their own and of others.
+    pub const THIEF: &str = "thief";
+
+    /// Answers with anything that the contract's types allow; the number says what.
+    pub fn dream(number: u64) -> String {
+        format!("dream-{number:x}")
+    }
 }
 
 /// An engine's plugin that sells idle time as `night`.

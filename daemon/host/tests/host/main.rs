@@ -4,6 +4,7 @@
 
 mod cache;
 mod calls;
+mod dreams;
 mod first_version;
 mod hostile;
 mod loading;

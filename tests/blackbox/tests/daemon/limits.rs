@@ -199,6 +199,82 @@ async fn jobs_on_their_way_into_lanes_count_too() {
     rig.daemon.wait_for_waiting(6000).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_has_only_so_many_bytes_waiting() {
+    let settings = format!("{BY_HAND}\n[tenants.search]\nmax_queued_bytes = \"1MiB\"");
+    let rig = Rig::start(sim(), &settings).await;
+    let large = rig.daemon.ticket(&"x".repeat(600_000)).await;
+    rig.daemon.wait_for_waiting(1).await;
+    // In its other lanes too; what fits still goes, and so does another tenant's.
+    for (model, sla) in [(MODEL, "24h"), (MODEL, "12h"), ("gpt-5-mini", "24h")] {
+        is_full(&rig.daemon.defer("search", model, &"y".repeat(600_000), sla).await, 429);
+    }
+    let small = rig.daemon.ticket(&"z".repeat(300_000)).await;
+    let others = rig.daemon.ticket_of("mail", &"w".repeat(600_000), "24h").await;
+    assert!(rig.daemon.ask(MODEL, &"now ".repeat(200_000)).await.status.is_success());
+    rig.daemon.flush().await;
+    rig.all_answered(&[large, small, others]).await;
+    rig.daemon.ticket(&"there is room again ".repeat(30_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_lanes_together_hold_only_so_many_bytes() {
+    let rig = Rig::start(sim(), &format!("{BY_HAND}\n[store]\nmax_queued_bytes = \"1MiB\"")).await;
+    let large = rig.daemon.ticket(&"x".repeat(600_000)).await;
+    rig.daemon.wait_for_waiting(1).await;
+    for tenant in ["search", "mail"] {
+        is_full(&rig.daemon.defer(tenant, MODEL, &"y".repeat(600_000), "24h").await, 503);
+    }
+    assert!(rig.daemon.ask(MODEL, &"now ".repeat(200_000)).await.status.is_success());
+    rig.daemon.flush().await;
+    rig.all_answered(&[large]).await;
+    rig.daemon.ticket_of("mail", &"y".repeat(600_000), "24h").await;
+}
+
+/// A refusal as Anthropic's API has it, of this status and type, that says when to come again.
+fn is_full_at_anthropics(answer: &Answer, status: u16, kind: &str) {
+    assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (status, "30"), "{answer:?}");
+    let error = &answer.body["error"];
+    assert_eq!((&answer.body["type"], &error["type"]), (&json!("error"), &json!(kind)), "{answer:?}");
+    assert!(error["message"].as_str().is_some_and(|message| message.contains("waiting")), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_its_bounds_anthropics_api_is_answered_in_its_own_words() {
+    let bounds = |bounds: &str| crate::anthropic::settings(&format!("{BY_HAND}\n{bounds}"), "");
+    for (settings, status, kind) in [
+        ("[tenants.search]\nmax_queued = 1", 429, "rate_limit_error"),
+        ("[lanes]\nlinger = \"1h\"\nmax_queued_bytes = \"1MiB\"", 429, "rate_limit_error"),
+        ("[store]\nmax_queued_bytes = \"1MiB\"", 503, "api_error"),
+    ] {
+        let settings = if settings.starts_with("[lanes]") {
+            crate::anthropic::settings(settings, "")
+        } else {
+            bounds(settings)
+        };
+        let rig = Rig::start(sim(), &settings).await;
+        let body = |n: usize| {
+            let prompt = format!("{n}").repeat(600_000);
+            let messages = json!([{ "role": "user", "content": prompt }]);
+            json!({ "model": crate::anthropic::CLAUDE, "max_tokens": 100, "messages": messages })
+        };
+        let ask = |n: usize, sla: &'static str| {
+            let call = rig.daemon.post("/v1/messages", &body(n)).header("x-offpeak-sla", sla);
+            send(call.header("prefer", "respond-async"))
+        };
+        assert_eq!(ask(1, "24h").await.status, StatusCode::ACCEPTED, "{settings}");
+        rig.daemon.wait_for_waiting(1).await;
+        is_full_at_anthropics(&ask(2, "24h").await, status, kind);
+        let requests = json!([{ "custom_id": "a", "params": body(3) }]);
+        let batch = rig.daemon.post("/v1/messages/batches", &json!({ "requests": requests }));
+        is_full_at_anthropics(&send(batch).await, status, kind);
+        assert_eq!(ask(4, "realtime").await.status, StatusCode::OK, "{settings}");
+        rig.daemon.flush().await;
+        rig.daemon.wait_for_waiting(0).await;
+        assert_eq!(ask(5, "24h").await.status, StatusCode::ACCEPTED, "{settings}");
+    }
+}
+
 /// A call that announces a body and sends only its first bytes, until it is dropped.
 async fn unfinished(daemon: &Daemon, length: usize, sent: usize) -> tokio::net::TcpStream {
     use tokio::io::AsyncWriteExt;

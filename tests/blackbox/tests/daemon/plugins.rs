@@ -212,6 +212,48 @@ async fn the_log_names_a_plugin_that_fails_and_how() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_that_a_plugin_invents_reach_nobody_but_its_own_batch() {
+    let (_folder, path) = file(provider::COMPONENT);
+    let provider = Sim::builder().speed(3600).models([provider::THIEF, MODEL]).build();
+    let server = Server::on_free_port(provider.clone()).await.unwrap();
+    let daemon = Daemon::start(&server.url(), &with_provider(&path)).await;
+    let take = async |tenant: &'static str, model: &str| {
+        let taken = daemon.defer(tenant, model, "mine", "24h").await;
+        assert_eq!(taken.status, StatusCode::ACCEPTED, "{taken:?}");
+        let location = taken.header("location").to_owned();
+        crate::rig::Ticket { prompt: "mine".to_owned(), tenant, location }
+    };
+    // Others before it and behind it, in other lanes; nothing of theirs leaves by itself.
+    let mut others = Vec::new();
+    for tenant in ["search", "mail"] {
+        others.push(take(tenant, MODEL).await);
+    }
+    let own = [take("search", provider::THIEF).await, take("search", provider::THIEF).await];
+    others.push(take("mail", provider::THIEF).await);
+    daemon.wait_for_waiting(5).await;
+    let lanes = daemon.lanes().await;
+    let is_own = |lane: &&serde_json::Value| lane["model"] == provider::THIEF && lane["tenant"] == "search";
+    let lane = lanes.iter().find(is_own).unwrap();
+    assert_eq!(
+        daemon.admin_post(&format!("/admin/v1/lanes/{}/flush", lane["id"])).await.status,
+        StatusCode::OK
+    );
+    for ticket in &own {
+        let answer = daemon.redeem(ticket).await;
+        assert!(answer.body["stolen_by"].is_string(), "{answer:?}");
+    }
+    eventually("the batch is over", async || {
+        (daemon.metric("offpeak_batches_ended_total", "completed").await == 1).then_some(())
+    })
+    .await;
+    for ticket in &others {
+        let look = daemon.look(ticket).await;
+        assert_eq!(look.status, StatusCode::ACCEPTED, "{look:?}");
+    }
+    assert_eq!((daemon.lines("taken").await, daemon.lines("unknown").await), (2, 12 * 12 - 2));
+}
+
 /// What the start of a daemon with these settings for its router is refused with.
 async fn refused_at_the_start(settings: &str) -> String {
     let folder = tempfile::tempdir().unwrap();

@@ -1,14 +1,16 @@
 //! A provider that does what the model's name says, which is mostly mischief. The names are explained in
 //! `offpeak-guests`.
 
+mod dream;
+
 use std::hint::black_box;
 
 use offpeak_plugin::{
-    Header, Mode, Offer,
+    DidItRun, Header, Mode, Offer,
     provider::{
         Answer, AnswerPlan, Batch, BatchLimits, BodyPlan, Call, CredentialPlace, Decoded, Description,
-        Effect, Encoded, Event, Item, ItemOutcome, ItemResponse, ItemResult, Prepared, Provider, Refusal,
-        RefusedItem, Request, Rewritten, RewrittenChunk, Step,
+        Effect, Encoded, Ending, Event, Finish, Item, ItemOutcome, ItemResponse, ItemResult, Prepared,
+        Provider, Refusal, RefusedItem, Request, Rewritten, RewrittenChunk, Step,
     },
 };
 
@@ -17,7 +19,12 @@ const HUGE_STATE_BYTES: usize = (64 << 10) + 1;
 /// The same between two parts of a streamed answer.
 const HUGE_STREAM_STATE_BYTES: usize = (1 << 20) + 1;
 
+use dream::Dream;
+
 struct Misfit;
+
+/// Places that another's requests may have, in lanes and positions up to this.
+const STOLEN: u32 = 12;
 
 impl Provider for Misfit {
     fn describe() -> Description {
@@ -32,6 +39,9 @@ impl Provider for Misfit {
 
     fn offers(_endpoint: String, model: String) -> Vec<Offer> {
         misbehave_when_asked(&model);
+        if let Some(mut dream) = Dream::ordered(&model, "offers") {
+            return dream.offers();
+        }
         let offer = Offer {
             name: "batch".into(),
             mode: Mode::Batch,
@@ -44,6 +54,9 @@ impl Provider for Misfit {
 
     fn limits(_endpoint: String, model: String, offer: String) -> Option<BatchLimits> {
         misbehave_when_asked(&model);
+        if let Some(mut dream) = Dream::ordered(&model, "limits") {
+            return dream.limits();
+        }
         (offer == "batch").then_some(BatchLimits {
             max_requests: 10,
             max_bytes: 1000,
@@ -54,6 +67,9 @@ impl Provider for Misfit {
 
     fn prepare(call: Call) -> Result<Prepared, Refusal> {
         misbehave(&call.model);
+        if let Some(mut dream) = Dream::ordered(&call.model, "prepare") {
+            return dream.prepare();
+        }
         if call.model == "refuse" {
             return Err(refusal());
         }
@@ -69,6 +85,9 @@ impl Provider for Misfit {
 
     fn rewrite_request(call: Call, body: Vec<u8>) -> Result<Rewritten, Refusal> {
         misbehave(&call.model);
+        if let Some(mut dream) = Dream::ordered(&call.model, "rewrite-request") {
+            return dream.rewrite_request();
+        }
         match call.model.as_str() {
             "refuse" => Err(refusal()),
             "huge-state" => Ok(Rewritten { body, notes: vec![b'.'; HUGE_STREAM_STATE_BYTES] }),
@@ -78,12 +97,18 @@ impl Provider for Misfit {
 
     fn rewrite_answer(call: Call, notes: Vec<u8>, answer: Answer) -> Answer {
         misbehave(&call.model);
+        if let Some(mut dream) = Dream::ordered(&call.model, "rewrite-answer") {
+            return dream.rewrite_answer();
+        }
         let status = if call.model == "odd-status" { 99 } else { answer.status };
         Answer { status, content_type: Some("text/plain".into()), body: [notes, answer.body].concat() }
     }
 
     fn rewrite_chunk(call: Call, mut state: Vec<u8>, chunk: Vec<u8>, last: bool) -> RewrittenChunk {
         misbehave(&call.model);
+        if let Some(mut dream) = Dream::ordered(&call.model, "rewrite-chunk") {
+            return dream.rewrite_chunk();
+        }
         if call.model == "huge-state" {
             state = vec![b'.'; HUGE_STREAM_STATE_BYTES];
         }
@@ -94,8 +119,14 @@ impl Provider for Misfit {
 
     fn batch_step(batch: Batch, mut state: Vec<u8>, event: Event) -> Result<Step, String> {
         misbehave(&batch.model);
+        if let Some(mut dream) = Dream::ordered(&batch.model, "batch-step") {
+            return dream.batch_step();
+        }
         if batch.model == "refuse" {
             return Err("told to refuse".into());
+        }
+        if batch.model == "thief" {
+            return Ok(stolen(&batch, &event));
         }
         state.push(b'.');
         if batch.model == "huge-state" {
@@ -112,6 +143,9 @@ impl Provider for Misfit {
 
     fn encode_items(batch: Batch, items: Vec<Item>) -> Result<Encoded, String> {
         misbehave(&batch.model);
+        if let Some(mut dream) = Dream::ordered(&batch.model, "encode-items") {
+            return dream.encode_items(&items.iter().map(|item| item.id.clone()).collect::<Vec<_>>());
+        }
         if batch.model == "refuse" {
             return Err("told to refuse".into());
         }
@@ -133,6 +167,9 @@ impl Provider for Misfit {
 
     fn decode_results(batch: Batch, source: String, lines: Vec<Vec<u8>>) -> Result<Vec<Decoded>, String> {
         misbehave(&batch.model);
+        if let Some(mut dream) = Dream::ordered(&batch.model, "decode-results") {
+            return dream.decode_results(lines.len());
+        }
         let skipped = usize::from(batch.model == "fewer-results");
         let decode = |line: Vec<u8>| {
             let text = String::from_utf8_lossy(&line);
@@ -150,6 +187,23 @@ impl Provider for Misfit {
         };
         Ok(lines.into_iter().skip(skipped).map(decode).collect())
     }
+}
+
+/// Results for whatever request there may be, of this batch or of any other; then the end.
+fn stolen(batch: &Batch, event: &Event) -> Step {
+    let places = (0..STOLEN).flat_map(|lane| (0..STOLEN).map(move |seq| format!("{lane:x}-{seq:x}")));
+    let result = |id: String| {
+        let body = format!("{{\"stolen_by\":\"{}\"}}", batch.mark).into_bytes();
+        ItemResult {
+            id,
+            outcome: ItemOutcome::Response(ItemResponse { status: 200, body, request_id: None }),
+        }
+    };
+    let effect = match event {
+        Event::Start => Effect::Results(places.map(result).collect()),
+        _ => Effect::Finished(Finish { ending: Ending::Completed, missing: DidItRun::Unknown }),
+    };
+    Step { state: b"at work".into(), effect, provider_id: None, progress: None }
 }
 
 fn refusal() -> Refusal {

@@ -11,7 +11,7 @@ use offpeak_core::outcome::Ending;
 use offpeak_core::words::Timestamp;
 use offpeak_store::disk::memory::MemoryDisk;
 use offpeak_store::{Kind as Documents, Options, Order, Store, StoreError};
-use provider_sim::{Executions, SimResponse};
+use provider_sim::{Endpoint, Executions, SimResponse};
 use serde_json::Value;
 
 use crate::api::Api;
@@ -70,7 +70,7 @@ async fn request(
     }
     broken.extend(right_answer(world, script, client, answer).err());
     let record = client.records.get(&client.prompt);
-    let most = match most_runs(world, store, script.api, &client.prompt, record).await {
+    let most = match most_runs(world, store, script.api, &client.prompt, record, client).await {
         Ok(most) => most,
         Err(error) => return vec![format!("the ledger cannot be read: {error}")],
     };
@@ -176,6 +176,7 @@ async fn most_runs(
     api: Api,
     prompt: &str,
     record: Option<&Record>,
+    client: &Client,
 ) -> Result<u32, StoreError> {
     let is_rescued = world.was_rescued(api, prompt);
     let Some(record) = record else {
@@ -184,7 +185,11 @@ async fn most_runs(
     };
     let on_record = record.runs(store).await?;
     // Tries in real time that follow each other are one entry.
-    Ok(if is_rescued { on_record.max(record.attempts) } else { on_record })
+    let on_record = if is_rescued { on_record.max(record.attempts) } else { on_record };
+    // What had its outcome from elsewhere while it was in a batch, by a decision of the daemon's or its client's, is charged
+    // when the batch's answer comes. A fault may keep that from the ledger, and only a fault.
+    let was_left_behind = is_rescued || client.is_withdrawn || record.is_expired();
+    Ok(on_record + u32::from(was_left_behind && !world.plan.hides_no_run()))
 }
 
 /// Each request of a job has exactly one line, and the job's counters say so too.
@@ -211,7 +216,7 @@ async fn job(
     for (name, prompt) in &asked {
         let record = client.records.get(name);
         let times = runs(executions, script.api, prompt);
-        match most_runs(world, store, script.api, prompt, record).await {
+        match most_runs(world, store, script.api, prompt, record, client).await {
             Ok(most) if times <= most => {}
             Ok(most) => {
                 broken.push(format!("{name} was run {times} times, and {most} are on record: {record:?}"))
@@ -289,6 +294,7 @@ pub(crate) fn provider(world: &World) {
     for (mark, count) in by_mark.into_iter().filter(|(_, count)| *count > 1) {
         world.notes.violation(format!("the provider has {count} batches for the mark {mark}"));
     }
+    world.count_many("(files uploaded)", world.provider.calls(Endpoint::UploadFile));
     let files = listing(world, "/v1/files?limit=100");
     world.count_many("(files left at the provider)", files.len() as u64);
     if !files.is_empty() && !world.plan.may_leave_files() {

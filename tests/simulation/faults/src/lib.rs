@@ -142,8 +142,6 @@ pub struct Crash {
     pub is_before: bool,
     /// With the process, the power goes: what was not synced is lost.
     pub loses_power: bool,
-    /// The clients cancel what they asked for as soon as the daemon is there again.
-    pub are_cancelled: bool,
 }
 
 /// Plays a seed. `is_told` prints what happens.

@@ -285,17 +285,16 @@ impl Plan {
             arrives_ms: 0,
             has_key: true,
             patience_ms: MINUTE,
-            withdraws_after_ms: crash.are_cancelled.then_some(2 * MINUTE),
+            withdraws_after_ms: None,
             words: 10,
             lines,
         };
-        let job = (!crash.are_cancelled).then(|| script(Way::Job, 3));
         let knobs =
             Knobs { linger_s: 90, running: 4, requests: 100, rescues: 2, base_s: 1, poll_ms: 5 * MINUTE };
         Self {
             seed: 7,
             kinds: BTreeSet::from([kind]),
-            clients: [script(Way::Ticket, 0), script(Way::Ticket, 0)].into_iter().chain(job).collect(),
+            clients: vec![script(Way::Ticket, 0), script(Way::Ticket, 0), script(Way::Job, 3)],
             settings: settings(&knobs),
             segment_bytes: 64 << 10,
             checkpoint_bytes: 64 << 10,

@@ -8,6 +8,7 @@ use offpeak::delivery::ID_PREFIX;
 use offpeak::delivery::output_file::Label;
 use offpeak::documents::{self, Job};
 use offpeak_core::extent::Range;
+use offpeak_core::job::WINDOW_OVER;
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::words::{Place, Seq, TenantId, Timestamp};
 use offpeak_store::{Kind, Store, StoreError};
@@ -75,6 +76,11 @@ impl Record {
             }
         }
         Ok(Some(all))
+    }
+
+    /// Its job's time was over before it had an answer.
+    pub(crate) fn is_expired(&self) -> bool {
+        matches!(&self.ending, Ending::Failed { code, .. } if code == WINDOW_OVER)
     }
 
     /// How many of its attempts ran, or may have, by the ledger: one entry each, and one for an answer that came when the
