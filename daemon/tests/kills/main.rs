@@ -1,9 +1,9 @@
-//! The real program, killed with SIGKILL again and again while clients and a provider, a process of its own, are at work; told to stop, and to read
-//! its configuration again; left without a folder that it can write to. Then the provider's bill and the
+//! The real program, killed with SIGKILL again and again while clients and a provider, a process of its own, are at work; told
+//! to stop, and to read its configuration again; left without a folder that it can write to. Then the provider's bill and the
 //! clients are counted.
 //!
-//! `cargo build -p provider-sim && OFFPEAK_KILLS=100 cargo test -p offpeak --test kills -- --nocapture` kills it a hundred times. The moments come from a
-//! seed that it prints; what they hit depends on the machine as well.
+//! `cargo build -p provider-sim && OFFPEAK_KILLS=100 cargo test -p offpeak --test kills -- --nocapture` kills it a hundred
+//! times. The moments come from a seed that it prints; what they hit depends on the machine as well.
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 

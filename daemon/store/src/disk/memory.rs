@@ -26,6 +26,7 @@ struct State {
     power_off_at: Option<u64>,
     failing: std::ops::Range<u64>,
     is_off: bool,
+    is_read_only: bool,
     limit: Option<u64>,
     /// Operations that failed, and those that found no room.
     failed: u64,
@@ -78,6 +79,11 @@ impl MemoryDisk {
     /// These steps fail, and change nothing but what they wrote before they failed.
     pub fn fail_steps(&self, steps: std::ops::Range<u64>) {
         self.0.lock().failing = steps;
+    }
+
+    /// Nothing can be changed or made durable any more, or it can again; reading goes on.
+    pub fn set_read_only(&self, is_read_only: bool) {
+        self.0.lock().is_read_only = is_read_only;
     }
 
     /// All files together may have so many bytes from now on.
@@ -143,11 +149,16 @@ impl State {
     fn step(&mut self) -> io::Result<()> {
         self.steps += 1;
         self.is_off |= self.power_off_at == Some(self.steps);
+        self.writable()?;
         if self.failing.contains(&self.steps) {
             self.failed += 1;
             return Err(io::Error::other("the disk failed"));
         }
         self.power()
+    }
+
+    fn writable(&self) -> io::Result<()> {
+        if self.is_read_only { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
 
     fn power(&self) -> io::Result<()> {
@@ -179,6 +190,7 @@ impl State {
 
     fn write(&mut self, name: Name, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let powered = self.step();
+        self.writable()?;
         let room = self.room();
         let image = self.image(name)?;
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
@@ -423,6 +435,22 @@ mod tests {
         assert!(file.sync().is_err());
         assert!(file.len().is_err());
         assert_eq!(disk.after_power_failure(&mut || false).open(1).unwrap().len().unwrap(), 0);
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_written_to_changes_nothing_and_is_read() {
+        let disk = MemoryDisk::new();
+        let file = disk.create(1).unwrap();
+        file.write_at(0, &[1; 8]).unwrap();
+        disk.set_read_only(true);
+        let error = file.write_at(0, &[2; 8]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
+        assert!(file.sync().is_err() && disk.create(2).is_err() && disk.remove(1).is_err());
+        let mut bytes = [0; 8];
+        file.read_at(0, &mut bytes).unwrap();
+        assert_eq!(bytes, [1; 8]);
+        disk.set_read_only(false);
+        file.sync().unwrap();
     }
 
     #[test]

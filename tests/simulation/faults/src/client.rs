@@ -85,6 +85,10 @@ impl Answer {
         self.mode == "realtime" || (self.mode == "refused" && broke_off)
     }
 
+    pub(crate) const fn says_when_to_come_again(&self) -> bool {
+        self.retry_after_s.is_some()
+    }
+
     /// For programs.
     pub(crate) fn code(&self) -> String {
         error_code(&serde_json::from_slice(&self.body).unwrap_or(Value::Null))

@@ -16,6 +16,7 @@ mod job;
 mod life;
 mod plan;
 mod record;
+mod unwritable;
 mod week;
 mod wire;
 mod world;
@@ -23,12 +24,14 @@ mod world;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
 use std::sync::Once;
 
 use offpeak_host::{Engine, EngineOptions, HostError};
 use tempfile::TempDir;
 
 use crate::plan::Plan;
+pub use crate::unwritable::unwritable;
 pub use crate::week::{Day, Week, week};
 use crate::world::World;
 
@@ -102,7 +105,7 @@ pub const FAULTS: [&str; 41] = [
 #[derive(Debug)]
 pub struct Plugins {
     engine: Engine,
-    _cache: TempDir,
+    _cache: Option<TempDir>,
 }
 
 /// The plugins could not be made ready.
@@ -120,9 +123,14 @@ impl Plugins {
     /// For all seeds of a process.
     pub fn new() -> Result<Self, PluginsError> {
         let cache = tempfile::tempdir()?;
-        let options =
-            EngineOptions { cache_dir: Some(cache.path().join("plugins")), ..EngineOptions::default() };
-        Ok(Self { engine: Engine::new(&options)?, _cache: cache })
+        let kept = Self::kept_in(&cache.path().join("plugins"))?;
+        Ok(Self { _cache: Some(cache), ..kept })
+    }
+
+    /// For several processes: what one has compiled is used by the next.
+    pub fn kept_in(folder: &Path) -> Result<Self, PluginsError> {
+        let options = EngineOptions { cache_dir: Some(folder.to_owned()), ..EngineOptions::default() };
+        Ok(Self { engine: Engine::new(&options)?, _cache: None })
     }
 }
 

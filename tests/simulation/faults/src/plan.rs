@@ -210,6 +210,30 @@ pub(crate) struct Wire {
     pub(crate) crashes: Vec<(u64, u64)>,
 }
 
+impl Script {
+    /// What one of the first tenant's clients does who is in no hurry.
+    pub(crate) const fn of(api: Api, way: Way) -> Self {
+        Self {
+            tenant: 0,
+            api,
+            way,
+            sla: "24h",
+            arrives_ms: 0,
+            has_key: true,
+            patience_ms: match way {
+                Way::Held => 4 * 24 * HOUR,
+                Way::Ticket | Way::Realtime | Way::Background | Way::Job => MINUTE,
+            },
+            withdraws_after_ms: None,
+            words: 10,
+            lines: match way {
+                Way::Job => 3,
+                Way::Ticket | Way::Held | Way::Realtime | Way::Background => 0,
+            },
+        }
+    }
+}
+
 impl Wire {
     /// The provider's process died after the first moment and not after the second.
     pub(crate) fn crashed_between(&self, from_ms: u64, to_ms: u64) -> bool {
@@ -273,33 +297,43 @@ impl Plan {
         }
     }
 
-    /// A few clients and nothing that goes wrong but that the daemon dies once.
-    pub(crate) fn crash(crash: &Crash) -> Self {
-        let end = if crash.is_before { End::BeforeCall(crash.call) } else { End::AfterCall(crash.call) };
-        let kind = if crash.loses_power { Kind::PowerLoss } else { Kind::Kill };
-        let script = |way, lines| Script {
-            tenant: 0,
-            api: if crash.of_messages { Api::Messages } else { Api::Chat },
-            way,
-            sla: "24h",
-            arrives_ms: 0,
-            has_key: true,
-            patience_ms: MINUTE,
-            withdraws_after_ms: None,
-            words: 10,
-            lines,
-        };
+    /// Two hours with some clients of every kind, in which nothing goes wrong.
+    pub(crate) fn quiet() -> Self {
+        let mut clients = Vec::new();
+        for (api, ways) in [
+            (Api::Chat, &[Way::Ticket, Way::Held, Way::Realtime, Way::Job][..]),
+            (Api::Messages, &[Way::Ticket, Way::Held, Way::Realtime, Way::Job]),
+            (Api::Responses, &[Way::Background]),
+        ] {
+            for minute in (0..120).step_by(10) {
+                let arriving = |way: &Way| Script { arrives_ms: minute * MINUTE, ..Script::of(api, *way) };
+                clients.extend(ways.iter().map(arriving));
+            }
+        }
         let knobs =
             Knobs { linger_s: 90, running: 4, requests: 100, rescues: 2, base_s: 1, poll_ms: 5 * MINUTE };
         Self {
             seed: 7,
-            kinds: BTreeSet::from([kind]),
-            clients: vec![script(Way::Ticket, 0), script(Way::Ticket, 0), script(Way::Job, 3)],
+            kinds: BTreeSet::new(),
+            clients,
             settings: settings(&knobs),
             segment_bytes: 64 << 10,
             checkpoint_bytes: 64 << 10,
-            lives: vec![LifePlan { end, loses_power: crash.loses_power, downtime_ms: 30_000, ..LAST }],
+            lives: Vec::new(),
             wire: Wire::default(),
+        }
+    }
+
+    /// A few clients and nothing that goes wrong but that the daemon dies once.
+    pub(crate) fn crash(crash: &Crash) -> Self {
+        let end = if crash.is_before { End::BeforeCall(crash.call) } else { End::AfterCall(crash.call) };
+        let kind = if crash.loses_power { Kind::PowerLoss } else { Kind::Kill };
+        let api = if crash.of_messages { Api::Messages } else { Api::Chat };
+        Self {
+            kinds: BTreeSet::from([kind]),
+            clients: [Way::Ticket, Way::Ticket, Way::Job].map(|way| Script::of(api, way)).into(),
+            lives: vec![LifePlan { end, loses_power: crash.loses_power, downtime_ms: 30_000, ..LAST }],
+            ..Self::quiet()
         }
     }
 
