@@ -643,6 +643,8 @@ fn millis(duration: Duration) -> Millis {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use offpeak_host::{Limits, ProviderPlugin, Source};
 
     use super::*;
@@ -650,6 +652,7 @@ mod tests {
 
     #[test]
     fn a_call_is_prepared_by_the_plugin_whose_offer_it_is() {
+        upstream::install_crypto();
         let text = "[backends.b]\nbase_url = \"http://127.0.0.1:9\"\nmodels = [\"*\"]\nconfig.flex = true";
         let config = Config::from_text("offpeak.toml", text, &BTreeMap::new()).unwrap();
         let engine = Engine::new(&EngineOptions::default()).unwrap();

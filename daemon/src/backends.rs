@@ -621,7 +621,7 @@ impl Offer {
         let sale = || {
             Arc::new(Sale {
                 backend: seller.backend.id.clone(),
-                provider: seller.backend.provider().name().to_owned(),
+                provider: seller.plugin.name().to_owned(),
                 endpoint: menu.endpoint.clone(),
                 model: menu.model.clone(),
                 offer: self.name.clone(),

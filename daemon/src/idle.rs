@@ -196,7 +196,8 @@ impl Piece {
             let attempts = chunk.entries.iter().map(given_back).collect();
             record_surely(&self.gateway, &source, attempts).await?;
         }
-        self.end("cancelled", Fate::Refused).await
+        let fate = if self.stop.is_cancelled() { Fate::GivenUp } else { Fate::Refused };
+        self.end("cancelled", fate).await
     }
 
     /// Waits while the plugin is out of order.
@@ -248,7 +249,7 @@ impl Piece {
     async fn run_one(&self, engine: &Engine, call: &PreparedCall, entry: Entry) -> Option<Attempt> {
         let (gateway, backend) = (&self.gateway, &self.backend);
         let tenant = tenant_of(gateway, &entry);
-        let asker = asker(gateway, &tenant, &self.record, &entry);
+        let asker = asker(gateway, &tenant, &entry);
         let turn = tokio::select! {
             biased;
             () = gateway.stopping.cancelled() => return None,

@@ -174,14 +174,9 @@ pub fn tenant_of(gateway: &Gateway, entry: &Entry) -> TenantId {
 }
 
 /// Who asks for a turn with a request.
-pub fn asker<'a>(
-    gateway: &Gateway,
-    tenant: &'a TenantId,
-    record: &'a BatchRecord,
-    entry: &Entry,
-) -> Asker<'a> {
+pub fn asker<'a>(gateway: &Gateway, tenant: &'a TenantId, entry: &Entry) -> Asker<'a> {
     Asker {
-        model: &record.model,
+        model: None,
         tenant,
         weight: gateway.lanes.weight(tenant),
         deadline: entry.deadline,
@@ -320,7 +315,7 @@ impl Rescue<'_> {
     async fn run_one(&self, entry: Entry) -> Option<(Attempt, SharedSale)> {
         let (gateway, backend) = (self.gateway, self.backend);
         let tenant = tenant_of(gateway, &entry);
-        let asker = asker(gateway, &tenant, self.record, &entry);
+        let asker = Asker { model: Some(&self.record.model), ..asker(gateway, &tenant, &entry) };
         let (mut tries, mut rung) =
             (self.tried.get(&entry.place).map_or(0, |sent| sent.tries), self.rungs.iter());
         let mut way = rung.next()?;

@@ -48,7 +48,7 @@ pub struct Told {
 }
 
 struct Waiter {
-    model: ModelId,
+    model: Option<ModelId>,
     tokens: u64,
     weight: u32,
     granted: oneshot::Sender<()>,
@@ -62,8 +62,8 @@ pub struct Turn<'a> {
 
 /// Who wants a turn.
 pub struct Asker<'a> {
-    /// The model that is asked.
-    pub model: &'a ModelId,
+    /// The model that is asked, where its provider may tell of limits.
+    pub model: Option<&'a ModelId>,
     /// The tenant.
     pub tenant: &'a TenantId,
     /// Its share.
@@ -166,7 +166,7 @@ impl Queue {
     fn enter(&mut self, asker: &Asker<'_>) -> oneshot::Receiver<()> {
         let (granted, receiver) = oneshot::channel();
         let Asker { model, tenant, weight, deadline, tokens } = asker;
-        let waiter = Waiter { model: (*model).clone(), tokens: *tokens, weight: *weight, granted };
+        let waiter = Waiter { model: model.cloned(), tokens: *tokens, weight: *weight, granted };
         self.next += 1;
         self.waiting.entry((*tenant).clone()).or_default().insert((*deadline, self.next), waiter);
         receiver
@@ -201,7 +201,8 @@ impl Queue {
             if deadline.since(now) < LAST_MINUTE {
                 return true;
             }
-            let free_at = self.left.get(&waiter.model).map_or(now, |left| left.free_at(now));
+            let left = waiter.model.as_ref().and_then(|model| self.left.get(model));
+            let free_at = left.map_or(now, |left| left.free_at(now));
             soonest = soonest.min(free_at).min(deadline.before(LAST_MINUTE));
             free_at <= now
         };
@@ -221,7 +222,7 @@ impl Queue {
             self.waiting.remove(&tenant);
         }
         self.shares.give(&tenant, waiter.tokens, waiter.weight);
-        if let Some(left) = self.left.get_mut(&waiter.model) {
+        if let Some(left) = waiter.model.and_then(|model| self.left.get_mut(&model)) {
             left.take(waiter.tokens);
         }
         waiter.granted.send(()).is_ok()
@@ -291,7 +292,7 @@ mod tests {
 
     fn asker(tenant: &TenantId, deadline: u64) -> Asker<'_> {
         static MODEL: LazyLock<ModelId> = LazyLock::new(|| "m".into());
-        Asker { model: &MODEL, tenant, weight: 100, deadline: Timestamp(deadline), tokens: 100 }
+        Asker { model: Some(&MODEL), tenant, weight: 100, deadline: Timestamp(deadline), tokens: 100 }
     }
 
     #[tokio::test]
@@ -323,7 +324,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_real_times_is_taken_only_at_the_last_minute() {
-        let turns = Turns::new(Clock::System, 8);
+        let turns = Turns::new(Clock::System, 16);
         let (one, other) = (TenantId::from("one"), TenantId::from("other"));
         let now = Clock::System.now();
         let half = Told { a_minute: 100, left: 51 };
@@ -343,7 +344,7 @@ mod tests {
         let mut urgent = [asks(&other, now.after(Millis::from_secs(50)).0)];
         assert_eq!(granted(&mut urgent), [true], "its deadline comes before all that");
         let other_model = ModelId::from("n");
-        let asks_another = Asker { model: &other_model, ..asker(&one, later) };
+        let asks_another = Asker { model: Some(&other_model), ..asker(&one, later) };
         let mut of_another_model = [turns.queue.lock().enter(&asks_another)];
         assert_eq!(granted(&mut of_another_model), [true], "nothing is told of that one");
         turns.told(&ModelId::from("m"), None, Some(Told { a_minute: 100_000, left: 10_000 }));

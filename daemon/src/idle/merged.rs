@@ -125,7 +125,7 @@ impl Piece {
                 let items = std::iter::once(first).chain(queue.items.drain(..)).collect();
                 return Some(Load { items, turns: Vec::new(), bucket });
             }
-            turn = async { engine.turns.take(&asker(gateway, &tenant, &self.record, &first.entry)).await } => turn,
+            turn = async { engine.turns.take(&asker(gateway, &tenant, &first.entry)).await } => turn,
         };
         let mut inputs = first.size().inputs;
         let mut load = Load { items: vec![first], turns: vec![turn], bucket };
@@ -135,10 +135,7 @@ impl Piece {
                 break;
             }
             let tenant = tenant_of(gateway, &next.entry);
-            let Some(turn) = engine.turns.take_free(&asker(gateway, &tenant, &self.record, &next.entry))
-            else {
-                break;
-            };
+            let Some(turn) = engine.turns.take_free(&asker(gateway, &tenant, &next.entry)) else { break };
             load.turns.push(turn);
             load.items.extend(queue.items.pop_front());
         }
