@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response};
 use offpeak_core::merge::{Gathering, Joined};
-use offpeak_core::words::{BackendId, Endpoint, OfferName, TenantId};
+use offpeak_core::words::{BackendId, Endpoint, TenantId};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -21,8 +21,8 @@ pub struct Kind {
     pub backend: BackendId,
     /// What is called.
     pub endpoint: Endpoint,
-    /// What is bought.
-    pub offer: OfferName,
+    /// How they are sent, by its place in memory, which whoever sends them holds: under one offer, as one plugin has said.
+    pub call: usize,
     /// Whose they are.
     pub tenant: TenantId,
     /// Headers that change what a call means.
@@ -39,6 +39,8 @@ pub struct Caller {
     pub part: Part,
     /// Its body.
     pub body: Bytes,
+    /// Its headers, for when it is sent alone.
+    pub headers: HeaderMap,
     /// Becomes true when it leaves: from then on hanging up takes nothing back.
     pub left: Arc<AtomicBool>,
     /// Where its answer goes, and whether it is the one that tells of it.

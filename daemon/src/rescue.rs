@@ -521,6 +521,18 @@ pub async fn send(
     record: &BatchRecord,
     entry: &Entry,
 ) -> Attempt {
+    send_for(gateway, backend, call, record, entry, ANSWER_MAX).await
+}
+
+/// The same, for an answer of at most so many bytes.
+pub async fn send_for(
+    gateway: &Gateway,
+    backend: &Backend,
+    call: &PreparedCall,
+    record: &BatchRecord,
+    entry: &Entry,
+    answer_max: usize,
+) -> Attempt {
     let mut headers: HeaderMap = record
         .headers
         .iter()
@@ -560,7 +572,7 @@ pub async fn send(
             );
         }
     };
-    let sent = backend.upstream.call(Method::POST, call.url.clone(), headers, body.into(), ANSWER_MAX).await;
+    let sent = backend.upstream.call(Method::POST, call.url.clone(), headers, body.into(), answer_max).await;
     match sent {
         Ok(response) => {
             gateway.note_quota(backend, &record.model, response.headers());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response};
 use offpeak_core::buckets::Size;
 use offpeak_core::merge::{Blame, Hunt, Next, blame};
@@ -13,7 +13,7 @@ use offpeak_core::outcome::DidItRun;
 use tokio::sync::oneshot;
 
 use super::NowCall;
-use crate::backends::{Backend, DressError, Dressed, PreparedCall};
+use crate::backends::{Backend, DressError, Dressed, PreparedCall, with_time_for};
 use crate::clock::Clock;
 use crate::costs::meter::UnderWay;
 use crate::gateway::Gateway;
@@ -37,7 +37,8 @@ struct Sender {
     call: Arc<PreparedCall>,
     arrays: Arrays,
     bucket: usize,
-    headers: HeaderMap,
+    /// Headers that change what a call means; all of them have the same.
+    kept: Vec<(String, HeaderValue)>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -65,7 +66,7 @@ pub(super) async fn send(
     let kind = Kind {
         backend: to.backend.id.clone(),
         endpoint: to.sale.endpoint.clone(),
-        offer: to.sale.offer.clone(),
+        call: Arc::as_ptr(call).addr(),
         tenant: to.tenant.clone(),
         headers: kept(&to.backend, headers),
         body: part.kind.clone(),
@@ -73,20 +74,12 @@ pub(super) async fn send(
     };
     let bucket = kind.bucket;
     let sender = || {
-        let (backend, call, headers) = (to.backend.clone(), call.clone(), headers.clone());
-        Sender {
-            backend,
-            call,
-            arrays,
-            bucket,
-            headers,
-            clock: gateway.clock,
-            metrics: gateway.metrics.clone(),
-        }
+        let (backend, call, kept) = (to.backend.clone(), call.clone(), kind.headers.clone());
+        Sender { backend, call, arrays, bucket, kept, clock: gateway.clock, metrics: gateway.metrics.clone() }
     };
     let (tell, answer) = oneshot::channel();
     let left = under_way.leaves_when_told();
-    let caller = Caller { part, body: body.clone(), left, answer: tell };
+    let caller = Caller { part, body: body.clone(), headers: headers.clone(), left, answer: tell };
     let (leave, begun) = gateway.gather.join(&kind, caller, engine.merge);
     for callers in leave {
         gateway.spawn(sender().run(callers));
@@ -149,15 +142,15 @@ impl Sender {
             self.metrics.filled(self.backend.id.as_str(), &engine.fill(self.bucket, sizes(callers)));
         }
         let callers: Vec<&Caller> = callers.iter().flatten().collect();
-        let body = if let [one] = callers[..] {
-            one.body.clone()
+        let (mut headers, body) = if let [one] = callers[..] {
+            (one.headers.clone(), one.body.clone())
         } else {
             let parts: Vec<&Part> = callers.iter().map(|caller| &caller.part).collect();
             self.metrics.merged(self.backend.id.as_str(), parts.len());
-            merge::body(self.arrays, &parts)
-                .map_err(|error| no_answer(DidItRun::NotSent, &error.to_string()))?
+            let body = merge::body(self.arrays, &parts)
+                .map_err(|error| no_answer(DidItRun::NotSent, &error.to_string()))?;
+            (self.of_many(), body)
         };
-        let mut headers = self.headers.clone();
         let Dressed { body, .. } = self
             .call
             .dress(&mut headers, body, self.clock.now())
@@ -168,11 +161,26 @@ impl Sender {
             .await
     }
 
+    /// What is said of a call that is several callers': nothing that one of them alone has said.
+    fn of_many(&self) -> HeaderMap {
+        let names = self.kept.iter().filter_map(|(name, value)| {
+            // A plugin has named it, and a request had it.
+            Some((HeaderName::try_from(name.as_str()).ok()?, value.clone()))
+        });
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        names.for_each(|(name, value)| {
+            headers.append(name, value);
+        });
+        headers
+    }
+
     fn tell(&self, callers: Vec<Caller>, answer: Result<Response<Bytes>, SendError>) {
         let each: Vec<Result<Response<Bytes>, SendError>> = match answer {
             Ok(answer) if callers.len() > 1 && answer.status().is_success() => {
                 let parts: Vec<&Part> = callers.iter().map(|caller| &caller.part).collect();
-                if let Some(bodies) = merge::split(self.arrays, &parts, answer.body()) {
+                let split = || merge::split(self.arrays, &parts, answer.body());
+                if let Some(bodies) = with_time_for(answer.body().len(), split) {
                     bodies.into_iter().map(|body| Ok(with_body(&answer, body))).collect()
                 } else {
                     let message = "the engine answered a call with many inputs, but not each of them";

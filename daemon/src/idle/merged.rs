@@ -12,13 +12,19 @@ use offpeak_core::words::TenantId;
 use offpeak_store::Entry;
 
 use super::{Piece, UNREADABLE, given_back, is_lost, is_refused, of_an_engine, tries_of};
-use crate::backends::PreparedCall;
+use crate::backends::{PreparedCall, with_time_for};
 use crate::costs::Took;
 use crate::engine::{Engine, Guest};
 use crate::merge::{self, Arrays, Form, Part};
 use crate::outcomes::Attempt;
-use crate::rescue::{asker, send, tenant_of};
+use crate::rescue::{asker, send, send_for, tenant_of};
 use crate::turns::Turn;
+
+/// Bodies of one call, at most, unless one alone is larger: a call of many small ones gains, and is held in memory as a whole.
+const BODIES_MAX: usize = 1 << 20;
+
+/// The largest answer to all of them.
+const ANSWER_MAX: usize = 256 << 20;
 
 /// A request, and what can be merged of it.
 pub(super) struct Item {
@@ -127,11 +133,12 @@ impl Piece {
             }
             turn = async { engine.turns.take(&asker(gateway, &tenant, &first.entry)).await } => turn,
         };
-        let mut inputs = first.size().inputs;
+        let (mut inputs, mut bytes) = (first.size().inputs, first.entry.body.len());
         let mut load = Load { items: vec![first], turns: vec![turn], bucket };
         while let Some(next) = queue.items.front() {
             inputs += next.size().inputs;
-            if bucket.is_none() || inputs > engine.merge as u64 {
+            bytes += next.entry.body.len();
+            if bucket.is_none() || inputs > engine.merge as u64 || bytes > BODIES_MAX {
                 break;
             }
             let tenant = tenant_of(gateway, &next.entry);
@@ -226,7 +233,7 @@ impl Piece {
             Some(body) => {
                 gateway.metrics.merged(backend.id.as_str(), parts.len());
                 let entry = Entry { body, ..first.entry.clone() };
-                send(gateway, backend, call, &self.record, &entry).await
+                send_for(gateway, backend, call, &self.record, &entry, ANSWER_MAX).await
             }
             None => send(gateway, backend, call, &self.record, &first.entry).await,
         };
@@ -249,7 +256,8 @@ fn each_its_own(arrays: Arrays, all: &[Item], part: Range<usize>, ended: Attempt
         return items.iter().map(shared).collect();
     }
     let parts: Vec<&Part> = items.iter().filter_map(|item| item.part.as_ref()).collect();
-    if let Some(bodies) = merge::split(arrays, &parts, &ended.body) {
+    let split = || merge::split(arrays, &parts, &ended.body);
+    if let Some(bodies) = with_time_for(ended.body.len(), split) {
         return items.iter().zip(bodies).map(|(item, body)| Attempt { body, ..shared(item) }).collect();
     }
     let message =

@@ -102,7 +102,8 @@ pub mod provider {
     }
 }
 
-/// An engine's plugin that sells idle time as `night`.
+/// An engine's plugin that sells idle time as `night`, and answers at once as `standard` and as `flex`. Each call says in the
+/// header `x-offer` what it is bought as.
 pub mod night {
     /// The component (worlds `engine` and `provider`).
     pub const COMPONENT: &[u8] = include_bytes!(env!("OFFPEAK_GUEST_NIGHT"));

@@ -1,7 +1,8 @@
-//! An engine's plugin as it may be after a change: what the bundled one sells as `idle` is `night` here.
+//! An engine's plugin as it may be after a change: what the bundled one sells as `idle` is `night` here, and there is a second
+//! offer for answers at once. Calls say what they are bought as.
 
 use offpeak_plugin::{
-    Mode, Offer,
+    Header, Mode, Offer,
     engine::{self, Engine, Load, Look, Sight, State, UnderWay},
     provider::{
         self, Answer, AnswerPlan, Batch, BatchLimits, BodyPlan, Call, CredentialPlace, Decoded, Encoded,
@@ -9,7 +10,7 @@ use offpeak_plugin::{
     },
 };
 
-const OFFERS: [&str; 2] = ["standard", "night"];
+const OFFERS: [&str; 3] = ["standard", "flex", "night"];
 
 struct Night;
 
@@ -41,7 +42,7 @@ impl Provider for Night {
         provider::Description {
             name: "night".into(),
             version: "1".into(),
-            endpoints: vec!["/v1/chat/completions".into()],
+            endpoints: vec!["/v1/chat/completions".into(), "/v1/embeddings".into()],
             credential: CredentialPlace::Bearer,
             kept_headers: Vec::new(),
         }
@@ -55,7 +56,11 @@ impl Provider for Night {
             window_ms: 0,
             usual_ms,
         };
-        vec![offer("standard", Mode::Realtime, 1000, 1_000), offer("night", Mode::Engine, 100, 60_000)]
+        vec![
+            offer("standard", Mode::Realtime, 1000, 1_000),
+            offer("flex", Mode::Realtime, 500, 2_000),
+            offer("night", Mode::Engine, 100, 60_000),
+        ]
     }
 
     fn limits(_endpoint: String, _model: String, _offer: String) -> Option<BatchLimits> {
@@ -69,7 +74,7 @@ impl Provider for Night {
         }
         Ok(Prepared {
             path: call.endpoint,
-            set_headers: Vec::new(),
+            set_headers: vec![Header { name: "x-offer".into(), value: call.offer }],
             default_headers: Vec::new(),
             remove_headers: Vec::new(),
             body: BodyPlan::Unchanged,

@@ -1,14 +1,20 @@
 //! Deferred embeddings: many in one call to the engine, each with its own answer.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use futures_util::future::join_all;
-use http::StatusCode;
+use http::{HeaderMap, Request, Response, StatusCode};
+use offpeak_guests::night;
+use parking_lot::Mutex;
 use provider_sim::Endpoint::Embeddings;
 use provider_sim::{EngineOptions, Fault};
 use reqwest::Client;
 use serde_json::{Value, json};
 
 use super::Workshop;
-use crate::rig::{Answer, MODEL, PROVIDER_KEY, eventually, send};
+use crate::rig::{Answer, Daemon, MODEL, PROVIDER_KEY, eventually, send};
+use crate::upstream::{Upstream, full};
 
 const EMBEDDINGS: &str = "/v1/embeddings";
 
@@ -256,4 +262,113 @@ async fn calls_in_real_time_wait_for_what_is_as_long() {
     let (short, long) = (shop.bucket("20").await, shop.bucket("+Inf").await);
     assert_eq!((short.0, long.0), (8, 8));
     assert!(short.2 < long.1 / 2, "{short:?} {long:?}");
+}
+
+/// What an engine was sent, call by call: the head, and how many bytes of which inputs.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<(HeaderMap, Vec<String>)>>>);
+
+impl Seen {
+    fn calls(&self) -> Vec<(HeaderMap, Vec<String>)> {
+        self.0.lock().clone()
+    }
+
+    /// What a header of each call said, with its inputs.
+    fn by(&self, name: &str) -> Vec<(String, Vec<String>)> {
+        let said = |head: &HeaderMap| head.get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
+        self.calls().into_iter().map(|(head, inputs)| (said(&head), inputs)).collect()
+    }
+
+    /// A daemon before an engine that notes what it is sent, and refuses the first call that is bought as flex.
+    async fn open(&self, more: &str) -> (Daemon, Upstream) {
+        let seen = self.clone();
+        let upstream = Upstream::start(move |request: Request<Bytes>| {
+            let seen = seen.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                if head.uri.path() != EMBEDDINGS {
+                    return Response::new(full(""));
+                }
+                let body: Value = serde_json::from_slice(&body).unwrap();
+                let inputs = match &body["input"] {
+                    Value::Array(inputs) => inputs.clone(),
+                    one => vec![one.clone()],
+                };
+                let vectors = (0..inputs.len()).map(|index| json!({ "index": index, "embedding": [0.5] }));
+                let answer = json!({ "data": vectors.collect::<Vec<_>>(), "usage": { "prompt_tokens": 1 } });
+                let is_flex = |head: &HeaderMap| head.get("x-offer").is_some_and(|offer| offer == "flex");
+                let inputs = inputs.iter().map(|input| input.as_str().unwrap().to_owned()).collect();
+                let mut seen = seen.0.lock();
+                let has_room = !is_flex(&head.headers) || seen.iter().any(|(head, _)| is_flex(head));
+                seen.push((head.headers, inputs));
+                let status = if has_room { StatusCode::OK } else { StatusCode::TOO_MANY_REQUESTS };
+                Response::builder().status(status).body(full(answer.to_string())).unwrap()
+            }
+        })
+        .await;
+        let settings = format!(
+            "backends.simulated.models = [\"none\"]\nplugins.providers.vllm.time_limit = \"5s\"\n\
+             [backends.gpu]\nprovider = \"vllm\"\nbase_url = \"{}\"\nmodels = [\"*\"]\nengine.look_every = \"50ms\"\n{more}",
+            upstream.url
+        );
+        (Daemon::start(&upstream.url, &settings).await, upstream)
+    }
+}
+
+fn sorted(mut calls: Vec<(String, Vec<String>)>) -> Vec<(String, Vec<String>)> {
+    calls.iter_mut().for_each(|(_, inputs)| inputs.sort());
+    calls.sort();
+    calls
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_caller_says_in_headers_is_said_of_nobody_else() {
+    let seen = Seen::default();
+    let (daemon, _upstream) = seen.open("engine.merge_realtime = \"300ms\"").await;
+    let ask = |text: &str| send(daemon.post(EMBEDDINGS, &body(&json!(text))).header("x-request-id", text));
+    let (one, other) = tokio::join!(ask("one"), ask("other"));
+    assert_eq!((one.status, other.status), (StatusCode::OK, StatusCode::OK));
+    assert_eq!(ask("alone").await.status, StatusCode::OK);
+    let calls = sorted(seen.by("x-request-id"));
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    assert_eq!(calls, [(String::new(), texts(&["one", "other"])), ("alone".to_owned(), texts(&["alone"]))]);
+    assert!(seen.calls().iter().all(|(head, _)| head["content-type"] == "application/json"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_are_bought_otherwise_are_not_sent_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("night.wasm");
+    std::fs::write(&file, night::COMPONENT).unwrap();
+    let seen = Seen::default();
+    let path = toml::Value::from(file.to_str().unwrap());
+    let more = format!("engine.merge_realtime = \"300ms\"\n[plugins.providers.vllm]\nfile = {path}");
+    let (daemon, _upstream) = seen.open(&more).await;
+    // With so much time it is bought as flex.
+    let ask = |text: &str| send(daemon.post(EMBEDDINGS, &body(&json!(text))).header("x-offpeak-sla", "40s"));
+    let second = async {
+        // The first one found no room, and waits as standard for others.
+        eventually("the first was refused", async || (seen.calls().len() == 1).then_some(())).await;
+        ask("second").await
+    };
+    let (first, second) = tokio::join!(ask("first"), second);
+    assert_eq!((first.status, second.status), (StatusCode::OK, StatusCode::OK), "{first:?} {second:?}");
+    let calls = sorted(seen.by("x-offer"));
+    let call = |offer: &str, text: &str| (offer.to_owned(), vec![text.to_owned()]);
+    assert_eq!(calls, [call("flex", "first"), call("flex", "second"), call("standard", "first")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_bodies_are_not_heaped_up_in_one_call() {
+    let seen = Seen::default();
+    let (daemon, _upstream) = seen.open("").await;
+    let large = |n: usize| format!("{n} {}", "x".repeat(600 << 10));
+    let asked = (0..12).map(|n| {
+        let body = body(&json!(large(n)));
+        send(daemon.post(EMBEDDINGS, &body).header("x-offpeak-sla", "24h"))
+    });
+    assert!(join_all(asked).await.iter().all(|answer| answer.status == StatusCode::OK));
+    let calls = seen.calls();
+    assert!(calls.iter().all(|(_, inputs)| inputs.len() == 1), "{:?}", calls.len());
+    assert_eq!(calls.len(), 12);
 }
