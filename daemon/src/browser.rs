@@ -26,9 +26,8 @@ fn is_local(host: &str) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
-    let is_localhost = name.eq_ignore_ascii_case("localhost")
-        || name.len() > 10 && name[name.len() - 10..].eq_ignore_ascii_case(".localhost");
-    name.is_empty() || is_localhost || name.parse::<IpAddr>().is_ok()
+    let last_label = name.rsplit('.').next().unwrap_or_default();
+    name.is_empty() || last_label.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
 #[cfg(test)]

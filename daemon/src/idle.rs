@@ -47,7 +47,7 @@ struct Piece {
 /// How a piece's requests are sent.
 enum Prepared {
     /// So.
-    Call(PreparedCall),
+    Call(Box<PreparedCall>),
     /// Not at all: the engine's plugin does not sell this any more, or somebody wants it back.
     GiveBack,
     /// The daemon stops before that is known.
@@ -210,7 +210,7 @@ impl Piece {
             let (endpoint, model, offer) =
                 (record.endpoint.as_str(), record.model.as_str(), record.offer.as_str());
             match self.backend.prepare(endpoint, model, offer, self.gateway.clock.now()) {
-                Ok(call) => return Prepared::Call(call),
+                Ok(call) => return Prepared::Call(Box::new(call)),
                 // The plugin is another one since this was bought.
                 Err(error @ PrepareError::Refused(_)) => {
                     tracing::warn!(batch = %record.id, %offer, %error, "an engine's offer is gone; its requests are bought otherwise");

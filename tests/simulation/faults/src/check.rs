@@ -219,7 +219,7 @@ async fn job(
         match most_runs(world, store, script.api, prompt, record, client).await {
             Ok(most) if times <= most => {}
             Ok(most) => {
-                broken.push(format!("{name} was run {times} times, and {most} are on record: {record:?}"))
+                broken.push(format!("{name} was run {times} times, and {most} are on record: {record:?}"));
             }
             Err(error) => broken.push(format!("the ledger cannot be read: {error}")),
         }
