@@ -18,6 +18,7 @@ use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::words::{Millis, Place};
 use offpeak_store::{Document, Kind, NewOutcome, Order, StoreError, Unfinished, Verdict};
 
+use crate::blocking::blocking;
 use crate::delivery::output_file::{self, Label};
 use crate::delivery::spent;
 use crate::documents::file::{File, Problem};
@@ -58,6 +59,9 @@ pub enum JobError {
     Refused(Problem),
 }
 
+/// The key of a file that is none.
+const FORGOTTEN: &[u8] = b"forgotten";
+
 /// Takes a new job in and sets it on its way. It is durable when this returns.
 pub async fn begin(gateway: &Arc<Gateway>, job: Job) -> Result<Arc<OpenJob>, DocumentError> {
     documents::keep(&gateway.store, &job).await?;
@@ -94,18 +98,8 @@ pub async fn recover(gateway: &Arc<Gateway>) -> Result<(), StoreError> {
 
 /// The largest number given so far; and removes files that nothing knows.
 pub async fn largest_number(store: &offpeak_store::Store, spool: &Spool) -> Result<Numbers, JobError> {
-    let mut largest = 0;
-    let mut files = HashSet::new();
-    documents::each(store, |file: File| {
-        largest = largest.max(file.number);
-        files.insert(file.number);
-    })
-    .await?;
-    documents::each(store, |part: Part| {
-        largest = largest.max(part.number);
-        files.insert(part.number);
-    })
-    .await?;
+    let files = known_files(store).await?;
+    let mut largest = files.iter().copied().max().unwrap_or(0);
     documents::each(store, |upload: Upload| largest = largest.max(upload.number)).await?;
     documents::each(store, |job: Job| largest = largest.max(job.number)).await?;
     let removed = spool.tidy(&files)?;
@@ -167,7 +161,39 @@ pub async fn tidy(gateway: &Gateway) -> Result<Vec<Place>, JobError> {
     for number in gone {
         gateway.spool.remove(number).await?;
     }
+    drop_forgotten(gateway).await?;
     Ok(needed)
+}
+
+/// Removes files that came while the store could not be written to, and that were refused for it.
+async fn drop_forgotten(gateway: &Gateway) -> Result<(), JobError> {
+    let known = known_files(&gateway.store).await?;
+    let mut forgotten = blocking(|| gateway.spool.forgotten(&known))?;
+    if forgotten.is_empty() {
+        return Ok(());
+    }
+    // What the store refused may stand at the end of its log, to be found at the next start, until something is written in
+    // its place. And what it was about to know is known when this is.
+    let nothing = Document { kind: Kind::File, key: Bytes::from_static(FORGOTTEN), value: None };
+    gateway.store.keep(vec![nothing]).await?;
+    let known = known_files(&gateway.store).await?;
+    forgotten.retain(|number| !known.contains(number));
+    tracing::info!(
+        files = forgotten.len(),
+        "files that were refused when the store could not be written to are removed"
+    );
+    for number in forgotten {
+        gateway.spool.remove(number).await?;
+    }
+    Ok(())
+}
+
+/// The numbers of all files that somebody may ask for.
+async fn known_files(store: &offpeak_store::Store) -> Result<HashSet<u64>, StoreError> {
+    let mut files = HashSet::new();
+    documents::each(store, |file: File| files.extend([file.number])).await?;
+    documents::each(store, |part: Part| files.extend([part.number])).await?;
+    Ok(files)
 }
 
 /// Notes about background responses that are not there any more.

@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufWriter};
 
@@ -21,6 +23,8 @@ const WHOLE: &str = "jsonl";
 #[derive(Debug, Clone)]
 pub struct Spool {
     folder: PathBuf,
+    /// Whole files that nothing knew when it was last asked.
+    suspects: Arc<Mutex<HashSet<u64>>>,
 }
 
 /// A file that is being written. Dropped before it is whole, it is removed.
@@ -34,7 +38,7 @@ impl Spool {
     /// Makes the folder, readable by its owner alone, if it is not there.
     pub fn open(folder: PathBuf) -> io::Result<Self> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        Ok(Self { folder })
+        Ok(Self { folder, suspects: Arc::default() })
     }
 
     /// Begins a file.
@@ -73,6 +77,22 @@ impl Spool {
             }
         }
         Ok(removed)
+    }
+
+    /// Whole files that nothing knows, now and when it was last asked: what the store refused to know has nobody who waits
+    /// for it. In between, one that is new has become known.
+    pub fn forgotten(&self, known: &HashSet<u64>) -> io::Result<Vec<u64>> {
+        let mut unknown = HashSet::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == WHOLE) {
+                unknown.extend(numbered(&path).filter(|number| !known.contains(number)));
+            }
+        }
+        let mut suspects = self.suspects.lock();
+        let forgotten = unknown.intersection(&suspects).copied().collect();
+        *suspects = unknown;
+        Ok(forgotten)
     }
 
     fn path(&self, number: u64, ending: &str) -> PathBuf {
@@ -176,5 +196,20 @@ mod tests {
         }
         assert_eq!(spool.tidy(&HashSet::from([1, 3])).unwrap(), 2);
         assert_eq!(names(folder.path()), ["1.jsonl", "notes.txt", "zz.jsonl"]);
+    }
+
+    #[test]
+    fn what_nothing_knows_twice_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open(folder.path().to_owned()).unwrap();
+        let write = |name: &str| std::fs::write(folder.path().join(name), "x").unwrap();
+        for name in ["1.jsonl", "2.jsonl", "3.part", "notes.txt"] {
+            write(name);
+        }
+        let known = HashSet::from([1]);
+        assert_eq!(spool.forgotten(&known).unwrap(), [0; 0], "one that is new may become known");
+        write("4.jsonl");
+        assert_eq!(spool.forgotten(&known).unwrap(), [2]);
+        assert_eq!(spool.forgotten(&HashSet::from([1, 2, 4])).unwrap(), [0; 0]);
     }
 }

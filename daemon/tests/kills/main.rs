@@ -61,6 +61,7 @@ async fn killed_at_any_moment_it_loses_nothing_and_pays_nothing_twice() {
     let ended = clients.end().await;
     let bill = provider.bill(&load.http).await;
     ended.count(&bill);
+    ended.are_all(&bill);
     // An outcome and its entry of the ledger are one commit, so no kill comes between them. A call in real time is written
     // down when it is over, and what is killed before that is not.
     let (later, now) = bill.costs();

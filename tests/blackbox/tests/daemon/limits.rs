@@ -211,10 +211,10 @@ async fn a_tenant_has_only_so_many_bytes_waiting() {
     }
     let small = rig.daemon.ticket(&"z".repeat(300_000)).await;
     let others = rig.daemon.ticket_of("mail", &"w".repeat(600_000), "24h").await;
-    assert!(rig.daemon.ask(MODEL, &"now ".repeat(200_000)).await.status.is_success());
+    assert!(rig.daemon.ask(MODEL, &"n".repeat(700_000)).await.status.is_success());
     rig.daemon.flush().await;
     rig.all_answered(&[large, small, others]).await;
-    rig.daemon.ticket(&"there is room again ".repeat(30_000)).await;
+    rig.daemon.ticket(&"r".repeat(700_000)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -225,7 +225,7 @@ async fn all_lanes_together_hold_only_so_many_bytes() {
     for tenant in ["search", "mail"] {
         is_full(&rig.daemon.defer(tenant, MODEL, &"y".repeat(600_000), "24h").await, 503);
     }
-    assert!(rig.daemon.ask(MODEL, &"now ".repeat(200_000)).await.status.is_success());
+    assert!(rig.daemon.ask(MODEL, &"n".repeat(700_000)).await.status.is_success());
     rig.daemon.flush().await;
     rig.all_answered(&[large]).await;
     rig.daemon.ticket_of("mail", &"y".repeat(600_000), "24h").await;
