@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use http::{Method, Response};
+use http::{Method, Response, StatusCode};
 use offpeak_core::batch::{Finish, Journey, Progress, Resume, Step, Tally};
 use offpeak_core::breaker::Report;
 use offpeak_core::extent::Cargo;
@@ -31,7 +31,7 @@ use crate::costs::Took;
 use crate::gateway::Gateway;
 use crate::journey;
 use crate::outcomes::{self, Attempt, Source};
-use crate::upstream::{BadPath, SendError};
+use crate::upstream::{self, BadPath, SendError};
 
 /// As much of an answer to a small call as a plugin gets to see.
 const ANSWER_MAX: usize = 1 << 20;
@@ -60,6 +60,8 @@ struct Driver {
     stop: CancellationToken,
     /// And the plugin has been told so.
     told_to_stop: AtomicBool,
+    /// The last call was refused for offpeak's credential.
+    is_unknown: AtomicBool,
     /// Items that came back, and those that failed by the provider's fault.
     came_back: results::CameBack,
 }
@@ -109,11 +111,22 @@ pub async fn drive(
 ) {
     let mark = mark(gateway.store.install_id(), record.id);
     let came_back = results::CameBack::default();
-    let told_to_stop = AtomicBool::new(false);
+    let (told_to_stop, is_unknown) = (AtomicBool::new(false), AtomicBool::new(false));
     let waiting = AtomicU32::new(0);
     let plugin = ArcSwap::from(backend.provider());
-    let driver =
-        Driver { gateway, backend, plugin, record, cargo, mark, waiting, stop, told_to_stop, came_back };
+    let driver = Driver {
+        gateway,
+        backend,
+        plugin,
+        record,
+        cargo,
+        mark,
+        waiting,
+        stop,
+        told_to_stop,
+        is_unknown,
+        came_back,
+    };
     let stopping = driver.gateway.stopping.clone();
     let finish = tokio::select! {
         biased;
@@ -222,6 +235,9 @@ impl Driver {
         let only = only(&self.record);
         let batch = self.view(&kept, only.as_deref());
         let plugin = self.plugin.load_full();
+        let is_unknown =
+            matches!(told, Told::Answered(response) if response.status() == StatusCode::UNAUTHORIZED);
+        self.is_unknown.store(is_unknown, Ordering::Relaxed);
         let step = |event: &Event<'_>| blocking(|| plugin.batch_step(&batch, state, event, now));
         match told {
             Told::Start => step(&Event::Start),
@@ -270,13 +286,28 @@ impl Driver {
                 Effect::Read(_) | Effect::Results(_) => Step::Reading,
                 Effect::Wait(millis) => Step::Waiting(now.after(Millis(*millis))),
                 Effect::Finished(finish) => Step::Finished(finished(*finish)),
-                Effect::Failed(failure) => {
-                    Step::Finished(failed(failure, now, self.gateway.retries.terms.cap))
-                }
+                Effect::Failed(failure) => Step::Finished(self.failed(failure, now)),
             },
             provider_id,
             tally: tally.or_else(|| before.and_then(|before| before.tally)),
             steps: before.map_or(1, |before| before.steps.saturating_add(1)),
+        }
+    }
+
+    fn failed(&self, failure: &provider::Failure, now: Timestamp) -> Finish {
+        let pause = self.gateway.retries.terms.cap;
+        let finish = failed(failure, now, pause);
+        if !self.is_unknown.load(Ordering::Relaxed) {
+            return finish;
+        }
+        // No request is to blame: what surely did not run waits until the operator has mended it, or goes elsewhere.
+        let may_have_run = matches!(finish.missing, DidItRun::Unknown | DidItRun::Ran);
+        Finish {
+            code: upstream::CREDENTIAL_REFUSED.into(),
+            message: upstream::credential_refused(self.backend.id.as_str()),
+            permanent: finish.permanent && may_have_run,
+            hold_until: Some(now.after(pause)),
+            ..finish
         }
     }
 
@@ -332,7 +363,7 @@ impl Driver {
                 let reader = self.reader(&batch, &reading.source);
                 Ok(Told::Read(reader.read(response, reading.form).await?))
             }
-            Err(error) => Ok(not_answered(error)),
+            Err(error) => Ok(self.not_answered(error)),
         }
     }
 
@@ -373,7 +404,21 @@ impl Driver {
     async fn send(&self, method: Method, url: Url, headers: HeaderMap, body: Body) -> Told {
         match self.backend.upstream.call(method, url, headers, body, ANSWER_MAX).await {
             Ok(response) => Told::Answered(response),
-            Err(error) => not_answered(error),
+            Err(error) => self.not_answered(error),
+        }
+    }
+
+    fn not_answered(&self, error: SendError) -> Told {
+        let (batch, backend) = (self.record.id, &self.backend.id);
+        match error.ran {
+            DidItRun::NotSent | DidItRun::Refused => {
+                tracing::warn!(%batch, %backend, %error, "a call of a batch could not be made; it is tried again");
+                Told::NotSent(error.message)
+            }
+            DidItRun::Unknown | DidItRun::Ran => {
+                tracing::warn!(%batch, %backend, %error, "a call of a batch got no answer; its outcome is unknown");
+                Told::Interrupted
+            }
         }
     }
 
@@ -445,16 +490,6 @@ fn nothing_left() -> Finish {
 
 fn kept_headers(record: &BatchRecord) -> Vec<HeaderRef<'_>> {
     record.headers.iter().map(|(name, value)| HeaderRef { name, value }).collect()
-}
-
-fn not_answered(error: SendError) -> Told {
-    match error.ran {
-        DidItRun::NotSent | DidItRun::Refused => Told::NotSent(error.message),
-        DidItRun::Unknown | DidItRun::Ran => {
-            tracing::warn!(%error, "a call of a batch got no answer; its outcome is unknown");
-            Told::Interrupted
-        }
-    }
 }
 
 const fn did_it_run(ran: provider::DidItRun) -> DidItRun {

@@ -30,7 +30,7 @@ use crate::gateway::Gateway;
 use crate::reply::{Dialect, Refusal, stamp};
 use crate::retries::Failed;
 use crate::rewrite;
-use crate::upstream::{SendError, read_up_to};
+use crate::upstream::{self, SendError, read_up_to};
 
 /// Headers that concern one connection and not the message (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -154,7 +154,8 @@ pub async fn run(
             gateway.note_quota(&call.backend, &call.sale.model, &head.headers);
             if head.status == StatusCode::UNAUTHORIZED {
                 under_way.came_back();
-                return Err(credential_refused(id.as_str()));
+                let message = upstream::credential_refused(id.as_str());
+                return Err(Refusal::new(StatusCode::BAD_GATEWAY, upstream::CREDENTIAL_REFUSED, message));
             }
             strip(&mut head.headers);
             strip_private(&mut head.headers);
@@ -383,18 +384,6 @@ fn strip_private(headers: &mut HeaderMap) {
     while let Some(name) = headers.keys().find(is_private).cloned() {
         headers.remove(name);
     }
-}
-
-/// The provider's answer to a wrong credential shows a part of it, and is nothing that the caller could mend.
-fn credential_refused(backend: &str) -> Refusal {
-    tracing::error!(
-        backend,
-        "the backend refuses offpeak's credential; check its api_key in the configuration"
-    );
-    let message = format!(
-        "The backend '{backend}' does not accept offpeak's credential. Your own key is fine: tell offpeak's operator."
-    );
-    Refusal::new(StatusCode::BAD_GATEWAY, "backend_refused_credential", message)
 }
 
 fn no_answer(error: &SendError, backend: &str) -> Refusal {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use http::{Method, Response};
+use http::{Method, Response, StatusCode};
 use offpeak_core::breaker::Report;
 use offpeak_core::extent::Range;
 use offpeak_core::outcome::{DidItRun, Ending};
@@ -31,7 +31,7 @@ use crate::retries::{Meaning, OUT_OF_ORDER};
 use crate::rewrite;
 use crate::sent::{self, Sent};
 use crate::turns::Asker;
-use crate::upstream::SendError;
+use crate::upstream::{self, CREDENTIAL_REFUSED, SendError};
 
 /// Bodies that are in memory at once, in bytes.
 pub const CHUNK_BYTES: usize = 4 << 20;
@@ -508,6 +508,8 @@ fn report_of(ending: &Ending) -> Report {
         // "Too many" is answered by pacing, not by resting.
         Ending::Answered { status: 408 | 500..=502 | 504..=528 | 530.. } => Report::Failed,
         Ending::Answered { .. } => Report::Fine,
+        // It works, and does not know us.
+        Ending::Failed { code, .. } if code == CREDENTIAL_REFUSED => Report::Fine,
         Ending::Failed { code, .. } if code.starts_with(offpeak_core::retry::PERMANENT) => Report::Fine,
         Ending::Failed { .. } => Report::Failed,
     }
@@ -574,6 +576,11 @@ pub async fn send_for(
     };
     let sent = backend.upstream.call(Method::POST, call.url.clone(), headers, body.into(), answer_max).await;
     match sent {
+        // No request is to blame for that, and the provider's words show a part of the credential.
+        Ok(response) if response.status() == StatusCode::UNAUTHORIZED => {
+            let message = upstream::credential_refused(backend.id.as_str());
+            failed(DidItRun::Refused, CREDENTIAL_REFUSED, message)
+        }
         Ok(response) => {
             gateway.note_quota(backend, &record.model, response.headers());
             let retry_after = retry_after(&response);

@@ -234,6 +234,21 @@ fn bad_uri(error: &http::uri::InvalidUri) -> SendError {
     SendError { ran: DidItRun::NotSent, timed_out: false, message: error.to_string() }
 }
 
+/// The code of what a backend refused because it does not know offpeak's credential.
+pub const CREDENTIAL_REFUSED: &str = "backend_refused_credential";
+
+/// What a caller is told of that: the provider's own answer shows a part of the credential, and is nothing that the caller
+/// could mend. The operator finds it in the log.
+pub fn credential_refused(backend: &str) -> String {
+    tracing::error!(
+        backend,
+        "the backend refuses offpeak's credential; check its api_key in the configuration"
+    );
+    format!(
+        "The backend '{backend}' does not accept offpeak's credential. Your own key is fine: tell offpeak's operator."
+    )
+}
+
 /// The header that carries a credential.
 pub fn credential_header(header: Option<&str>, secret: &str) -> Option<(HeaderName, HeaderValue)> {
     let (name, value) = match header {

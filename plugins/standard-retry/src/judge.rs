@@ -8,7 +8,8 @@ use offpeak_plugin::{
 use crate::{Config, error_body::ErrorBody};
 
 /// The account's money or quota is used up: a 429 of this kind is not one to hammer, and comes without `Retry-After`.
-const EXHAUSTED: [&str; 7] = [
+/// So is a credential that the backend does not know: what is wrong is the account, and somebody has to mend it.
+const EXHAUSTED: [&str; 8] = [
     "insufficient_quota",
     "billing_hard_limit_reached",
     "billing_not_active",
@@ -16,6 +17,7 @@ const EXHAUSTED: [&str; 7] = [
     "enforced_spend_limit_reached",
     "contract_spend_limit_reached",
     "budget_exceeded",
+    "backend_refused_credential",
 ];
 
 /// The same where no name tells it: Anthropic's API calls an account without credit an invalid request.
@@ -428,6 +430,7 @@ mod tests {
             Meaning::Permanent
         );
         assert_eq!(failure(DidItRun::Refused, "permanent:model_not_supported"), Meaning::NotSold);
+        assert_eq!(failure(DidItRun::Refused, "backend_refused_credential"), Meaning::Exhausted);
     }
 
     #[test]

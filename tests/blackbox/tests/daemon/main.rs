@@ -12,6 +12,7 @@ mod bent;
 mod breaker;
 mod chaos;
 mod costs;
+mod credential;
 mod described;
 mod dialects;
 mod door;
