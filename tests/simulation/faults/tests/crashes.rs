@@ -1,6 +1,6 @@
 //! Each call to the provider as a crash point: the daemon dies just before it has its effect, or just after, and comes back.
 
-use std::path::Path;
+mod common;
 
 use fault_simulation::{Crash, Plugins, run_crash};
 
@@ -12,7 +12,7 @@ const CALLS_AT_LEAST: [u64; 2] = [6, 4];
 /// and the creation, and in the end none is left.
 #[test]
 fn a_crash_at_any_call_leaves_one_batch_one_answer_each_and_no_file() {
-    let plugins = plugins();
+    let plugins = common::plugins().unwrap();
     for (of_messages, least) in [false, true].into_iter().zip(CALLS_AT_LEAST) {
         for (is_before, loses_power) in [(false, false), (true, false), (false, true), (true, true)] {
             for call in 1.. {
@@ -33,9 +33,4 @@ fn a_crash_at_any_call_leaves_one_batch_one_answer_each_and_no_file() {
             }
         }
     }
-}
-
-/// Compiled once for all tests.
-fn plugins() -> Plugins {
-    Plugins::kept_in(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins")).unwrap()
 }

@@ -1,10 +1,11 @@
 //! Seeds that every run of the tests plays, and those that once found something.
 
+mod common;
+
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fault_simulation::{FAULTS, Outcome, Plugins, run};
+use fault_simulation::{FAULTS, Outcome, run};
 
 /// How many seeds where nobody says otherwise.
 const SEEDS: u64 = 2000;
@@ -37,7 +38,7 @@ const FOUND: [(u64, &str); 9] = [
 #[test]
 fn seeds_break_no_promise_and_have_every_kind_of_fault() {
     let seeds: u64 = std::env::var("OFFPEAK_SEEDS").ok().map_or(SEEDS, |text| text.parse().unwrap());
-    let plugins = plugins();
+    let plugins = common::plugins().unwrap();
     let next = AtomicU64::new(0);
     let play = || {
         let mut broken = Vec::new();
@@ -69,7 +70,7 @@ fn seeds_break_no_promise_and_have_every_kind_of_fault() {
 
 #[test]
 fn seeds_that_found_something_stay_mended() {
-    let plugins = plugins();
+    let plugins = common::plugins().unwrap();
     for (seed, what) in FOUND {
         let outcome = run(seed, &plugins, false);
         assert!(outcome.violations.is_empty(), "{what}: {}", complaint(&outcome));
@@ -78,7 +79,7 @@ fn seeds_that_found_something_stay_mended() {
 
 #[test]
 fn a_run_depends_on_nothing_but_its_seed() {
-    let plugins = plugins();
+    let plugins = common::plugins().unwrap();
     for seed in 1000..1000 + TWICE {
         let (first, second) = (run(seed, &plugins, false), run(seed, &plugins, false));
         assert_eq!(first.hash, second.hash, "seed {seed}: {}", first.replay());
@@ -88,9 +89,4 @@ fn a_run_depends_on_nothing_but_its_seed() {
 fn complaint(outcome: &Outcome) -> String {
     let few: Vec<&str> = outcome.violations.iter().take(5).map(String::as_str).collect();
     format!("seed {}:\n  {}\n  replay: {}", outcome.seed, few.join("\n  "), outcome.replay())
-}
-
-/// Compiled once for all tests.
-fn plugins() -> Plugins {
-    Plugins::kept_in(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins")).unwrap()
 }

@@ -1,8 +1,8 @@
 //! A week of traffic, in virtual time: the space of what is over is used again.
 
-use std::path::Path;
+mod common;
 
-use fault_simulation::{Day, Plugins, week};
+use fault_simulation::{Day, week};
 
 /// So many come where nobody says otherwise; results are kept for six hours.
 const CLIENTS: u64 = 600;
@@ -13,7 +13,7 @@ const KEPT_OF_EACH: u64 = 700;
 #[test]
 fn a_week_of_traffic_keeps_the_data_folder_bounded() {
     let clients = std::env::var("OFFPEAK_WEEK").ok().map_or(CLIENTS, |text| text.parse().unwrap());
-    let week = week(&plugins(), clients).unwrap();
+    let week = week(&common::plugins().unwrap(), clients).unwrap();
     println!("day   asked  written      log    index lanes");
     for (number, day) in (1..).zip(&week.days) {
         let Day { asked, written, log, index, lanes } = day;
@@ -30,9 +30,4 @@ fn a_week_of_traffic_keeps_the_data_folder_bounded() {
     let asked: u64 = rest.iter().map(|day| day.asked).sum();
     let grown = most(rest, |day| day.index).saturating_sub(most(first, |day| day.index));
     assert!(grown <= asked * KEPT_OF_EACH, "the index has grown by {grown} for {asked} requests");
-}
-
-/// Compiled once for all tests.
-fn plugins() -> Plugins {
-    Plugins::kept_in(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins")).unwrap()
 }

@@ -264,12 +264,15 @@ async fn calls_in_real_time_wait_for_what_is_as_long() {
     assert!(short.2 < long.1 / 2, "{short:?} {long:?}");
 }
 
-/// What an engine was sent, call by call: the head, and how many bytes of which inputs.
+/// A call's headers and its inputs.
+type SeenCall = (HeaderMap, Vec<String>);
+
+/// What an engine was sent, call by call.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<(HeaderMap, Vec<String>)>>>);
+struct Seen(Arc<Mutex<Vec<SeenCall>>>);
 
 impl Seen {
-    fn calls(&self) -> Vec<(HeaderMap, Vec<String>)> {
+    fn calls(&self) -> Vec<SeenCall> {
         self.0.lock().clone()
     }
 
@@ -316,7 +319,9 @@ impl Seen {
 }
 
 fn sorted(mut calls: Vec<(String, Vec<String>)>) -> Vec<(String, Vec<String>)> {
-    calls.iter_mut().for_each(|(_, inputs)| inputs.sort());
+    for (_, inputs) in &mut calls {
+        inputs.sort();
+    }
     calls.sort();
     calls
 }
