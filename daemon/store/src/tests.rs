@@ -9,6 +9,7 @@ mod standings;
 mod sweep;
 mod threads;
 mod told;
+mod version3;
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};

@@ -73,6 +73,19 @@ proptest! {
     }
 }
 
+#[test]
+fn there_are_dreams_of_all_kinds() {
+    let (mut good, mut refusals, mut bad) = (0, 0, 0);
+    for number in 0..300 {
+        match PROVIDER.prepare(&call(&dream(number)), NOW_MS) {
+            Ok(Ok(_)) => good += 1,
+            Ok(Err(_)) => refusals += 1,
+            Err(_) => bad += 1,
+        }
+    }
+    assert!(good > 10 && refusals > 10 && bad > 10, "{good} {refusals} {bad}");
+}
+
 /// All cases share an instance, so that one's answer would be seen by the next.
 static PROVIDER: std::sync::LazyLock<offpeak_host::ProviderPlugin> =
     std::sync::LazyLock::new(|| provider_with(unhurried(Limits::provider())));
