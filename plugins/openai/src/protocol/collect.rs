@@ -147,7 +147,7 @@ fn results(batch: &BatchObject, input: String, end: End, notes: &mut Notes, cont
             *missing = Ran::Unknown; // something ran, and we shall not see it
         }
     }
-    reading(input, left, Vec::new(), end, context)
+    reading(input, left, Vec::new(), end, notes, context)
 }
 
 /// Whether the batch says that it has done something, but not where it lies.
@@ -161,9 +161,22 @@ fn is_output_late(batch: &BatchObject, end: &End) -> bool {
 }
 
 /// The next file, or the end.
-fn reading(input: String, left: Vec<ResultFile>, read: Vec<String>, end: End, context: Context<'_>) -> Next {
+fn reading(
+    input: String,
+    left: Vec<ResultFile>,
+    read: Vec<String>,
+    mut end: End,
+    notes: &Notes,
+    context: Context<'_>,
+) -> Next {
     if !left.is_empty() {
         return Next::Act(Phase::Read { input, left, read, end });
+    }
+    if let End::Finished { missing, .. } = &mut end
+        && notes.completed.is_some_and(|completed| notes.answers < completed)
+    {
+        // Some of what has no result was run, whatever became of the rest.
+        *missing = Ran::Unknown;
     }
     let mut files = vec![input];
     if context.config.delete_files == DeleteFiles::All {
@@ -190,8 +203,13 @@ pub(super) fn read(
     if is_whole(event, left.first()) {
         notes.tries = 0;
         notes.gone = 0;
+        if let Event::Read(summary) = event
+            && summary.source == Source::Output.name()
+        {
+            notes.answers = notes.answers.saturating_add(summary.results);
+        }
         read.push(left.remove(0).id);
-        return reading(input, left, read, end, context);
+        return reading(input, left, read, end, notes, context);
     }
     notes.tries += 1;
     notes.gone = if status == 404 { notes.gone + 1 } else { 0 };

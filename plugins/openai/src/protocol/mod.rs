@@ -151,6 +151,9 @@ pub(crate) struct Notes {
     provider_id: Option<String>,
     completed: Option<u32>,
     failed: Option<u32>,
+    /// Results that were read of the output.
+    #[serde(default)]
+    answers: u32,
 }
 
 /// One step, with the state as it is stored.

@@ -187,6 +187,20 @@ fn files_are_deleted_as_configured() {
 }
 
 #[test]
+fn what_is_missing_beside_answers_that_are_missing_may_have_run() {
+    for (completed, missing) in [(1, DidItRun::Refused), (2, DidItRun::Unknown)] {
+        for status in ["expired", "cancelled"] {
+            let mut life = Life::polling();
+            let mut batch = over(status, Some("file-out"), None);
+            batch["request_counts"]["completed"] = json!(completed);
+            life.answer(200, &batch);
+            life.on(read_event("output", 200, true));
+            assert_eq!(finish(life.on(answered(200, &json!({})))).missing, missing, "{status} {completed}");
+        }
+    }
+}
+
+#[test]
 fn a_deletion_that_comes_to_nothing_is_tried_again_and_not_for_ever() {
     let deleting = || {
         let mut life = Life::polling();
