@@ -1,5 +1,6 @@
 //! Plugins that change while the daemon runs: between two requests, all or none, and no request is lost.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -294,15 +295,20 @@ async fn a_piece_under_way_whose_offer_is_gone_at_the_next_start_is_given_back()
 async fn whoever_uses_a_file_has_the_same_of_it() {
     let shelf = Shelf::with(offpeak_bundled::VLLM);
     let (rig, ..) = before_an_engine(&shelf).await;
-    // Whoever opens this gets what nobody got before.
-    std::fs::remove_file(&shelf.file).unwrap();
-    assert!(Command::new("mkfifo").arg(&shelf.file).status().unwrap().success());
+    // Whoever opens it gets what nobody got before.
+    let pipe = |file: &Path| {
+        std::fs::remove_file(file).unwrap();
+        assert!(Command::new("mkfifo").arg(file).status().unwrap().success());
+    };
+    pipe(&shelf.file);
     let file = shelf.file.clone();
     std::thread::spawn(move || {
         let versions = [remarked(offpeak_bundled::VLLM), remarked(&remarked(offpeak_bundled::VLLM))];
-        for version in versions.iter().cycle() {
-            // An error is a reader that had enough.
-            drop(std::fs::write(&file, version));
+        for version in versions {
+            let mut reader = std::fs::File::options().write(true).open(&file).unwrap();
+            reader.write_all(&version).unwrap();
+            // It is at its end when another one lies there.
+            pipe(&file);
         }
     });
     let told = reload(&rig).await;

@@ -283,7 +283,7 @@ impl Seen {
     }
 
     /// A daemon before an engine that notes what it is sent, and refuses the first call that is bought as flex.
-    async fn open(&self, more: &str) -> (Daemon, Upstream) {
+    async fn open(&self, engine: &str, plugin: &str) -> (Daemon, Upstream) {
         let seen = self.clone();
         let upstream = Upstream::start(move |request: Request<Bytes>| {
             let seen = seen.clone();
@@ -310,8 +310,8 @@ impl Seen {
         })
         .await;
         let settings = format!(
-            "backends.simulated.models = [\"none\"]\nplugins.providers.vllm.time_limit = \"5s\"\n\
-             [backends.gpu]\nprovider = \"vllm\"\nbase_url = \"{}\"\nmodels = [\"*\"]\nengine.look_every = \"50ms\"\n{more}",
+            "backends.simulated.models = [\"none\"]\n[plugins.providers.vllm]\ntime_limit = \"5s\"\n{plugin}\n\
+             [backends.gpu]\nprovider = \"vllm\"\nbase_url = \"{}\"\nmodels = [\"*\"]\nengine.look_every = \"50ms\"\n{engine}",
             upstream.url
         );
         (Daemon::start(&upstream.url, &settings).await, upstream)
@@ -329,7 +329,7 @@ fn sorted(mut calls: Vec<(String, Vec<String>)>) -> Vec<(String, Vec<String>)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_caller_says_in_headers_is_said_of_nobody_else() {
     let seen = Seen::default();
-    let (daemon, _upstream) = seen.open("engine.merge_realtime = \"300ms\"").await;
+    let (daemon, _upstream) = seen.open("engine.merge_realtime = \"300ms\"", "").await;
     let ask = |text: &str| send(daemon.post(EMBEDDINGS, &body(&json!(text))).header("x-request-id", text));
     let (one, other) = tokio::join!(ask("one"), ask("other"));
     assert_eq!((one.status, other.status), (StatusCode::OK, StatusCode::OK));
@@ -347,8 +347,8 @@ async fn calls_that_are_bought_otherwise_are_not_sent_together() {
     std::fs::write(&file, night::COMPONENT).unwrap();
     let seen = Seen::default();
     let path = toml::Value::from(file.to_str().unwrap());
-    let more = format!("engine.merge_realtime = \"300ms\"\n[plugins.providers.vllm]\nfile = {path}");
-    let (daemon, _upstream) = seen.open(&more).await;
+    let plugin = format!("file = {path}");
+    let (daemon, _upstream) = seen.open("engine.merge_realtime = \"300ms\"", &plugin).await;
     // With so much time it is bought as flex.
     let ask = |text: &str| send(daemon.post(EMBEDDINGS, &body(&json!(text))).header("x-offpeak-sla", "40s"));
     let second = async {
@@ -366,7 +366,7 @@ async fn calls_that_are_bought_otherwise_are_not_sent_together() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_bodies_are_not_heaped_up_in_one_call() {
     let seen = Seen::default();
-    let (daemon, _upstream) = seen.open("").await;
+    let (daemon, _upstream) = seen.open("", "").await;
     let large = |n: usize| format!("{n} {}", "x".repeat(600 << 10));
     let asked = (0..12).map(|n| {
         let body = body(&json!(large(n)));
