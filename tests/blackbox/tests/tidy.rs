@@ -246,7 +246,9 @@ fn unsafe_code_stands_in_one_place() {
     let root = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     assert!(root.contains("unsafe_code = \"deny\""));
     let members = root.split_once("members = [").unwrap().1.split_once(']').unwrap().0;
-    for member in members.split('"').skip(1).step_by(2) {
+    // What `offpeak plugin new` copies stands alone, and asks for lints of its own.
+    let ours = members.split('"').skip(1).step_by(2).filter(|member| *member != "tests/guests/template");
+    for member in ours {
         let manifest = fs::read_to_string(self::root().join(member).join("Cargo.toml")).unwrap();
         assert!(
             manifest.contains("[lints]\nworkspace = true"),

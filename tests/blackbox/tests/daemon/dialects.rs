@@ -315,10 +315,10 @@ async fn batches_are_sold_and_told_in_the_words_of_each_dialect() {
         })
         .await;
         let settings = format!(
-            "backends.simulated.models = [\"none\"]\n{}",
+            "backends.simulated.models = [\"none\"]\n{BY_HAND}\n{}",
             backend(words.dialect, &upstream.url, words.more)
         );
-        let daemon = Daemon::start("http://127.0.0.1:9", &format!("{BY_HAND}\n{settings}")).await;
+        let daemon = Daemon::start("http://127.0.0.1:9", &settings).await;
         let (mine, theirs) = (format!("{}-small", words.dialect), format!("theirs/{}", words.dialect));
         let mut tickets = Vec::new();
         for n in 0..3 {

@@ -8,13 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
+use hyper_util::rt::TokioIo;
 use rcgen::generate_simple_self_signed;
 use reqwest::Client;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
@@ -282,13 +284,29 @@ async fn deferred_answers_are_the_providers_own_bytes() {
     assert_eq!(headers["x-offpeak-request-id"], id);
 }
 
+/// On one connection, so that the same thread of the daemon's serves all of them.
+async fn call_one_after_the_other(daemon: &Daemon, calls: usize) {
+    let stream = TcpStream::connect(daemon.data).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for n in 0..calls {
+        let body = Full::new(Bytes::from(chat(MODEL, &format!("question {n}")).to_string()));
+        let request = Request::post(CHAT)
+            .header("host", "offpeak")
+            .header("authorization", format!("Bearer {}", key_of("search")))
+            .header("content-type", "application/json");
+        sender.ready().await.unwrap();
+        let response = sender.send_request(request.body(body).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        response.into_body().collect().await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_one_after_the_other_share_a_connection_to_the_backend() {
     let (upstream, seen) = recording(|| Response::new(full("{}"))).await;
     let daemon = Daemon::start(&upstream.url, "").await;
-    for _ in 0..30 {
-        assert_eq!(daemon.ask(MODEL, "once more").await.status, StatusCode::OK);
-    }
+    call_one_after_the_other(&daemon, 30).await;
     assert_eq!((seen.lock().unwrap().len(), upstream.connections()), (30, 1));
     assert_eq!(seen.lock().unwrap()[0].version(), Version::HTTP_11, "without TLS nobody offers HTTP/2");
 }
@@ -320,9 +338,7 @@ async fn a_backend_behind_tls_that_offers_http_2_is_spoken_to_by_it() {
     })
     .await;
     let daemon = Daemon::start(&upstream.url, "").await;
-    for _ in 0..10 {
-        assert_eq!(daemon.ask(MODEL, "by TLS").await.status, StatusCode::OK);
-    }
+    call_one_after_the_other(&daemon, 10).await;
     let versions: Vec<Version> = seen.lock().unwrap().iter().map(Request::version).collect();
     assert_eq!(versions, [Version::HTTP_2; 10]);
     assert_eq!(upstream.connections(), 1);

@@ -306,7 +306,7 @@ async fn images_and_the_results_of_tools_are_looked_at_closely() {
         (image(json!({"type": "base64", "media_type": "image/png"})), "image cannot be empty"),
         (image(json!({"type": "url", "url": "ftp://x"})), "Only HTTPS"),
         (json!([{"role": "user", "content": [{"type": "image"}]}]), "image.source: Field required"),
-        (talk(&call, &other), "unexpected `tool_use_id`"),
+        (talk(&call, &other), "without `tool_result` blocks immediately after: t1"),
         (json!([{"role": "user", "content": [result]}]), "unexpected `tool_use_id`"),
         (talk(&call, &json!({"type": "text", "text": "no"})), "without `tool_result` blocks"),
         (
