@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use offpeak_core::words::BackendId;
 use offpeak_host::{
-    AnyPlugin, CostPlugin, Engine, EnginePlugin, HostError, Limits, PluginReport, ProviderPlugin,
-    RetryPlugin, RouterPlugin, Source, read_file,
+    AnyPlugin, CostPlugin, Engine, EngineOptions, EnginePlugin, HostError, Limits, PluginReport,
+    ProviderPlugin, RetryPlugin, RouterPlugin, Source, read_file,
 };
 use tokio::sync::Mutex;
 use tokio::task::JoinError;
@@ -77,6 +77,15 @@ pub enum LoadError {
     /// It cannot be loaded.
     #[error("a plugin could not be loaded: {0}")]
     Plugin(#[from] HostError),
+    /// That of a backend cannot be loaded with the backend's settings.
+    #[error("the plugin of the backend '{backend}' could not be loaded: {error}")]
+    OfBackend {
+        /// Which backend.
+        backend: String,
+        /// Why.
+        #[source]
+        error: HostError,
+    },
     /// A backend names a provider plugin that is not there.
     #[error("the backend '{backend}' names the provider plugin '{provider}', and there is none of that name")]
     NoProvider {
@@ -172,6 +181,18 @@ impl Reloader {
         let (loader, seats) = (self.loader.afresh(), self.seats.clone());
         tokio::task::spawn_blocking(move || loader.all(&plugins, &seats)).await?
     }
+}
+
+/// Loads every plugin as a start would, and lets go of it: what is wrong with one, or with its settings at a backend, shows
+/// before anything is served.
+pub fn check(config: &config::Config) -> Result<(), LoadError> {
+    // Compiled code is read where it is kept already: a check leaves nothing behind, and may lack the right to look there.
+    let cache = &config.plugins.cache;
+    let options = |cache_dir| EngineOptions { cache_dir, ..EngineOptions::default() };
+    let engine = Engine::new(&options(cache.is_dir().then(|| cache.clone())))
+        .or_else(|_| Engine::new(&options(None)))?;
+    let seats: Vec<Seat> = config.backends.iter().map(Seat::from).collect();
+    Loader::new(engine, Clock::System).all(&config.plugins, &seats).map(drop)
 }
 
 /// What loading needs, whatever is loaded.
@@ -276,6 +297,13 @@ impl Loader {
 
     /// The plugins of one backend, with its settings.
     pub fn seat(&self, plugins: &config::Plugins, seat: &Seat) -> Result<Seated, LoadError> {
+        self.seated(plugins, seat).map_err(|error| match error {
+            LoadError::Plugin(error) => LoadError::OfBackend { backend: seat.backend.to_string(), error },
+            other => other,
+        })
+    }
+
+    fn seated(&self, plugins: &config::Plugins, seat: &Seat) -> Result<Seated, LoadError> {
         let chosen = Chosen::of(plugins, seat)?;
         let (name, config, now) = (&chosen.plugin.name, &seat.config, self.clock.now().0);
         let file = self.file(name, &chosen.plugin.source)?;

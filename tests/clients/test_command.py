@@ -66,6 +66,18 @@ def test_unknown_keys_are_refused_with_the_line_and_a_suggestion(tmp_path, comma
     assert "did you mean `linger`?" in ended.stderr
 
 
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_plugins_settings_are_tried(tmp_path, command, cache):
+    text = f"[plugins]\ncache = {json.dumps(str(cache))}\n{LEAST}\nconfig.widnow = '7d'\n"
+    ended = offpeak(command, "--config", configuration(tmp_path, text), folder=tmp_path)
+    assert ended.returncode == USAGE
+    assert "backend 'b'" in ended.stderr
+    assert "unknown field `widnow`, expected one of" in ended.stderr
+    text = text.replace("widnow", "window")
+    if command == "check":
+        assert offpeak(command, "--config", configuration(tmp_path, text), folder=tmp_path).returncode == 0
+
+
 def test_a_file_that_is_not_there(tmp_path):
     ended = offpeak("serve", "--config", tmp_path / "none.toml", folder=tmp_path)
     assert ended.returncode == USAGE
