@@ -8,11 +8,17 @@ use crate::words::{Millis, Timestamp};
 /// Deferred requests at once when nothing is known yet.
 const FIRST: u64 = 4;
 
+/// Nearly every engine is faster with so many than with fewer, so that nothing is learnt from the steps up to here.
+const LIKELY: u64 = 32;
+
 /// A wider window must raise the throughput by so many thousandths, or it is not worth its latency.
 const GAIN_PERMILLE: u64 = 30;
 
 /// Below so many thousandths of the target there is room for more beside real-time calls.
 const CALM_PERMILLE: u64 = 800;
+
+/// Below so many thousandths of it there is room for half as many again: that does not bring them near it.
+const IDLE_PERMILLE: u64 = 250;
 
 /// What the operator wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +159,7 @@ impl Sizing {
             }
             (_, speed) => {
                 self.before = speed;
-                self.window = self.window.saturating_mul(2).min(self.terms.most);
+                self.window = self.window.saturating_mul(2).max(LIKELY).min(self.terms.most);
             }
         }
         self.window
@@ -175,12 +181,17 @@ impl Sizing {
                     && look.deferred >= self.safe
                     && look.waiting.is_none_or(|waiting| waiting == 0) =>
             {
-                self.safe = (self.safe + self.safe.div_ceil(8)).min(self.most_beside_others());
+                let is_idle = latency.saturating_mul(1000) < target.saturating_mul(IDLE_PERMILLE);
+                let step = self.safe.div_ceil(if is_idle { 2 } else { 8 });
+                self.safe = (self.safe + step).min(self.terms.most);
+                // Where real-time calls never cease, only this tells what the engine can take.
+                self.window = self.window.max(self.safe);
             }
             // Nobody knows when answers begin that are made as a whole; whether they wait, the engine's queue tells.
             None => match look.waiting {
                 Some(0) if look.deferred >= self.safe => {
-                    self.safe = (self.safe + self.safe.div_ceil(16)).min(self.most_beside_others());
+                    let most = self.window.max(FIRST).min(self.terms.most);
+                    self.safe = (self.safe + self.safe.div_ceil(16)).min(most);
                 }
                 Some(waiting) if waiting > 0 => self.safe = (self.safe - self.safe.div_ceil(4)).max(1),
                 Some(_) | None => {}
@@ -188,10 +199,6 @@ impl Sizing {
             Some(_) => {}
         }
         self.safe
-    }
-
-    fn most_beside_others(&self) -> u64 {
-        self.window.max(FIRST).min(self.terms.most)
     }
 }
 
@@ -306,6 +313,18 @@ mod tests {
     }
 
     #[test]
+    fn what_real_time_calls_bear_is_found_where_they_never_cease() {
+        let (mut engine, mut sizing) = (Model::new(256), Sizing::new(TERMS));
+        let mut deferred = 0;
+        for second in 0..30 {
+            let look = engine.second(deferred, 4);
+            deferred = sizing.look(&look, engine.now);
+            assert!(look.latency <= Some(TERMS.target), "{second}: {look:?}");
+        }
+        assert!((60..=90).contains(&deferred), "{deferred} beside four calls");
+    }
+
+    #[test]
     fn an_engine_that_is_not_ready_gets_nothing_and_begins_small_again() {
         let mut sizing = Sizing::new(TERMS);
         let ready = Look { is_ready: true, waiting: Some(0), ..Look::default() };
@@ -359,7 +378,8 @@ mod tests {
                     prop_assert!(ceiling <= deferred + room);
                 }
                 if is_ready && realtime > 0 {
-                    prop_assert!(ceiling <= before.window.max(FIRST));
+                    let wider = before.safe + before.safe.div_ceil(2);
+                    prop_assert!(ceiling <= before.window.max(wider), "by half at most");
                     if !before.was_shared {
                         prop_assert!(ceiling <= before.safe, "it gives way at once");
                     } else if latency > 500 {
