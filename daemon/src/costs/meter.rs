@@ -87,13 +87,14 @@ impl UnderWay {
         }
     }
 
-    /// An answer begins: how long that took tells how an engine bears what it has. An error says nothing about it.
+    /// An answer begins: how long that took tells how an engine bears what it has. An error says nothing about it, nor does the
+    /// head of a stream, of which the meter sees the first event.
     pub fn answered(&self, head: &Parts) {
         if let Some(Call { started, present: Some(present), sale, .. }) = &self.call
             && head.status.is_success()
+            && !is_stream(&head.headers)
         {
-            let is_made_at_once = matches!(sale.endpoint.as_str(), "/v1/embeddings" | "/v1/moderations");
-            if is_made_at_once || is_stream(&head.headers) {
+            if matches!(sale.endpoint.as_str(), "/v1/embeddings" | "/v1/moderations") {
                 present.begins(started.elapsed());
             } else {
                 present.is_made(started.elapsed());
@@ -112,7 +113,7 @@ impl UnderWay {
     /// events.
     pub fn watched(mut self, status: u16, is_stream: bool) -> Meter {
         let (call, ledger, clock) = (self.call.take(), self.ledger.clone(), self.clock);
-        Meter { call, status, is_stream, scanner: Scanner::new(is_stream), ledger, clock }
+        Meter { call, status, is_stream, has_begun: false, scanner: Scanner::new(is_stream), ledger, clock }
     }
 }
 
@@ -135,6 +136,7 @@ pub struct Meter {
     call: Option<Call>,
     status: u16,
     is_stream: bool,
+    has_begun: bool,
     scanner: Scanner,
     ledger: Ledger,
     clock: Clock,
@@ -142,9 +144,16 @@ pub struct Meter {
 
 impl Watch for Meter {
     fn see(&mut self, data: &[u8]) {
-        if (200..300).contains(&self.status) {
-            self.scanner.see(data);
+        if !(200..300).contains(&self.status) {
+            return;
         }
+        if self.is_stream
+            && !std::mem::replace(&mut self.has_begun, true)
+            && let Some(Call { started, present: Some(present), .. }) = &self.call
+        {
+            present.begins(started.elapsed());
+        }
+        self.scanner.see(data);
     }
 }
 
