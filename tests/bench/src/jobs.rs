@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full};
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, StatusCode};
+use http_body_util::BodyExt as _;
 use offpeak::jsonl::{Checker, Limits};
 use provider_sim::{Server, Sim};
 use serde::Serialize;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::error::{Context, Error};
 use crate::process::Memory;
 use crate::report::{Table, Target, figure, median, megabytes, thousands};
-use crate::talk::{KEY, MODEL, PATH, chat_body, connect};
+use crate::talk::{MODEL, PATH, call, chat_body, connect};
 use crate::targets::{Daemon, Setup};
 
 /// Bytes of a request's body: 50,000 lines of it are about 190 MB.
@@ -118,20 +118,16 @@ async fn go(count: u64, daemon: &Daemon) -> Result<Way, Error> {
     let input = input(count);
     let bytes = input.len() as u64;
     let began = Instant::now();
-    let file = text(&upload(daemon.data, &input).await?, "id")?;
+    let file = upload(daemon.data, &input).await?;
     drop(input);
     let uploaded = began.elapsed();
-    let call = format!(r#"{{"input_file_id":"{file}","endpoint":"{PATH}","completion_window":"24h"}}"#);
-    let job = text(&call_json(daemon.data, Method::POST, "/v1/batches", call.into()).await?, "id")?;
-    wait(daemon, &job, "in_progress").await?;
+    let job = submit(daemon.data, &file, PATH).await?;
+    wait(daemon.data, &job, "in_progress").await?;
     let in_lanes = began.elapsed();
     call_json(daemon.admin, Method::POST, "/admin/v1/lanes/0/flush", Bytes::new()).await?;
-    let done = wait(daemon, &job, "completed").await?;
+    let done = wait(daemon.data, &job, "completed").await?;
     let completed = began.elapsed();
-    let lines = read(daemon.data, &text(&done, "output_file_id")?).await?;
-    if lines != count {
-        return Err(Error::WrongAnswer(format!("{lines} answers to {count} requests")));
-    }
+    read_all(daemon.data, &done, count).await?;
     let memory = daemon.process.memory()?;
     Ok(Way { requests: count, bytes, uploaded, in_lanes, completed, read: began.elapsed(), memory })
 }
@@ -141,10 +137,26 @@ fn text(object: &Value, member: &str) -> Result<String, Error> {
     text.ok_or_else(|| Error::WrongAnswer(format!("no {member} in {object}")))
 }
 
-async fn wait(daemon: &Daemon, job: &str, status: &str) -> Result<Value, Error> {
+/// Submits an uploaded file as a job; gives its name.
+pub(crate) async fn submit(to: SocketAddr, file: &str, endpoint: &str) -> Result<String, Error> {
+    let call = format!(r#"{{"input_file_id":"{file}","endpoint":"{endpoint}","completion_window":"24h"}}"#);
+    text(&call_json(to, Method::POST, "/v1/batches", call.into()).await?, "id")
+}
+
+/// Reads the answers of a job that is done.
+pub(crate) async fn read_all(from: SocketAddr, done: &Value, count: u64) -> Result<(), Error> {
+    let lines = read(from, &text(done, "output_file_id")?).await?;
+    if lines == count {
+        return Ok(());
+    }
+    Err(Error::WrongAnswer(format!("{lines} answers to {count} requests")))
+}
+
+/// Waits until a job has this status.
+pub(crate) async fn wait(at: SocketAddr, job: &str, status: &str) -> Result<Value, Error> {
     let until = Instant::now() + LIMIT;
     loop {
-        let found = call_json(daemon.data, Method::GET, &format!("/v1/batches/{job}"), Bytes::new()).await?;
+        let found = call_json(at, Method::GET, &format!("/v1/batches/{job}"), Bytes::new()).await?;
         match text(&found, "status")?.as_str() {
             now if now == status => return Ok(found),
             "failed" | "expired" | "cancelled" | "completed" => {
@@ -158,36 +170,24 @@ async fn wait(daemon: &Daemon, job: &str, status: &str) -> Result<Value, Error> 
     }
 }
 
-async fn upload(to: SocketAddr, input: &[u8]) -> Result<Value, Error> {
+/// Uploads a job's input; gives the file's name.
+pub(crate) async fn upload(to: SocketAddr, input: &[u8]) -> Result<String, Error> {
     let head = format!(
         "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n--{BOUNDARY}\r\n\
          content-disposition: form-data; name=\"file\"; filename=\"in.jsonl\"\r\n\
          content-type: application/octet-stream\r\n\r\n"
     );
     let body = [head.as_bytes(), input, format!("\r\n--{BOUNDARY}--\r\n").as_bytes()].concat();
-    let mut request = request(Method::POST, "/v1/files", body.into())?;
+    let mut request = call(Method::POST, "/v1/files", body.into())?;
     let kind = format!("multipart/form-data; boundary={BOUNDARY}");
     if let Ok(kind) = HeaderValue::try_from(kind) {
         request.headers_mut().insert(CONTENT_TYPE, kind);
     }
-    json(connect(to).await?.send_request(request).await?).await
+    text(&json(connect(to).await?.send_request(request).await?).await?, "id")
 }
 
 async fn call_json(to: SocketAddr, method: Method, path: &str, body: Bytes) -> Result<Value, Error> {
-    json(connect(to).await?.send_request(request(method, path, body)?).await?).await
-}
-
-fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Error> {
-    let mut request = Request::new(Full::new(body));
-    *request.method_mut() = method;
-    *request.uri_mut() = path.parse().map_err(|_| Error::WrongAnswer(format!("{path} is not a path")))?;
-    let headers = request.headers_mut();
-    headers.insert(HOST, HeaderValue::from_static("localhost"));
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Ok(key) = HeaderValue::try_from(format!("Bearer {KEY}")) {
-        headers.insert(AUTHORIZATION, key);
-    }
-    Ok(request)
+    json(connect(to).await?.send_request(call(method, path, body)?).await?).await
 }
 
 async fn json(response: http::Response<hyper::body::Incoming>) -> Result<Value, Error> {
@@ -199,7 +199,7 @@ async fn json(response: http::Response<hyper::body::Incoming>) -> Result<Value, 
 
 /// Counts the lines of a file without keeping them.
 async fn read(from: SocketAddr, file: &str) -> Result<u64, Error> {
-    let request = request(Method::GET, &format!("/v1/files/{file}/content"), Bytes::new())?;
+    let request = call(Method::GET, &format!("/v1/files/{file}/content"), Bytes::new())?;
     let mut body = connect(from).await?.send_request(request).await?.into_body();
     let mut lines = 0;
     while let Some(frame) = body.frame().await {

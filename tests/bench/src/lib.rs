@@ -12,6 +12,7 @@
 //! | `ingest` | the store beside the bare disk |
 //! | `jobs` | a job of 50,000 requests through its whole path, and how fast input is checked |
 //! | `memory` | resident memory with much waiting: queued requests, held calls |
+//! | `engine` | an engine of one's own: merging, a job, mixed load, a day of bursts, length buckets |
 //! | `targets` | the daemon and nginx as processes, with their configurations |
 //! | `upstream` | the fast provider that stands behind all of them, a process of its own |
 //! | `load` | the load generator |
@@ -19,6 +20,7 @@
 
 pub mod bare;
 pub mod durable;
+pub mod engine;
 pub mod error;
 pub mod ingest;
 pub mod jobs;

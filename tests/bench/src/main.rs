@@ -1,11 +1,16 @@
 //! The benchmarks as a program: `cargo run --release -p offpeak-bench -- all`.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Program, ExitCode};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use offpeak_bench::engine::{
+    self, Sizes,
+    door::{Door, Real},
+};
 use offpeak_bench::error::{Context, Error};
 use offpeak_bench::machine::{self, Machine};
 use offpeak_bench::overhead::{self, Kind};
@@ -21,7 +26,7 @@ use tokio::runtime::{Builder, Runtime};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The benchmarks of offpeak: against nginx in the path, against the bare disk, and in memory.
+/// The benchmarks of offpeak: against nginx in the path, against the bare disk, in memory, and on an engine of one's own.
 ///
 /// The daemon is built for release first, then runs as a process of its own beside nginx and a fast upstream, all on the
 /// same cores. Figures go to standard output as Markdown (or JSON), progress goes to standard error.
@@ -32,18 +37,25 @@ struct Cli {
     command: Command,
 }
 
-const EXAMPLES: &str = "\
-Examples:
+const EXAMPLES: &str = r#"Examples:
   cargo run --release -p offpeak-bench -- all
   cargo run --release -p offpeak-bench -- overhead --rounds 9 --seconds 6
   cargo run --release -p offpeak-bench -- queued --count 100000 --folder /mnt/disk
   cargo run --release -p offpeak-bench -- all --json > bench.json
+  cargo run --release -p offpeak-bench -- engine
 
-Read ratios rather than absolute figures: they move with the machine, ratios hardly do. Run it where nothing else runs.";
+The engine is the model of one, unless one is named. llama.cpp's server with a tiny random model, from the packages in
+tests/clients/requirements.txt, run in tests/clients:
+  python -c 'from pathlib import Path; from rig import tiny_model; tiny_model.write(Path("/tmp/tiny.gguf"))'
+  python rig/serve_engine.py /tmp/tiny.gguf 8 embed          # writes its address
+  cargo run --release -p offpeak-bench -- engine --engine http://127.0.0.1:PORT --engine-model tiny \
+    --engine-config 'engine = "llamacpp"' --engine-config 'max_running = 8'
+
+Read ratios rather than absolute figures: they move with the machine, ratios hardly do. Run it where nothing else runs."#;
 
 #[derive(Subcommand)]
 enum Command {
-    /// Everything, one after the other: about ten minutes.
+    /// Everything, one after the other: about twenty minutes.
     All(Common),
     /// Plain answers: straight, through nginx, through a bare proxy, through offpeak, in turns.
     Overhead(Common),
@@ -59,6 +71,9 @@ enum Command {
     Held(Common),
     /// A job through its whole path: time and memory; and how fast input is checked.
     Jobs(Common),
+    /// An engine of one's own: merged embeddings and a job beside a client that has the engine for itself, real-time calls
+    /// beside a flood of deferred work, a day of bursts, length buckets.
+    Engine(Common),
     /// The upstream that stands behind nginx and offpeak; writes its address and serves.
     #[command(hide = true)]
     Upstream {
@@ -88,10 +103,11 @@ struct Common {
     /// Print one JSON object with every sample instead of Markdown.
     #[arg(long)]
     json: bool,
-    /// Rounds of which the median counts (overhead, stream).
+    /// Rounds of which the median counts (overhead, stream; engine: at most 3 on a real one, and 1 on the model of one).
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Measured seconds of each load on each target in a round (overhead, stream; ingest: at most 3).
+    /// Measured seconds of each load on each target in a round (overhead, stream; ingest: at most 3; engine: five times as
+    /// many).
     #[arg(long, default_value_t = 4)]
     seconds: u64,
     /// Connections of the loads that go as fast as they can (overhead).
@@ -112,6 +128,18 @@ struct Common {
     /// Requests of a job (jobs).
     #[arg(long, default_value_t = 50_000)]
     job: u64,
+    /// Requests of a job on an engine (engine).
+    #[arg(long, default_value_t = 2_000)]
+    engine_job: usize,
+    /// A running engine, instead of the model of one (engine): its address without a path, http:// only.
+    #[arg(long, value_name = "URL")]
+    engine: Option<String>,
+    /// The model that it serves.
+    #[arg(long, value_name = "NAME", default_value = "tiny")]
+    engine_model: String,
+    /// A line for `[backends.engine.config]`, such as 'engine = "llamacpp"' (may be given several times).
+    #[arg(long, value_name = "TOML")]
+    engine_config: Vec<String>,
     /// Threads of the load generator and of the upstream. By default half as many as there are cores.
     #[arg(long)]
     threads: Option<usize>,
@@ -149,6 +177,7 @@ fn main() -> ExitCode {
         Command::Queued(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Queued])),
         Command::Held(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Held])),
         Command::Jobs(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Jobs])),
+        Command::Engine(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Engine])),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -174,11 +203,20 @@ enum Part {
     Queued,
     Held,
     Jobs,
+    Engine,
 }
 
 impl Part {
-    const ALL: [Self; 7] =
-        [Self::Overhead, Self::Stream, Self::Plugin, Self::Ingest, Self::Queued, Self::Held, Self::Jobs];
+    const ALL: [Self; 8] = [
+        Self::Overhead,
+        Self::Stream,
+        Self::Plugin,
+        Self::Ingest,
+        Self::Queued,
+        Self::Held,
+        Self::Jobs,
+        Self::Engine,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -189,6 +227,7 @@ impl Part {
             Self::Queued => "queued",
             Self::Held => "held",
             Self::Jobs => "jobs",
+            Self::Engine => "engine",
         }
     }
 
@@ -201,6 +240,7 @@ impl Part {
             Self::Queued => "Queued requests",
             Self::Held => "Held calls",
             Self::Jobs => "A job",
+            Self::Engine => "An engine of one's own",
         }
     }
 }
@@ -297,6 +337,11 @@ impl Bench {
                     self.with_setup(programs, &folder, async |setup| jobs::run(options.job, setup).await)?;
                 Ok(Found::new(report.markdown(), report.targets(), &report))
             }
+            Part::Engine => {
+                let report = self
+                    .with_setup(programs, &folder, async |setup| engine_of_ones_own(options, setup).await)?;
+                Ok(Found::new(report.markdown(), report.targets(), &report))
+            }
         }
     }
 
@@ -337,6 +382,25 @@ impl Bench {
         };
         Ok(Programs { offpeak, nginx })
     }
+}
+
+async fn engine_of_ones_own(options: &Common, setup: &Setup<'_>) -> Result<engine::Report, Error> {
+    let real = options.engine.clone().map(|url| Real {
+        url,
+        model: options.engine_model.clone(),
+        config: options.engine_config.join("\n"),
+    });
+    let rounds = if real.is_some() { options.rounds.clamp(1, 3) } else { 1 };
+    let measure = Duration::from_secs(options.seconds.max(1)) * 5;
+    let sizes = Sizes { job: options.engine_job.max(1), ..Sizes::whole(measure, rounds) };
+    let number = Cell::new(0);
+    engine::run(real.as_ref(), sizes, &async |settings: String| {
+        number.set(number.get() + 1);
+        let store = setup.store.join(number.get().to_string());
+        let daemon = Setup { store: &store, ..setup.clone() }.start_with(&settings).await?;
+        Ok(Door { data: daemon.data, admin: daemon.admin, alive: Box::new(daemon) })
+    })
+    .await
 }
 
 impl Found {

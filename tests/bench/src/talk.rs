@@ -92,6 +92,20 @@ pub fn chat_body(model: &str, bytes: usize, stream: bool) -> String {
     format!(r#"{head}{text}"}}]}}"#)
 }
 
+/// A call with a body of JSON, or without one.
+pub fn call(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Error> {
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = method;
+    *request.uri_mut() = path.parse().map_err(|_| Error::WrongAnswer(format!("{path} is not a path")))?;
+    let headers = request.headers_mut();
+    headers.insert(HOST, HeaderValue::from_static("localhost"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Ok(key) = HeaderValue::try_from(format!("Bearer {KEY}")) {
+        headers.insert(AUTHORIZATION, key);
+    }
+    Ok(request)
+}
+
 /// Opens a keep-alive connection.
 pub async fn connect(to: SocketAddr) -> Result<SendRequest<Full<Bytes>>, Error> {
     let stream = TcpStream::connect(to).await.context(format!("connecting to {to}"))?;

@@ -191,11 +191,22 @@ pub struct Setup<'a> {
 }
 
 impl Setup<'_> {
-    /// Starts the daemon and waits until it is ready.
+    /// Starts the daemon and waits until it is ready. Nothing departs: a lane's first request would have to wait for a day.
     pub async fn start(&self) -> Result<Daemon, Error> {
+        let upstream = self.upstream;
+        self.start_with(&format!(
+            "[backends.openai]\nbase_url = \"http://{upstream}\"\nmodels = [\"gpt-*\"]\n\
+             api_key = {{ env = \"{CREDENTIAL_VARIABLE}\" }}\n[lanes]\nlinger = \"24h\"\n"
+        ))
+        .await
+    }
+
+    /// Starts it with backends and lanes as these lines say.
+    pub async fn start_with(&self, settings: &str) -> Result<Daemon, Error> {
         let (data, admin) = (free_port()?, free_port()?);
         let file = self.folder.join("offpeak.toml");
-        fs::write(&file, self.config(data, admin)).context("writing offpeak.toml")?;
+        let config = format!("{}{settings}", self.config(data, admin));
+        fs::write(&file, config).context("writing offpeak.toml")?;
         let log = self.folder.join("log");
         let mut command = Command::new(self.program);
         command.arg("serve").arg("--config").arg(&file);
@@ -211,19 +222,14 @@ impl Setup<'_> {
         Ok(Daemon { process, data, admin, ready_after: began.elapsed() })
     }
 
-    /// As in production: keys are checked, the quota counts, the router plugin decides. Nothing departs: a lane's first
-    /// request would have to wait for a day.
+    /// As in production: keys are checked, the quota counts, the router plugin decides.
     fn config(&self, data: SocketAddr, admin: SocketAddr) -> String {
-        let (store, plugin_cache, upstream) =
-            (self.store.display(), self.plugin_cache.display(), self.upstream);
+        let (store, plugin_cache) = (self.store.display(), self.plugin_cache.display());
         format!(
             "[server]\nlisten = \"{data}\"\nadmin = \"{admin}\"\ndrain = \"1s\"\n\
              [store]\nfolder = \"{store}\"\n\
              [tenants.bench]\nkeys = [{{ env = \"{KEY_VARIABLE}\" }}]\nrequests_per_minute = 4000000000\n\
              max_queued = 10000000\nmax_queued_bytes = \"1TB\"\n\
-             [backends.openai]\nbase_url = \"http://{upstream}\"\nmodels = [\"gpt-*\"]\n\
-             api_key = {{ env = \"{CREDENTIAL_VARIABLE}\" }}\n\
-             [lanes]\nlinger = \"24h\"\n\
              [plugins]\ncache = \"{plugin_cache}\"\n\
              [log]\nlevel = \"info\"\n"
         )
