@@ -99,7 +99,7 @@ pub struct Taken {
 pub struct Took {
     /// How long it took.
     pub ms: u64,
-    /// Requests that ran at once, this one included; 1 where that is not known.
+    /// Requests that ran at once, on average, this one included; 1 where that is not known.
     pub together: u32,
 }
 

@@ -15,6 +15,7 @@ use offpeak_host::values::adapter::{Load, Sight, State, UnderWay};
 use offpeak_host::{EnginePlugin, PluginError};
 use parking_lot::Mutex;
 use reqwest::Body;
+use tokio::time::Instant;
 
 use crate::blocking::blocking;
 use crate::clock::Clock;
@@ -54,7 +55,7 @@ pub struct Engine {
     widths: Mutex<Widths>,
 }
 
-/// The real-time calls of an engine: those under way, and what was seen of them since the last look.
+/// The calls of an engine: real-time ones under way, what was seen of them since the last look, and how its time is shared.
 #[derive(Debug, Default)]
 pub struct Presence {
     under_way: AtomicU64,
@@ -63,16 +64,39 @@ pub struct Presence {
     slowest_ms: AtomicU64,
     /// Until an answer is there that is made as a whole.
     slowest_whole_ms: AtomicU64,
-    deferred: AtomicU64,
+    sharing: Mutex<Sharing>,
 }
 
 /// One real-time call, until its answer has passed.
 #[derive(Debug)]
-pub struct Present(Arc<Presence>);
+pub struct Present {
+    presence: Arc<Presence>,
+    since: Share,
+}
 
 /// One deferred request, until it is answered.
 #[derive(Debug)]
-pub struct Guest(Arc<Presence>);
+pub struct Guest {
+    presence: Arc<Presence>,
+    since: Share,
+}
+
+/// How an engine's time is shared by those who are there: at each moment in equal parts. What each has had adds up to the time in
+/// which somebody was there.
+#[derive(Debug, Default)]
+struct Sharing {
+    there: u32,
+    changed: Option<Instant>,
+    /// What one who was there all the time has had.
+    had: Duration,
+}
+
+/// Where somebody came in.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    at: Instant,
+    had: Duration,
+}
 
 impl Engine {
     /// One that was not looked at yet, so that it gets no deferred work.
@@ -213,17 +237,20 @@ impl Presence {
     pub fn enter(self: &Arc<Self>) -> Present {
         self.under_way.fetch_add(1, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
-        Present(self.clone())
+        Present { presence: self.clone(), since: self.sharing.lock().enter(Instant::now()) }
     }
 
     /// A deferred request is sent.
     pub fn admit(self: &Arc<Self>) -> Guest {
-        self.deferred.fetch_add(1, Ordering::Relaxed);
-        Guest(self.clone())
+        Guest { presence: self.clone(), since: self.sharing.lock().enter(Instant::now()) }
     }
 
-    fn together(&self) -> u64 {
-        self.under_way.load(Ordering::Relaxed).saturating_add(self.deferred.load(Ordering::Relaxed))
+    fn together(&self, since: Share) -> u64 {
+        self.sharing.lock().together(since, Instant::now())
+    }
+
+    fn leave(&self) {
+        self.sharing.lock().leave(Instant::now());
     }
 
     /// What was seen since the last time.
@@ -249,20 +276,48 @@ struct Seen {
     whole: Option<Millis>,
 }
 
+impl Sharing {
+    fn go_on(&mut self, now: Instant) {
+        let since = self.changed.replace(now).map_or(Duration::ZERO, |changed| now - changed);
+        if self.there > 0 {
+            self.had += since / self.there;
+        }
+    }
+
+    fn enter(&mut self, now: Instant) -> Share {
+        self.go_on(now);
+        self.there += 1;
+        Share { at: now, had: self.had }
+    }
+
+    fn leave(&mut self, now: Instant) {
+        self.go_on(now);
+        self.there = self.there.saturating_sub(1);
+    }
+
+    /// With how many it was there, on average, itself included.
+    fn together(&mut self, since: Share, now: Instant) -> u64 {
+        self.go_on(now);
+        let (whole, had) = ((now - since.at).as_nanos(), (self.had - since.had).as_nanos());
+        let rounded = (whole + had / 2).checked_div(had).unwrap_or(0);
+        u64::try_from(rounded).unwrap_or(u64::MAX).max(1)
+    }
+}
+
 impl Present {
     /// Its answer begins.
     pub fn begins(&self, after: Duration) {
-        self.0.slowest_ms.fetch_max(millis(after), Ordering::Relaxed);
+        self.presence.slowest_ms.fetch_max(millis(after), Ordering::Relaxed);
     }
 
     /// Its answer, which was made as a whole, is there.
     pub fn is_made(&self, after: Duration) {
-        self.0.slowest_whole_ms.fetch_max(millis(after), Ordering::Relaxed);
+        self.presence.slowest_whole_ms.fetch_max(millis(after), Ordering::Relaxed);
     }
 
-    /// Requests of offpeak's at the engine now.
+    /// With how many requests of offpeak's it shared the engine so far, itself included.
     pub fn together(&self) -> u64 {
-        self.0.together()
+        self.presence.together(self.since)
     }
 }
 
@@ -271,21 +326,22 @@ fn millis(time: Duration) -> u64 {
 }
 
 impl Guest {
-    /// Requests of offpeak's at the engine now.
+    /// With how many requests of offpeak's it shared the engine so far, itself included.
     pub fn together(&self) -> u64 {
-        self.0.together()
+        self.presence.together(self.since)
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.0.deferred.fetch_sub(1, Ordering::Relaxed);
+        self.presence.leave();
     }
 }
 
 impl Drop for Present {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.presence.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.presence.leave();
     }
 }
 
@@ -304,12 +360,36 @@ mod tests {
         let seen = |realtime, begun, whole| Seen { realtime, begun, whole };
         assert_eq!(presence.take(), seen(2, Some(Millis(70)), Some(Millis(900))));
         assert_eq!(presence.take(), seen(1, None, None), "one is under way");
-        let guest = presence.admit();
-        assert_eq!((second.together(), guest.together()), (2, 2));
-        drop(guest);
         drop(second);
         assert_eq!(presence.take(), seen(0, None, None));
         drop(presence.enter());
         assert_eq!(presence.take(), seen(1, None, None), "one came and went between two looks");
+    }
+
+    #[test]
+    fn shares_add_up_to_the_time_in_which_somebody_was_there() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut sharing = Sharing::default();
+        // Eight come and go together, as a merged call does: whoever is asked last was not there with fewer.
+        let eight: Vec<Share> = (0..8).map(|_| sharing.enter(at(0))).collect();
+        let all: Vec<u64> = eight
+            .iter()
+            .map(|since| {
+                let together = sharing.together(*since, at(800));
+                sharing.leave(at(800));
+                together
+            })
+            .collect();
+        assert_eq!(all, [8; 8]);
+        // Nobody is charged for the time in between.
+        let one = sharing.enter(at(5_000));
+        let other = sharing.enter(at(5_500));
+        assert_eq!(sharing.together(other, at(5_500)), 1, "it had no time yet");
+        // Alone for a half, with the other for a half: 500 + 250 of 1000 ms.
+        assert_eq!(sharing.had - one.had, Duration::from_millis(500));
+        assert_eq!(sharing.together(one, at(6_000)), 1);
+        assert_eq!(sharing.had - one.had, Duration::from_millis(750));
+        assert_eq!(sharing.together(other, at(6_000)), 2);
     }
 }

@@ -136,6 +136,44 @@ async fn what_an_engine_dies_with_runs_when_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_engine_dies_with_runs_at_another_when_it_does_not_come_back() {
+    let other = sim().speed(1).models([MODEL]).engine(EngineOptions::default()).build();
+    let server = Server::on_free_port(other.clone()).await.unwrap();
+    let settings = format!(
+        "[backends.spare]\nprovider = \"vllm\"\nbase_url = \"{}\"\nmodels = [\"*\"]\n\
+         api_key = {{ env = \"PROVIDER_KEY\" }}\nengine.look_every = \"50ms\"\n\
+         [breaker]\nfailures = 2\nrest = \"1h\"\nrest_max = \"1h\"",
+        server.url()
+    );
+    let shop = Workshop::open_with(vec![(1, 50_000), (256, 300_000)], &settings).await;
+    let tickets = shop.daemon.tickets(60, |n| format!("question {n}")).await;
+    eventually("some run", async || (shop.running() >= 2).then_some(())).await;
+    assert_eq!(other.bill().requests(Mode::Realtime), 0, "the first one has them all");
+    shop.provider.crash_engine();
+    shop.all_answered(&tickets).await;
+    let (here, there) =
+        (shop.provider.bill().requests(Mode::Realtime), other.bill().requests(Mode::Realtime));
+    assert!(there > 0 && here + there >= 60, "{here} before it died, {there} at the other");
+    let finished = shop.daemon.metric("offpeak_deferred_finished_total", "spare").await;
+    assert!(finished > 0 && finished <= there, "{finished} of {there}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deferred_work_gives_way_to_a_stream_whose_first_token_is_late() {
+    // Whatever the answer's head says, the first token comes after two steps at most.
+    let shop = Workshop::open_with(vec![(1, 200_000), (256, 200_000)], "engine.latency = \"100ms\"").await;
+    shop.gauge("offpeak_engine_deferred_at_once", "gpu", |at_once| at_once > 1).await;
+    let body = json!({
+        "model": MODEL, "max_tokens": 100, "ignore_eos": true, "stream": true,
+        "messages": [{ "role": "user", "content": "a long story" }],
+    });
+    let stream = shop.daemon.post(CHAT, &body).send().await.unwrap();
+    assert_eq!(stream.status(), StatusCode::OK);
+    shop.gauge("offpeak_engine_deferred_at_once", "gpu", |at_once| at_once == 1).await;
+    drop(stream);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_engine_breaks_off_or_has_no_memory_for_runs_later() {
     let shop = Workshop::open_with(EngineOptions::default().step_us, "answer_timeout = \"3s\"").await;
     for fault in [

@@ -233,6 +233,30 @@ async fn who_hangs_up_while_a_merged_call_runs_has_used_its_share() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shares_of_merged_calls_add_up_to_the_engines_time() {
+    // Steps are long, so that what calls take beside them hardly counts. A dollar a second.
+    let settings = "engine.merge = 8\n[plugins.cost_policy.config]\nusd_per_hour = { gpu = 3600.0 }";
+    let shop = Workshop::open_with(vec![(1, 300_000), (256, 300_000)], settings).await;
+    let bodies: Vec<Value> = (0..32).map(|n| body(&json!(text(n)))).collect();
+    let answers = shop.embedded(&bodies).await;
+    let (calls, merged) = shop.merged().await;
+    assert!(calls > 0 && merged >= 2 * calls, "{merged} in {calls}");
+    let cost = |answer: &Answer| answer.header("x-offpeak-cost-usd").parse::<f64>().unwrap();
+    let sum: f64 = answers.iter().map(cost).sum();
+    let busy_us = shop.provider.engine().unwrap().busy_us;
+    let busy = std::time::Duration::from_micros(busy_us).as_secs_f64();
+    assert!(busy >= 0.3 && sum >= busy * 0.8 && sum <= busy * 1.6, "{sum} dollars for {busy} s");
+    let ledger = eventually("all are in the ledger", async || {
+        let total = shop.daemon.admin("/admin/v1/costs?by=tenant").await.body["total"].clone();
+        (total["outcomes"].as_u64()? == 32).then_some(total)
+    })
+    .await;
+    let charged = ledger["cost_usd"].as_str().and_then(|cost| cost.parse::<f64>().ok());
+    let charged = charged.or_else(|| ledger["cost_usd"].as_f64());
+    assert!(charged.is_some_and(|charged| (charged - sum).abs() < 1e-6 * 32.0), "{ledger} is not {sum}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_padded_travels_with_what_is_as_long() {
     let options = EngineOptions { pads: true, ..EngineOptions::default() };
     let shop = Workshop::open_as(options, BY_LENGTH).await;
