@@ -1,4 +1,4 @@
-//! The official SDKs for Node, installed outside of the sources.
+//! What the tests need of Node's packages, the official SDKs and the tools for plugins in JavaScript, installed outside of the sources.
 
 use std::{
     fs,

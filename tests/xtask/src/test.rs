@@ -31,11 +31,14 @@ pub(crate) fn run(which: Which, arguments: &[&str]) -> Result<String, TaskError>
         return Ok("all tests passed".to_owned());
     }
     let target = programs()?;
+    // Before the tests in Python: some of them build a plugin in JavaScript.
+    let packages = target.join("node");
+    let node = node::packages(&packages, &root().join("tests/clients/node"))?;
     if which != Which::Node {
-        clients_in_python(&target, arguments)?;
+        clients_in_python(&target, &packages, arguments)?;
     }
     if arguments.is_empty() {
-        clients_in_node(&target)?;
+        clients_in_node(&target, &packages, &node)?;
     }
     Ok("all tests passed".to_owned())
 }
@@ -71,11 +74,12 @@ fn with_programs<'c>(command: &'c mut Command, target: &Path) -> &'c mut Command
 }
 
 /// Official client packages for Python against the programs as users run them.
-fn clients_in_python(target: &Path, arguments: &[&str]) -> Result<(), TaskError> {
+fn clients_in_python(target: &Path, packages: &Path, arguments: &[&str]) -> Result<(), TaskError> {
     let sources = root().join("tests/clients");
     let python = python::environment(&target.join("venv"), &sources.join("requirements.txt"))?;
     let mut pytest = Command::new(python);
     pytest.args(["-m", "pytest"]).args(arguments).current_dir(sources).env("PYTHONDONTWRITEBYTECODE", "1");
+    pytest.env("PLUGIN_NODE_TOOLS", packages.join("node_modules/.bin"));
     if let Some(compiler) = setup::compiler()? {
         pytest.env("PLUGIN_RUSTC", compiler.rustc);
         pytest.envs(compiler.linker.map(|linker| ("PLUGIN_LINKER", linker)));
@@ -84,16 +88,14 @@ fn clients_in_python(target: &Path, arguments: &[&str]) -> Result<(), TaskError>
 }
 
 /// The same for Node.
-fn clients_in_node(target: &Path) -> Result<(), TaskError> {
+fn clients_in_node(target: &Path, packages: &Path, node: &Path) -> Result<(), TaskError> {
     let sources = root().join("tests/clients/node");
-    let packages = target.join("node");
-    let node = node::packages(&packages, &sources)?;
     let mut tests = Command::new(node);
     tests
         .args(["--test", "--test-reporter=spec"])
         .args(test_files(&sources)?)
         .current_dir(&sources)
-        .env("NODE_CLIENTS", &packages)
+        .env("NODE_CLIENTS", packages)
         .env("PLUGIN_CACHE", packages.join("plugins"));
     step("tests with official clients in Node", with_programs(&mut tests, target))
 }
