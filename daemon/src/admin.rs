@@ -141,7 +141,9 @@ fn described() -> Response<ReplyBody> {
 }
 
 fn metrics(gateway: &Gateway) -> Response<ReplyBody> {
-    let mut response = Response::new(ReplyBody::from(gateway.metrics.render(gateway.held.count())));
+    let mut response = Response::new(ReplyBody::from(
+        gateway.metrics.render(gateway.held.count(), &gateway.plugin_reports()),
+    ));
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response

@@ -53,6 +53,7 @@ use crate::tenant::keys::{self, Pepper};
 use crate::tls::{Tls, TlsError};
 use crate::turns::Turns;
 use crate::upstream::{self, Address, ClientError, Network, Upstream, credential_header};
+use crate::watch;
 use crate::webhook::{self, Guard, Sender};
 use crate::workers::Workers;
 use crate::{admin, admission, ingress, jobs, listen};
@@ -192,6 +193,8 @@ pub struct Core {
     recovered: Recovered,
     pages: Pages,
     telling: Option<Telling>,
+    /// How often the files of plugins are looked at.
+    watch: Option<Duration>,
 }
 
 /// The daemon without its listeners, at work.
@@ -215,6 +218,7 @@ impl Core {
             Some(engine) => engine.clone(),
             None => Engine::new(&EngineOptions {
                 cache_dir: Some(config.plugins.cache.clone()),
+                pool_instances: config.plugins.instances,
                 ..EngineOptions::default()
             })?,
         };
@@ -225,10 +229,8 @@ impl Core {
         let costs = open_costs(config, &loader, &metrics, chance.bits())?;
         let retries = loader.retry_policy(&config.plugins.retry_policy)?;
         let retries = Retries::new(retries, config.retry, metrics.clone());
-        let router = Router {
-            plugins: loader.router(&config.plugins.router)?,
-            on_failure: config.plugins.router.on_failure,
-        };
+        let chain = loader.chain(&config.plugins.routers)?.into_iter().map(|(_, plugin)| plugin);
+        let router = Router::new(chain, loader.router(&config.plugins.router)?, &config.plugins);
         let (ledger, pages) = Ledger::new(metrics.clone());
         let (alerts, telling) = open_alerts(config)?;
         let tenants = Tenants::new(&config.access, pepper, keys::all(&store).await?, alerts);
@@ -264,17 +266,27 @@ impl Core {
             chance,
         };
         gateway.backends.calibrations.remember(&gateway.store).await?;
-        Ok(Self { gateway: Arc::new(gateway), commands, recovered, pages, telling })
+        Ok(Self {
+            gateway: Arc::new(gateway),
+            commands,
+            recovered,
+            pages,
+            telling,
+            watch: config.plugins.watch,
+        })
     }
 
     /// Goes on with what was in the store.
     pub async fn start(self) -> Result<Running, StoreError> {
-        let Self { gateway, commands, recovered, pages, telling } = self;
+        let Self { gateway, commands, recovered, pages, telling, watch } = self;
         let (costs, store, metrics) = (gateway.costs.clone(), gateway.store.clone(), gateway.metrics.clone());
         tokio::spawn(ledger::run(pages, costs, store, metrics, gateway.clock));
         if let Some((due, target)) = telling {
             let (store, clock, stop) = (gateway.store.clone(), gateway.clock, gateway.stopping.clone());
             gateway.tasks.spawn(alerts::run(due, target, store, clock, stop));
+        }
+        if let Some(pause) = watch {
+            gateway.tasks.spawn(watch::run(gateway.clone(), pause));
         }
         let (calibrations, store) = (gateway.backends.calibrations.clone(), gateway.store.clone());
         gateway.tasks.spawn(calibrations.run(store, gateway.stopping.clone()));

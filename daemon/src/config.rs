@@ -35,8 +35,8 @@ pub use patterns::ModelPatterns;
 pub use secret::{Secret, SecretOrigin};
 pub use tree::{
     Access, Alerts, Backend, Config, Costs, Delivery, Engine, Lanes, Limits, Log, LogFormat, ModelLimits,
-    OnRouterFailure, PluginLimits, PluginSource, Plugins, Policy, ProviderPlugin, Route, RouteAnswer,
-    RouterPlugin, Server, Store, Tenant, TlsFiles,
+    NamedRouter, OnRouterFailure, PluginLimits, PluginSource, Plugins, Policy, ProviderPlugin, Route,
+    RouteAnswer, RouterPlugin, Server, Store, Tenant, TlsFiles,
 };
 
 /// The variable that names the configuration file.

@@ -8,8 +8,8 @@ use offpeak_core::breaker::Report;
 use offpeak_core::scheduler::Event;
 use offpeak_core::turnaround::Way;
 use offpeak_core::words::{BackendId, LaneKey, Mode, ModelId, Timestamp};
-use offpeak_host::RouterPlugin;
 use offpeak_host::values::router::BodyNeed;
+use offpeak_host::{AnyPlugin, PluginReport, RouterPlugin};
 use offpeak_store::{Document, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +17,7 @@ use crate::backends::{Backend, Backends};
 use crate::beside::Beside;
 use crate::blocking::blocking;
 use crate::clock::{Chance, Clock, RequestIds};
-use crate::config::{self, OnRouterFailure};
+use crate::config::{self, ModelPatterns, OnRouterFailure};
 use crate::costs::{Costs, Ledger};
 use crate::documents::Numbers;
 use crate::fallback::StandIn;
@@ -175,6 +175,12 @@ impl Gateway {
     /// `newer` ones. A request that is being decided about, a streamed answer and a batch under way go on with the
     /// plugin that they began with.
     pub async fn reload_plugins(&self, newer: Option<&config::Plugins>) -> Result<Vec<Reloaded>, LoadError> {
+        let reloaded = self.load_and_replace(newer).await;
+        self.metrics.plugins_reloaded(reloaded.is_ok());
+        reloaded
+    }
+
+    async fn load_and_replace(&self, newer: Option<&config::Plugins>) -> Result<Vec<Reloaded>, LoadError> {
         let mut chosen = self.plugins.chosen.lock().await;
         let wanted = newer.unwrap_or(&chosen).clone();
         let fresh = self.plugins.load(wanted.clone()).await?;
@@ -188,7 +194,7 @@ impl Gateway {
             }
         }
         // Every lane's backend is asked anew what it sells, by its plugin.
-        let reloaded = blocking(|| self.take_into_use(fresh, wanted.router.on_failure));
+        let reloaded = blocking(|| self.take_into_use(fresh, &wanted));
         *chosen = wanted;
         drop(chosen);
         for told in reloaded.iter().filter(|told| told.changed) {
@@ -198,10 +204,13 @@ impl Gateway {
         Ok(reloaded)
     }
 
-    fn take_into_use(&self, fresh: Fresh, on_failure: OnRouterFailure) -> Vec<Reloaded> {
-        let (plugins, router) = fresh.router.replacing(&self.router.load().plugins);
-        self.router.store(Arc::new(Router { plugins, on_failure }));
-        let mut told = vec![router, self.retries.replace(fresh.retries), self.costs.replace(fresh.costs)];
+    fn take_into_use(&self, fresh: Fresh, wanted: &config::Plugins) -> Vec<Reloaded> {
+        let at_work = self.router.load();
+        let (plugins, router) = fresh.router.replacing(&at_work.plugins);
+        let (chain, mut told) = replace_chain(fresh.chain, &at_work.chain);
+        self.router.store(Arc::new(Router::new(chain, plugins, wanted)));
+        drop(at_work);
+        told.extend([router, self.retries.replace(fresh.retries), self.costs.replace(fresh.costs)]);
         for Seated { backend: id, provider, adapter } in fresh.seated {
             let Some(backend) = self.backends.get(&id) else { continue };
             if let (Some(engine), Some(adapter)) = (&backend.engine, adapter) {
@@ -222,6 +231,21 @@ impl Gateway {
         told
     }
 
+    /// Every plugin, in the order in which they are asked about a request, and the backend that it is for.
+    pub fn plugin_reports(&self) -> Vec<(PluginReport, Option<BackendId>)> {
+        let (router, retries, costs) =
+            (self.router.load(), self.retries.policy.load(), self.costs.policy.load());
+        let routers = router.each().map(|plugin| plugin.report());
+        let policies = retries.each().map(|plugin| plugin.report());
+        let policies = policies.chain(costs.each().map(|plugin| plugin.report()));
+        let providers =
+            self.backends.iter().map(|backend| (backend.provider().report(), Some(backend.id.clone())));
+        let adapters = self.backends.iter().filter_map(|backend| {
+            Some((backend.engine.as_ref()?.plugin.load().report(), Some(backend.id.clone())))
+        });
+        routers.chain(policies).map(|report| (report, None)).chain(providers).chain(adapters).collect()
+    }
+
     /// Looks into an answer's headers for the account's real-time quota: rescues are planned by it, and keep to their half.
     pub fn note_quota(&self, backend: &Backend, model: &ModelId, headers: &HeaderMap) {
         if let Some(a_minute) = backend.note_quota(model, headers) {
@@ -240,17 +264,64 @@ impl Gateway {
     }
 }
 
-/// The router plugin, and the one that stands in for it.
+/// The routers, in the order in which they are asked.
 pub struct Router {
-    /// The configured one, and the bundled one: it decides where that one passes.
+    /// Those of the chain.
+    pub chain: Vec<Link>,
+    /// The one behind them, and the bundled one: it decides where that one passes.
     pub plugins: InUse<RouterPlugin>,
     /// What happens when the configured one fails.
     pub on_failure: OnRouterFailure,
 }
 
+/// A router of the chain.
+pub struct Link {
+    /// The plugin.
+    pub plugin: Arc<RouterPlugin>,
+    /// About whose requests it is asked.
+    pub tenants: ModelPatterns,
+    /// What happens when it fails: the next one is asked, or the request is rejected.
+    pub on_failure: OnRouterFailure,
+}
+
+/// Loaded routers in the place of those at work. One that is new has nothing before it.
+fn replace_chain(
+    fresh: Vec<(String, Arc<RouterPlugin>)>,
+    at_work: &[Link],
+) -> (Vec<Arc<RouterPlugin>>, Vec<Reloaded>) {
+    let next = fresh.into_iter().map(|(name, plugin)| {
+        if let Some(link) = at_work.iter().find(|link| link.plugin.name() == name) {
+            return plugins::replace(plugin, &link.plugin, None);
+        }
+        let told = Reloaded { plugin: plugin.report(), used_by: None, before: String::new(), changed: true };
+        (plugin, told)
+    });
+    next.unzip()
+}
+
 impl Router {
+    /// As the configuration has it. The plugins are those that it names, in its order.
+    pub fn new(
+        chain: impl IntoIterator<Item = Arc<RouterPlugin>>,
+        plugins: InUse<RouterPlugin>,
+        wanted: &config::Plugins,
+    ) -> Self {
+        let link = |(plugin, named): (Arc<RouterPlugin>, &config::NamedRouter)| Link {
+            plugin,
+            tenants: named.tenants.clone(),
+            on_failure: named.router.on_failure,
+        };
+        let chain = chain.into_iter().zip(&wanted.routers).map(link).collect();
+        Self { chain, plugins, on_failure: wanted.router.on_failure }
+    }
+
+    /// Every router, in the order in which they are asked.
+    pub fn each(&self) -> impl Iterator<Item = &Arc<RouterPlugin>> {
+        self.chain.iter().map(|link| &link.plugin).chain(self.plugins.each())
+    }
+
     /// Some router looks at bodies.
     pub fn sees_bodies(&self) -> bool {
-        self.plugins.each().any(|plugin| !matches!(plugin.description().body, BodyNeed::None))
+        self.each().any(|plugin| !matches!(plugin.description().body, BodyNeed::None))
     }
 }

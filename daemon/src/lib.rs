@@ -10,6 +10,7 @@ pub mod demo;
 pub mod asking;
 pub mod app;
 pub mod operate;
+pub mod watch;
 pub mod listen;
 pub mod workers;
 pub mod tls;

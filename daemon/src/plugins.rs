@@ -140,7 +140,9 @@ impl From<&config::Backend> for Seat {
 
 /// Every plugin, loaded and not yet at work.
 pub struct Fresh {
-    /// The router.
+    /// The routers of the chain, by their names.
+    pub chain: Vec<(String, Arc<RouterPlugin>)>,
+    /// The router behind them.
     pub router: InUse<RouterPlugin>,
     /// The retry policy.
     pub retries: InUse<RetryPlugin>,
@@ -245,11 +247,31 @@ impl Loader {
 
     fn all(&self, plugins: &config::Plugins, seats: &[Seat]) -> Result<Fresh, LoadError> {
         Ok(Fresh {
+            chain: self.chain(&plugins.routers)?,
             router: self.router(&plugins.router)?,
             retries: self.retry_policy(&plugins.retry_policy)?,
             costs: self.cost_policy(&plugins.cost_policy)?,
             seated: seats.iter().map(|seat| self.seat(plugins, seat)).collect::<Result<_, LoadError>>()?,
         })
+    }
+
+    /// The routers that are asked first. No bundled one stands in for one of them: the next one does.
+    pub fn chain(
+        &self,
+        chosen: &[config::NamedRouter],
+    ) -> Result<Vec<(String, Arc<RouterPlugin>)>, LoadError> {
+        let load = |config::NamedRouter { name, router, .. }: &config::NamedRouter| {
+            let source = match &router.source {
+                PluginSource::Bundled => Source::Bytes(offpeak_bundled::SLA_ROUTER),
+                PluginSource::File(path) => Source::File(path),
+            };
+            let source = pinned(&source, router.sha256.as_deref());
+            let limits = limits(&Limits::router(), &router.limits);
+            let (config, now) = (router.config.clone(), self.clock.now().0);
+            let plugin = RouterPlugin::load(&self.engine, name, source, config, limits, now)?;
+            Ok((name.clone(), Arc::new(plugin)))
+        };
+        chosen.iter().map(load).collect()
     }
 
     /// The router.
@@ -399,5 +421,13 @@ fn pinned<'a>(source: &'a Source<'a>, sha256: Option<&'a str>) -> Source<'a> {
 }
 
 fn limits(defaults: &Limits, configured: &PluginLimits) -> Limits {
-    Limits { memory_bytes: configured.memory, call: configured.time_limit, ..defaults.clone() }
+    let max_instances = configured.instances.unwrap_or(defaults.max_instances);
+    Limits {
+        memory_bytes: configured.memory,
+        call: configured.time_limit,
+        max_instances,
+        // Of what is made for a rush, a quarter is kept.
+        warm_instances: (max_instances / 4).max(1),
+        ..defaults.clone()
+    }
 }

@@ -156,9 +156,22 @@ impl Question<'_> {
         picked.filter(|(_, offer)| !self.is_later || offer.mode() != Mode::Realtime)
     }
 
-    /// The configured router first; where it passes, and if the configuration says so where it fails, the bundled one.
+    /// The chain's routers first, as far as they are for this tenant, then the configured one; where it passes, and if the
+    /// configuration says so where it fails, the bundled one.
     fn ask(&self, gateway: &Gateway) -> Result<Answer, Refusal> {
         let router = gateway.router.load();
+        for link in router.chain.iter().filter(|link| link.tenants.matches(self.account.id.as_str())) {
+            match self.ask_one(gateway, &link.plugin) {
+                Ok(Answer::Pass) => {}
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    failed(gateway, &link.plugin, &error);
+                    if link.on_failure == OnRouterFailure::Reject {
+                        return Err(router_failed());
+                    }
+                }
+            }
+        }
         match (self.ask_one(gateway, &router.plugins.configured), &router.plugins.bundled) {
             (Ok(Answer::Pass), Some(bundled)) => self.ask_last(gateway, bundled),
             (Ok(Answer::Pass), None) => Err(router_failed()),

@@ -1,12 +1,15 @@
 //! Metrics and log lines. A metric is a method here, so that its name stands in one place.
 
+mod plugin_use;
+
 use std::sync::atomic::AtomicU64;
 
 use offpeak_core::buckets::Fill;
 use offpeak_core::depart::Reason;
 use offpeak_core::money::Money;
 use offpeak_core::usage::Usage;
-use offpeak_core::words::Mode;
+use offpeak_core::words::{BackendId, Mode};
+use offpeak_host::PluginReport;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -15,6 +18,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use self::plugin_use::PluginUse;
 use crate::config::{Log, LogFormat};
 
 /// Money in the ledger, as counters show it: in dollars.
@@ -106,6 +110,11 @@ struct JobLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PluginLabels {
     plugin: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    result: &'static str,
 }
 
 /// What a line of results turned out to be, beyond the one outcome that each item should have.
@@ -286,6 +295,8 @@ pub struct Metrics {
     jobs: Gauge,
     jobs_ended: Family<JobLabels, Counter>,
     plugin_errors: Family<PluginLabels, Counter>,
+    plugin_reloads: Family<ReloadLabels, Counter>,
+    plugin_use: PluginUse,
     wasted: Family<ModeLabels, Counter>,
     breakers: Family<ModeLabels, Gauge>,
     escalated: Family<EscalatedLabels, Counter>,
@@ -320,6 +331,8 @@ impl Metrics {
             jobs: Gauge::default(),
             jobs_ended: Family::default(),
             plugin_errors: Family::default(),
+            plugin_reloads: Family::default(),
+            plugin_use: PluginUse::default(),
             wasted: Family::default(),
             breakers: Family::default(),
             escalated: Family::default(),
@@ -340,6 +353,7 @@ impl Metrics {
         metrics.describe_batches(&mut registry);
         metrics.describe_costs(&mut registry);
         metrics.engines.describe(&mut registry);
+        metrics.describe_plugins(&mut registry);
         Self { registry, ..metrics }
     }
 
@@ -384,7 +398,6 @@ impl Metrics {
         r.register("batch_requests_sealed", "Requests in batches that left", self.sealed_requests.clone());
         r.register("batches_ended", "Batches that ended, by how", self.ended.clone());
         r.register("result_lines", "Lines of results, by what they were", self.lines.clone());
-        r.register("plugin_errors", "Calls of plugins that failed", self.plugin_errors.clone());
         r.register(
             "wasted_requests",
             "Answers that were paid for and dropped, since the request had its answer by another way",
@@ -408,6 +421,17 @@ impl Metrics {
         );
     }
 
+    /// How plugins do.
+    fn describe_plugins(&self, r: &mut Registry) {
+        r.register("plugin_errors", "Calls of plugins that failed", self.plugin_errors.clone());
+        r.register(
+            "plugin_reloads",
+            "How often all plugins were loaded anew, and whether they were taken into use",
+            self.plugin_reloads.clone(),
+        );
+        self.plugin_use.describe(r);
+    }
+
     /// What it cost.
     fn describe_costs(&self, r: &mut Registry) {
         r.register("cost_dollars", "What providers charge, by the ledger", self.cost.clone());
@@ -425,13 +449,15 @@ impl Metrics {
     }
 
     /// The Prometheus text.
-    pub fn render(&self, held: usize) -> String {
+    pub fn render(&self, held: usize, plugins: &[(PluginReport, Option<BackendId>)]) -> String {
         self.held.set(i64::try_from(held).unwrap_or(i64::MAX));
-        let mut text = String::new();
-        if encode(&mut text, &self.registry).is_err() {
-            tracing::error!("the metrics could not be written as text; please report this");
-        }
-        text
+        self.plugin_use.with(plugins, || {
+            let mut text = String::new();
+            if encode(&mut text, &self.registry).is_err() {
+                tracing::error!("the metrics could not be written as text; please report this");
+            }
+            text
+        })
     }
 
     /// A request was answered.
@@ -581,6 +607,12 @@ impl Metrics {
             engines.busy_seconds.get_or_create(&labels).inc_by(since.as_secs_f64());
             engines.sizes.get_or_create(&labels).observe(running as f64);
         }
+    }
+
+    /// All plugins were loaded anew, and taken into use or not.
+    pub fn plugins_reloaded(&self, taken: bool) {
+        let result = if taken { "taken" } else { "refused" };
+        self.plugin_reloads.get_or_create(&ReloadLabels { result }).inc();
     }
 
     /// A plugin's call failed.

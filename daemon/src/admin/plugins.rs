@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{Response, StatusCode};
-use offpeak_host::{AnyPlugin, PluginReport};
+use offpeak_host::PluginReport;
 use serde::Serialize;
 
 use super::List;
@@ -45,18 +45,8 @@ struct CallTimes {
 
 /// Every plugin, in the order in which they are asked about a request.
 pub(super) fn list(gateway: &Gateway) -> List<Row> {
-    let (router, retries, costs) =
-        (gateway.router.load(), gateway.retries.policy.load(), gateway.costs.policy.load());
-    let routers = router.plugins.each().map(|plugin| row(plugin.report(), None));
-    let retries = retries.each().map(|plugin| row(plugin.report(), None));
-    let costs = costs.each().map(|plugin| row(plugin.report(), None));
-    let providers =
-        gateway.backends.iter().map(|backend| row(backend.provider().report(), Some(backend.id.to_string())));
-    let adapters = gateway.backends.iter().filter_map(|backend| {
-        let engine = backend.engine.as_ref()?;
-        Some(row(engine.plugin.load().report(), Some(backend.id.to_string())))
-    });
-    List { data: routers.chain(retries).chain(costs).chain(providers).chain(adapters).collect() }
+    let reports = gateway.plugin_reports().into_iter();
+    List { data: reports.map(|(report, used_by)| row(report, used_by.map(|id| id.to_string()))).collect() }
 }
 
 fn row(plugin: PluginReport, used_by: Option<String>) -> Row {

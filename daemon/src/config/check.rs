@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use offpeak_core::breaker::BreakerTerms;
@@ -17,11 +17,12 @@ use super::backend::{backends, lanes, url};
 use super::error::Problem;
 use super::field::Field;
 use super::overrides::{variable_for, with_one_underscore};
+use super::patterns::ModelPatterns;
 use super::routes::routes;
 use super::section::{Context, Section, nearest};
 use super::tree::{
-    Alerts, Config, Costs, Log, LogFormat, OnRouterFailure, PluginLimits, PluginSource, Plugins, Policy,
-    ProviderPlugin, RouterPlugin, Server, Store, TlsFiles,
+    Alerts, Config, Costs, Log, LogFormat, NamedRouter, OnRouterFailure, PluginLimits, PluginSource, Plugins,
+    Policy, ProviderPlugin, RouterPlugin, Server, Store, TlsFiles,
 };
 
 /// The ledger has entries at least so long.
@@ -144,6 +145,9 @@ fn plugins(section: Section<'_>, store: &Store) -> Plugins {
             .get("cache")
             .and_then(|f| f.path_buf())
             .unwrap_or_else(|| Path::join(&store.folder, "plugin-cache")),
+        watch: section.get("watch").and_then(|f| f.duration(Least::AboveZero)),
+        instances: section.get("instances").and_then(|f| f.number(8..=100_000)).unwrap_or(256),
+        routers: routers(&section.section("routers")),
         router: router(section.section("router")),
         retry_policy: policy(section.section("retry_policy")),
         cost_policy: policy(section.section("cost_policy")),
@@ -153,22 +157,46 @@ fn plugins(section: Section<'_>, store: &Store) -> Plugins {
     plugins
 }
 
+/// The chain, in the order of the file.
+fn routers(section: &Section<'_>) -> Vec<NamedRouter> {
+    let read = |(name, section): (&str, Section<'_>)| {
+        let tenants = section.get("tenants").and_then(|f| f.texts());
+        let file = section.required("file", "\"/path/of/router.wasm\"").and_then(|f| f.existing_file());
+        let on_failure = [("next", OnRouterFailure::Bundled), ("reject", OnRouterFailure::Reject)];
+        let router = router_plugin(&section, file, on_failure);
+        section.finish();
+        NamedRouter {
+            name: name.to_owned(),
+            tenants: tenants.map_or_else(ModelPatterns::any, ModelPatterns::new),
+            router,
+        }
+    };
+    section.named().into_iter().map(read).collect()
+}
+
 fn router(section: Section<'_>) -> RouterPlugin {
     let file = section.get("file").and_then(|f| f.existing_file());
-    let router = RouterPlugin {
+    let on_failure = [("bundled", OnRouterFailure::Bundled), ("reject", OnRouterFailure::Reject)];
+    let router = router_plugin(&section, file, on_failure);
+    section.finish();
+    router
+}
+
+fn router_plugin(
+    section: &Section<'_>,
+    file: Option<PathBuf>,
+    on_failure: [(&str, OnRouterFailure); 2],
+) -> RouterPlugin {
+    RouterPlugin {
         source: file.map_or(PluginSource::Bundled, PluginSource::File),
         sha256: section.get("sha256").and_then(|f| f.sha256()),
         config: section.get("config").and_then(|f| f.json()).unwrap_or_else(|| "{}".to_owned()),
         on_failure: section
             .get("on_failure")
-            .and_then(|f| {
-                f.choice([("bundled", OnRouterFailure::Bundled), ("reject", OnRouterFailure::Reject)])
-            })
+            .and_then(|f| f.choice(on_failure))
             .unwrap_or(OnRouterFailure::Bundled),
-        limits: plugin_limits(&section, 64 << 20),
-    };
-    section.finish();
-    router
+        limits: plugin_limits(section, 64 << 20),
+    }
 }
 
 fn policy(section: Section<'_>) -> Policy {
@@ -227,7 +255,7 @@ fn providers(section: &Section<'_>) -> Vec<ProviderPlugin> {
     let mut providers: Vec<_> = section.named().into_iter().map(provider).collect();
     for name in BUNDLED_PROVIDERS {
         if !providers.iter().any(|provider| provider.name == name) {
-            let limits = PluginLimits { time_limit: CALL_TIME, memory: PROVIDER_MEMORY };
+            let limits = PluginLimits { time_limit: CALL_TIME, memory: PROVIDER_MEMORY, instances: None };
             providers.push(ProviderPlugin {
                 name: name.to_owned(),
                 source: PluginSource::Bundled,
@@ -250,6 +278,7 @@ fn plugin_limits(section: &Section<'_>, memory: usize) -> PluginLimits {
     PluginLimits {
         time_limit: section.get("time_limit").and_then(|f| f.duration(Least::AboveZero)).unwrap_or(CALL_TIME),
         memory: section.get("memory").and_then(|f| f.size(1 << 20..=4 << 30)).unwrap_or(memory),
+        instances: section.get("instances").and_then(|f| f.number(1..=10_000)),
     }
 }
 

@@ -6,8 +6,8 @@ use offpeak_core::sla::Sla;
 
 use super::amounts::{Shown, ShownSize, from_std, sla_text};
 use super::tree::{
-    Access, Backend, Config, Delivery, Lanes, Limits, LogFormat, OnRouterFailure, PluginLimits, PluginSource,
-    Plugins, Route, RouteAnswer, Tenant,
+    Access, Backend, Config, Delivery, Lanes, Limits, LogFormat, NamedRouter, OnRouterFailure, PluginLimits,
+    PluginSource, Plugins, Route, RouteAnswer, Tenant,
 };
 
 /// Tells what the daemon would do with this configuration, in lines that each end with a line feed. Secrets are named by
@@ -263,6 +263,21 @@ fn write_routes(f: &mut Formatter<'_>, routes: &[Route]) -> fmt::Result {
 
 fn write_plugins(f: &mut Formatter<'_>, plugins: &Plugins) -> fmt::Result {
     writeln!(f, "\nPlugins (compiled ones are kept in {})", plugins.cache.display())?;
+    if let Some(pause) = plugins.watch {
+        writeln!(f, "  watched   every {}: a changed file is taken into use", Shown(from_std(pause)))?;
+    }
+    for NamedRouter { name, tenants, router } in &plugins.routers {
+        let pin = Pin(router.sha256.as_deref());
+        let on_failure = match router.on_failure {
+            OnRouterFailure::Reject => "if it fails, the request is rejected",
+            OnRouterFailure::Bundled => "if it fails, the next one is asked",
+        };
+        writeln!(f, "  router    {name}: {}{pin}, {}; {on_failure}", router.source, Bounds(router.limits))?;
+        writeln!(f, "    tenants   {tenants}")?;
+        if router.config != "{}" {
+            writeln!(f, "    config    {}", router.config)?;
+        }
+    }
     let on_failure = match plugins.router.on_failure {
         OnRouterFailure::Reject => "if it fails, the request is rejected",
         OnRouterFailure::Bundled => "if it fails, the bundled router decides",
@@ -308,8 +323,9 @@ struct Bounds(PluginLimits);
 
 impl Display for Bounds {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let PluginLimits { time_limit, memory } = self.0;
-        write!(f, "{} a call, {}", Shown(from_std(time_limit)), ShownSize(memory as u64))
+        let PluginLimits { time_limit, memory, instances } = self.0;
+        write!(f, "{} a call, {}", Shown(from_std(time_limit)), ShownSize(memory as u64))?;
+        instances.map_or(Ok(()), |instances| write!(f, ", {instances} instances"))
     }
 }
 

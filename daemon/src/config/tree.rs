@@ -330,7 +330,14 @@ pub struct Lanes {
 pub struct Plugins {
     /// Folder of precompiled components.
     pub cache: PathBuf,
-    /// The router.
+    /// How often the files are looked at, to take a changed one into use; never, if it is not said.
+    #[serde(serialize_with = "shown_pause")]
+    pub watch: Option<Duration>,
+    /// Instances of all plugins together.
+    pub instances: u32,
+    /// Routers that are asked before the others, in this order.
+    pub routers: Vec<NamedRouter>,
+    /// The router that is asked about what those have passed on.
     pub router: RouterPlugin,
     /// The retry policy.
     pub retry_policy: Policy,
@@ -354,6 +361,17 @@ pub struct RouterPlugin {
     pub on_failure: OnRouterFailure,
     /// For each of its calls.
     pub limits: PluginLimits,
+}
+
+/// `[plugins.routers.<name>]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NamedRouter {
+    /// In logs, and in the list of plugins.
+    pub name: String,
+    /// The tenants about whose requests it is asked.
+    pub tenants: ModelPatterns,
+    /// Where it fails, the next one is asked.
+    pub router: RouterPlugin,
 }
 
 /// `[plugins.retry_policy]` and `[plugins.cost_policy]`
@@ -400,6 +418,8 @@ pub struct PluginLimits {
     pub time_limit: Duration,
     /// Memory of one instance, in bytes.
     pub memory: usize,
+    /// Calls at once, each in an instance of its own. As the role has it, if it is not said.
+    pub instances: Option<u32>,
 }
 
 /// What happens to a request whose router failed.
@@ -517,6 +537,14 @@ fn shown_allowance<S: serde::Serializer>(allowance: &Allowance, serializer: S) -
     let shown = |money: Option<Money>| money.map(Money::to_decimal);
     let (day_usd, month_usd) = (shown(allowance.day), shown(allowance.month));
     Shown { day_usd, month_usd, hard: allowance.is_hard }.serialize(serializer)
+}
+
+#[expect(clippy::ref_option, reason = "serde hands it over so")]
+fn shown_pause<S: serde::Serializer>(pause: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match pause {
+        Some(pause) => shown_duration(pause, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 fn shown_queue<S: serde::Serializer>(queue: &Bound, serializer: S) -> Result<S::Ok, S::Error> {

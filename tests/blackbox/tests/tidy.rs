@@ -272,7 +272,9 @@ fn nothing_names_a_place_on_somebodys_machine() {
 #[test]
 fn every_version_of_a_dependency_stands_in_the_workspaces_manifest() {
     let manifests = texts(|path| path.file_name().is_some_and(|name| name == "Cargo.toml"));
-    for (name, text) in manifests.iter().filter(|(name, _)| name != "Cargo.toml") {
+    // The examples are crates of their own, as those of users are.
+    let ours = |name: &str| name != "Cargo.toml" && !name.starts_with("plugins/examples/");
+    for (name, text) in manifests.iter().filter(|(name, _)| ours(name)) {
         for line in text.lines() {
             let has_version =
                 line.contains("version = \"") || line.trim_end().ends_with('"') && line.contains("= \"");

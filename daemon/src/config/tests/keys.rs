@@ -91,6 +91,12 @@ fn keys() -> Vec<Key> {
         Key("lanes.elsewhere", "false", "false", "/backends/0/lanes/elsewhere", json!(true), json!(false)),
         Key("lanes.enqueued_tokens", "5", "5", "/backends/0/lanes/enqueued_tokens", null(), json!(5)),
         Key("plugins.cache", "'/c'", "/c", "/plugins/cache", json!("./offpeak-data/plugin-cache"), json!("/c")),
+        Key("plugins.watch", "'2s'", "2s", "/plugins/watch", null(), json!("2s")),
+        Key("plugins.instances", "99", "99", "/plugins/instances", json!(256), json!(99)),
+        Key("plugins.router.instances", "9", "9", "/plugins/router/limits/instances", null(), json!(9)),
+        Key("plugins.retry_policy.instances", "9", "9", "/plugins/retry_policy/limits/instances", null(), json!(9)),
+        Key("plugins.cost_policy.instances", "9", "9", "/plugins/cost_policy/limits/instances", null(), json!(9)),
+        Key("plugins.providers.openai.instances", "9", "9", "/plugins/providers/1/limits/instances", null(), json!(9)),
         Key("plugins.router.file", FILE, FILE_BARE, "/plugins/router/source", json!("bundled"), json!({ "file": FILE_BARE })),
         Key("plugins.router.sha256", PIN, PIN_BARE, "/plugins/router/sha256", null(), json!(PIN_BARE)),
         Key("plugins.router.config", "{ a = 1 }", "{ a = 1 }", "/plugins/router/config", json!("{}"), json!("{\"a\":1}")),
@@ -190,6 +196,7 @@ fn no_key_is_left_out_of_these_tests() {
     // Tables that the user names, like tenants.
     asked.remove("access.model_limits");
     asked.remove("routes");
+    asked.remove("plugins.routers");
     // These go together; they have tests of their own.
     for key in [
         "server.tls.certificate",
@@ -306,6 +313,33 @@ fn routes_say_what_is_done_meanwhile() {
         let said = refused(&format!("{LEAST}routes.a.answer = {answer}\n"), &[]);
         assert!(said.contains(expected), "{said}");
     }
+}
+
+#[test]
+fn routers_stand_in_a_chain_in_the_order_of_the_file() {
+    let text = format!(
+        "[plugins.routers.z]\nfile = {FILE}\ntenants = ['search', 'team-*']\non_failure = 'reject'\nconfig = {{ a = 1 }}\n\
+         instances = 3\n[plugins.routers.a]\nfile = {FILE}\n"
+    );
+    let config = read(&format!("{LEAST}{text}"), &[]);
+    let chain = &config.plugins.routers;
+    assert_eq!(chain.iter().map(|router| router.name.as_str()).collect::<Vec<_>>(), ["z", "a"]);
+    assert!(
+        chain[0].tenants.matches("team-x")
+            && !chain[0].tenants.matches("mail")
+            && chain[1].tenants.matches("mail")
+    );
+    assert_eq!(
+        (chain[0].router.on_failure, chain[1].router.on_failure),
+        (OnRouterFailure::Reject, OnRouterFailure::Bundled)
+    );
+    assert_eq!((chain[0].router.config.as_str(), chain[0].router.limits.instances), ("{\"a\":1}", Some(3)));
+    let told = describe(&config);
+    assert!(told.contains("router    z: from ") && told.contains("tenants   search, team-*"), "{told}");
+    let said = refused(&format!("{LEAST}[plugins.routers.z]\n"), &[]);
+    assert!(said.contains("plugins.routers.z.file: this is missing"), "{said}");
+    let said = refused(&format!("{LEAST}[plugins.routers.z]\nfile = {FILE}\non_failure = 'bundled'\n"), &[]);
+    assert!(said.contains("must be \"next\" or \"reject\""), "{said}");
 }
 
 #[test]

@@ -280,3 +280,66 @@ async fn another_component_than_the_pinned_one_is_refused_at_the_start() {
     let error = refused_at_the_start(&format!("file = {path}\nsha256 = \"{pin}\"")).await;
     assert!(error.contains("`router` is not the component that `sha256` pins"), "{error}");
 }
+
+/// The chain: one router that fails on demand for one tenant, and one that sends everything to the bundled router by passing.
+fn chain(first: &str, on_failure: &str) -> String {
+    format!(
+        "[plugins.routers.hasty]\nfile = {first}\ntenants = [\"search\"]\non_failure = \"{on_failure}\"\ntime_limit = \"5s\"\n\
+         instances = 4\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routers_in_a_chain_are_asked_for_their_tenants_and_the_first_decision_counts() {
+    // It runs all at once; the bundled router, behind it, defers what can wait.
+    let (_folder, path) = file(router::COMPONENT);
+    let rig = Rig::start(sim(), &chain(&path, "next")).await;
+    let status = async |tenant| rig.daemon.defer(tenant, MODEL, "no hurry", "24h").await.status;
+    assert_eq!(status("search").await, StatusCode::OK, "the chain's router decides for its tenant");
+    assert_eq!(status("mail").await, StatusCode::ACCEPTED, "for others the bundled one");
+
+    let plugins = rig.daemon.admin("/admin/v1/plugins").await.body;
+    let names: Vec<_> =
+        plugins["data"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names[..2], ["hasty", "sla-router"], "in the order in which they are asked");
+    let label = "plugin=\"hasty\",role=\"router\"";
+    // One call to describe itself, one for the request.
+    assert_eq!(rig.daemon.metric("offpeak_plugin_calls_total", label).await, 2);
+    assert_eq!(rig.daemon.metric("offpeak_plugin_traps_total", label).await, 0);
+    assert_eq!(rig.daemon.metric("offpeak_plugin_instances", label).await, 1);
+    assert!(rig.daemon.metric("offpeak_plugin_instance_bytes", label).await > 0);
+    let text = rig.daemon.metrics().await;
+    let quantile =
+        "offpeak_plugin_call_time_seconds{plugin=\"hasty\",role=\"router\",backend=\"\",quantile=\"0.99\"}";
+    assert!(text.contains(quantile), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_router_of_the_chain_fails_the_next_one_is_asked_or_none() {
+    let (_folder, path) = file(router::COMPONENT);
+    let models = [router::PANIC, MODEL];
+    let rig = Rig::start(sim().models(models), &chain(&path, "next")).await;
+    let deferred = rig.daemon.defer("search", router::PANIC, "later", "24h").await;
+    assert_eq!(deferred.status, StatusCode::ACCEPTED, "{deferred:?}");
+    let label = "plugin=\"hasty\",role=\"router\"";
+    assert_eq!(rig.daemon.metric("offpeak_plugin_traps_total", label).await, 1);
+
+    let rig = Rig::start(sim().models(models), &chain(&path, "reject")).await;
+    let rejected = rig.daemon.defer("search", router::PANIC, "later", "24h").await;
+    assert_eq!(rejected.error(), (503, "router_failed"));
+    assert_eq!(rig.daemon.defer("mail", router::PANIC, "later", "24h").await.status, StatusCode::ACCEPTED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_changes_while_the_daemon_runs() {
+    let (_folder, path) = file(router::COMPONENT);
+    let rig = Rig::start(sim(), "").await;
+    let status = async || rig.daemon.defer("search", MODEL, "no hurry", "24h").await.status;
+    assert_eq!(status().await, StatusCode::ACCEPTED);
+    rig.daemon.reload(&rig.upstream, &chain(&path, "next")).await;
+    assert_eq!(status().await, StatusCode::OK, "a router was put before the others");
+    rig.daemon.reload(&rig.upstream, &chain(&path, "next").replace("search", "other")).await;
+    assert_eq!(status().await, StatusCode::ACCEPTED, "it is for another tenant now");
+    rig.daemon.reload(&rig.upstream, "").await;
+    assert_eq!(status().await, StatusCode::ACCEPTED, "it is gone");
+}

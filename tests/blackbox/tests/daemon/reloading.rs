@@ -317,3 +317,24 @@ async fn whoever_uses_a_file_has_the_same_of_it() {
     let [(_, provider), (_, adapter)] = &found[..] else { panic!("{told:?}") };
     assert_eq!(provider, adapter, "{found:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_changes_is_taken_into_use_and_a_bad_one_is_not() {
+    let shelf = Shelf::with(router::COMPONENT);
+    let rig = Rig::start(sim(), &format!("[plugins]\nwatch = \"20ms\"\n{}", with_router(&shelf))).await;
+    let reloads = async |result: &str| {
+        rig.daemon.metric("offpeak_plugin_reloads_total", &format!("result=\"{result}\"")).await
+    };
+    assert!(!is_deferred(&rig).await);
+    shelf.put(offpeak_bundled::SLA_ROUTER);
+    eventually("the new router is at work", async || is_deferred(&rig).await.then_some(())).await;
+    assert_eq!((reloads("taken").await, reloads("refused").await), (1, 0));
+
+    shelf.put(b"not a component");
+    eventually("the bad file was looked at", async || (reloads("refused").await == 1).then_some(())).await;
+    assert!(is_deferred(&rig).await, "the one before goes on");
+
+    shelf.put(router::COMPONENT);
+    eventually("the first one is back", async || (!is_deferred(&rig).await).then_some(())).await;
+    assert_eq!((reloads("taken").await, reloads("refused").await), (2, 1), "each change once");
+}
