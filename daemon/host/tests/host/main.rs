@@ -6,6 +6,7 @@ mod cache;
 mod calls;
 mod dreams;
 mod first_version;
+mod handmade;
 mod hostile;
 mod loading;
 mod misbehaving;
