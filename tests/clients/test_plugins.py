@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from rig import MODEL, Settings
+from rig import MODEL, Settings, eventually
 from rig.daemon import KEYS
 from rig.programs import clean_environment, program_path
 
@@ -37,6 +37,9 @@ def tools():
     # The target folder, so that what a plugin in Rust is made of is compiled once.
     shared = program_path("OFFPEAK_BIN").parents[1] / "new-plugins"
     variables = {"PYTHON": sys.executable, "CC": f"{sys.executable} -m ziglang cc", "CARGO_TARGET_DIR": str(shared)}
+    # componentize-qjs, where `npm install` has put it.
+    if node_tools := os.environ.get("PLUGIN_NODE_TOOLS"):
+        variables["PATH"] = os.pathsep.join([node_tools, os.environ["PATH"]])
     named = {"RUSTC": "PLUGIN_RUSTC", "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER": "PLUGIN_LINKER"}
     variables |= {name: os.environ[ours] for name, ours in named.items() if ours in os.environ}
     # All that a plugin is made of was fetched for the workspace.
@@ -56,31 +59,72 @@ def component(tmp_path_factory):
     return build(EXAMPLES / "working-hours", tmp_path_factory.mktemp("example"))
 
 
-def trial(component, *arguments):
-    """How `offpeak plugin check` finds a router."""
+def trial(component, *arguments, world="router"):
+    """How `offpeak plugin check` finds a component of one world."""
     done = offpeak("check", component, "--json", "--time-limit", "5s", *arguments)
     report = json.loads(done.stdout)
     assert done.returncode == 0, report
     assert all(interface["offered"] for interface in report["imports"])
     (trial,) = report["worlds"]
-    assert trial["world"] == "router"
+    assert trial["world"] == world
     assert trial["memory_bytes"] < trial["memory_limit_bytes"]
     return trial
 
 
-@pytest.mark.parametrize("language", ["rust", "c"])
-def test_a_new_plugin_builds_passes_its_own_tests_and_runs(language, tmp_path):
+WORLDS = ["router", "retry-policy", "cost-policy"]
+PLUGINS = [("rust", world) for world in [*WORLDS, "provider", "engine"]]
+PLUGINS += [(language, world) for language in ["c", "javascript"] for world in WORLDS]
+# The examples in Python are the templates of the other two worlds, and each build takes its time.
+PLUGINS += [("python", "cost-policy")]
+
+
+def golden(component, cases):
+    """What `offpeak plugin test` says of a component."""
+    done = offpeak("test", component, "--cases", cases, "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["failed"]) == (0, 0), report
+    return report["passed"]
+
+
+@pytest.mark.parametrize(("language", "world"), PLUGINS)
+def test_a_new_plugin_builds_passes_its_own_tests_and_runs(language, world, tmp_path):
     sdk = ["--sdk", SOURCES / "sdk" / "rust"] if language == "rust" else []
-    made = offpeak("new", "night-owl", "--lang", language, "--in", tmp_path, *sdk)
+    made = offpeak("new", "night-owl", "--lang", language, "--world", world, "--in", tmp_path, *sdk)
     assert made.returncode == 0, made.stderr
     assert "offpeak plugin check build/night-owl.wasm" in made.stdout
     component = build(tmp_path / "night-owl", tmp_path / "out")
     assert component.name == "night-owl.wasm"
-    found = trial(component)
+    assert golden(component, tmp_path / "night-owl" / "cases") >= 2
+    found = trial(component, world=world)
     assert found["describes_itself_as"] == "night-owl 1"
-    assert found["memory_bytes"] < 4 << 20, "nothing leaks in a thousand calls"
+    if language in ["rust", "c"]:
+        assert found["memory_bytes"] < 4 << 20, "nothing leaks in a thousand calls"
     again = offpeak("new", "night-owl", "--in", tmp_path)
     assert again.returncode == 64 and "is there already" in again.stderr
+
+
+@pytest.mark.parametrize("example", ["by-department", "by-size", "maintenance-hours"])
+def test_an_example_builds_and_passes_its_cases(example, tmp_path):
+    component = build(EXAMPLES / example, tmp_path)
+    assert golden(component, EXAMPLES / example / "cases") >= 3
+
+
+def test_a_case_that_fails_shows_what_differs(component, tmp_path):
+    case = tmp_path / "case.toml"
+    case.write_text('[[case]]\nname = "all at once"\nrequest = { sla = "24h" }\ngives = { choose = { offer = "standard" } }\n')
+    done = offpeak("test", component, "--cases", case)
+    assert done.returncode == 1
+    assert 'choose.offer\n          - "standard"\n          + "batch"' in done.stdout, done.stdout
+    assert "0 of 1 cases" in done.stdout
+
+
+def test_a_component_is_measured(component):
+    done = offpeak("bench", component, "--time", "200ms", "--threads", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    (world,) = json.loads(done.stdout)["worlds"]
+    (route,) = world["functions"]
+    assert route["calls"] > 0 and route["p99_us"] >= route["p50_us"]
+    assert world["instance_bytes"] > 1 << 20, "with Python's runtime in it"
 
 
 def test_a_plugin_in_c_whose_tests_fail_is_not_built(tmp_path):
@@ -131,3 +175,25 @@ def test_it_imports_nothing_of_the_system_and_keeps_its_limits(component):
     assert found["describes_itself_as"] == "working-hours 1"
     (route,) = found["calls"]
     assert route["said"] == "chose flex at openai"
+
+
+def test_a_cost_policy_in_javascript_charges_departments_in_the_daemon(start, tmp_path):
+    component = build(EXAMPLES / "by-department", tmp_path / "out")
+    settings = Settings(
+        more=f"""
+[plugins.cost_policy]
+file = {json.dumps(str(component))}
+time_limit = "5s"
+
+[plugins.cost_policy.config]
+departments = {{ research = ["search"] }}
+"""
+    )
+    rig = start(settings=settings)
+    rig.client().chat.completions.create(model=MODEL, messages=ASK["messages"])
+
+    def payers():
+        rows = httpx2.get(f"{rig.daemon.admin}/admin/v1/costs?by=tenant").json()["data"]
+        return [row["tenant"] for row in rows]
+
+    assert eventually(payers, "the call is in the ledger") == ["research"]

@@ -28,7 +28,7 @@ pub struct Args {
 pub enum BuildError {
     /// The folder holds no plugin.
     #[error(
-        "{}: no Cargo.toml (Rust), no build.py (Python) and no .c file (C) is there; name a plugin's folder, or begin one \
+        "{}: no Cargo.toml (Rust), no build.py (Python), no build.js (JavaScript) and no .c file (C) is there; name a plugin's folder, or begin one \
          with `offpeak plugin new`",
         .0.display()
     )]
@@ -67,6 +67,7 @@ pub enum BuildError {
 enum Language {
     Rust,
     Python,
+    Javascript,
     C,
 }
 
@@ -78,7 +79,8 @@ pub fn run(args: &Args) -> Result<String, BuildError> {
     fs::create_dir_all(&out).map_err(file_error(&out))?;
     let out = out.canonicalize().map_err(file_error(&out))?;
     let component = match language {
-        Language::Python => return python(&folder, &out),
+        Language::Python => return scripted(&PYTHON, &folder, &out),
+        Language::Javascript => return scripted(&NODE, &folder, &out),
         Language::Rust => rust::build(&folder)?,
         Language::C => c::build(&folder, &out)?,
     };
@@ -100,6 +102,8 @@ fn language_of(folder: &Path) -> Result<Language, BuildError> {
         Ok(Language::Rust)
     } else if folder.join("build.py").is_file() {
         Ok(Language::Python)
+    } else if folder.join("build.js").is_file() {
+        Ok(Language::Javascript)
     } else if c::sources(folder)?.is_empty() {
         Err(BuildError::NoPlugin(folder.to_owned()))
     } else {
@@ -107,18 +111,40 @@ fn language_of(folder: &Path) -> Result<Language, BuildError> {
     }
 }
 
-/// In Python the folder's own script knows all that there is to know.
-fn python(folder: &Path, out: &Path) -> Result<String, BuildError> {
-    let python = env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
-    let mut build = Command::new(&python);
-    if !answers(Command::new(&python).arg("--version")) {
-        let what = python.to_string_lossy().into_owned();
-        return Err(BuildError::Missing {
-            what,
-            remedy: "install Python, or name one in the variable PYTHON",
-        });
+/// A language in which the folder's own script knows all that there is to know.
+struct Scripted {
+    /// What runs it, unless the variable names another,
+    interpreter: &'static str,
+    variable: &'static str,
+    arguments: &'static [&'static str],
+    script: &'static str,
+    remedy: &'static str,
+}
+
+const PYTHON: Scripted = Scripted {
+    interpreter: "python3",
+    variable: "PYTHON",
+    arguments: &["-B"],
+    script: "build.py",
+    remedy: "install Python, or name one in the variable PYTHON",
+};
+
+const NODE: Scripted = Scripted {
+    interpreter: "node",
+    variable: "NODE",
+    arguments: &[],
+    script: "build.js",
+    remedy: "install Node 20 or newer from nodejs.org, or name one in the variable NODE",
+};
+
+fn scripted(language: &Scripted, folder: &Path, out: &Path) -> Result<String, BuildError> {
+    let interpreter = env::var_os(language.variable).unwrap_or_else(|| language.interpreter.into());
+    if !answers(Command::new(&interpreter).arg("--version")) {
+        let what = interpreter.to_string_lossy().into_owned();
+        return Err(BuildError::Missing { what, remedy: language.remedy });
     }
-    run_tool(build.arg("-B").arg(folder.join("build.py")).arg("--out").arg(out))?;
+    let mut build = Command::new(&interpreter);
+    run_tool(build.args(language.arguments).arg(folder.join(language.script)).arg("--out").arg(out))?;
     Ok(String::new())
 }
 
@@ -163,9 +189,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let nothing = language_of(folder.path()).unwrap_err().to_string();
         assert!(nothing.contains("offpeak plugin new"), "{nothing}");
-        for (file, language) in
-            [("a.c", Language::C), ("build.py", Language::Python), ("Cargo.toml", Language::Rust)]
-        {
+        for (file, language) in [
+            ("a.c", Language::C),
+            ("build.js", Language::Javascript),
+            ("build.py", Language::Python),
+            ("Cargo.toml", Language::Rust),
+        ] {
             fs::write(folder.path().join(file), "").unwrap();
             assert_eq!(language_of(folder.path()).unwrap(), language);
         }

@@ -114,7 +114,7 @@ pub fn run(args: &Args) -> u8 {
 
 /// Why the check itself could not be made.
 #[derive(Debug, thiserror::Error)]
-enum CheckError {
+pub(super) enum CheckError {
     #[error("{}: {source}; name a file that can be read", .path.display())]
     Unreadable { path: PathBuf, source: std::io::Error },
     #[error("{}: {source}; write what would stand in the plugin's config table, as TOML", .path.display())]
@@ -145,7 +145,7 @@ fn examine(args: &Args) -> Result<Report, CheckError> {
 }
 
 /// The plugin's settings as JSON.
-fn settings(file: Option<&Path>) -> Result<String, CheckError> {
+pub(super) fn settings(file: Option<&Path>) -> Result<String, CheckError> {
     let Some(path) = file else { return Ok("{}".to_owned()) };
     let unreadable = |source| CheckError::Unreadable { path: path.to_owned(), source };
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
@@ -155,12 +155,12 @@ fn settings(file: Option<&Path>) -> Result<String, CheckError> {
 }
 
 /// What the plugin is called, for want of a name in a configuration.
-fn name_of(file: &Path) -> String {
+pub(super) fn name_of(file: &Path) -> String {
     file.file_stem().map_or_else(|| "plugin".to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
 /// A function of a world, and an ordinary call of it.
-type Function<'a, P> = (&'static str, &'a dyn Fn(&P, u64) -> Said);
+pub(super) type Function<'a, P> = (&'static str, &'a (dyn Fn(&P, u64) -> Said + Sync));
 
 fn try_out(args: &Args, engine: &Engine, world: WorldName, config: &str) -> Trial {
     let limits = |defaults: Limits| Limits {
@@ -357,11 +357,11 @@ impl Trial {
     }
 }
 
-fn millis(time: Duration) -> f64 {
+pub(super) fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e4).round() / 10.0
 }
 
-fn micros(time: Duration) -> f64 {
+pub(super) fn micros(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e7).round() / 10.0
 }
 

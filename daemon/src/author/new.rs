@@ -1,4 +1,4 @@
-//! `offpeak plugin new`: a folder with a router that builds and passes its own tests at once.
+//! `offpeak plugin new`: a folder with a plugin that builds and passes its own tests at once.
 
 use std::fs;
 use std::io;
@@ -10,38 +10,155 @@ use clap::{Args as ClapArgs, ValueEnum};
 type Files = [(&'static str, &'static str)];
 
 macro_rules! source {
-    ($path:literal) => {
-        include_str!(concat!("../../../", $path))
+    ($($path:literal),+) => {
+        include_str!(concat!("../../../", $($path),+))
     };
 }
 
-/// The names in the templates, which are replaced by the plugin's own.
-const RUST_NAME: &str = "my-plugin";
-const PYTHON_NAME: &str = "working-hours";
-const PYTHON_MODULE: &str = "working_hours";
-const C_NAME: &str = "by-size";
-const C_MODULE: &str = "by_size";
+/// The names in the templates, which are replaced by the plugin's own; and as modules, with underscores.
+const NAMES: [&str; 6] =
+    ["my-plugin", "working-hours", "maintenance-hours", "by-department", "by-size", "parcel-post"];
 
 /// Where the Rust template's SDK comes from, unless the command names a folder.
 const SDK: &str = "git = \"https://github.com/offpeak/offpeak\"";
 
-const RUST: &Files = &[
-    ("Cargo.toml", source!("sdk/rust/template/Cargo.toml.template")),
-    ("src/lib.rs", source!("sdk/rust/template/src/lib.rs.template")),
+/// What the shared files of a language's templates say of the world, which is replaced by the plugin's own: in Cargo.toml, build.py
+/// and package.json.
+const WORLDS: [(&str, &str); 3] = [
+    ("features = [\"router\"]", "features = [\"{}\"]"),
+    ("WORLD = \"router\"", "WORLD = \"{}\""),
+    ("\"world\": \"cost-policy\"", "\"world\": \"{}\""),
 ];
 
-const PYTHON: &Files = &[
-    ("build.py", source!("plugins/examples/working-hours/build.py")),
-    ("working_hours.py", source!("plugins/examples/working-hours/working_hours.py")),
-    ("test_working_hours.py", source!("plugins/examples/working-hours/test_working_hours.py")),
-    ("wit/router.wit", source!("wit/router.wit")),
-    ("wit/types.wit", source!("wit/types.wit")),
-];
+/// The line of Cargo.toml behind which what else a template needs is put.
+const SERDE: &str = "serde = { version = \"1\", features = [\"derive\"] }\n";
 
-const C: &Files = &[
-    ("by_size.c", source!("plugins/examples/by-size/by_size.c")),
-    ("test_by_size.c", source!("plugins/examples/by-size/test_by_size.c")),
-];
+macro_rules! rust {
+    ($source:literal, $cases:literal) => {
+        &[
+            ("Cargo.toml", source!("sdk/rust/template/Cargo.toml.template")),
+            ("src/lib.rs", source!($source)),
+            ("cases/cases.toml", source!($cases)),
+        ]
+    };
+}
+
+macro_rules! python {
+    ($source:literal, $test:literal, $cases:literal, $wit:literal) => {
+        &[
+            ("build.py", source!("plugins/examples/working-hours/build.py")),
+            ("working_hours.py", source!($source)),
+            ("test_working_hours.py", source!($test)),
+            ("cases/cases.toml", source!($cases)),
+            (concat!("wit/", $wit), source!("wit/", $wit)),
+            ("wit/types.wit", source!("wit/types.wit")),
+        ]
+    };
+}
+
+macro_rules! javascript {
+    ($folder:literal, $name:literal, $cases:literal, $wit:literal) => {
+        &[
+            ("package.json", source!("plugins/examples/by-department/package.json")),
+            ("build.js", source!("plugins/examples/by-department/build.js")),
+            ("plugin.js", source!($folder, "/plugin.js")),
+            ("my-plugin.js", source!($folder, "/", $name, ".js")),
+            ("my-plugin.test.js", source!($folder, "/", $name, ".test.js")),
+            ("cases/cases.toml", source!($cases)),
+            (concat!("wit/", $wit), source!("wit/", $wit)),
+            ("wit/types.wit", source!("wit/types.wit")),
+        ]
+    };
+}
+
+macro_rules! c {
+    ($source:literal, $test:literal, $cases:literal) => {
+        &[
+            ("my_plugin.c", source!($source)),
+            ("test_my_plugin.c", source!($test)),
+            ("cases/cases.toml", source!($cases)),
+        ]
+    };
+}
+
+/// The template for a plugin of this world in this language, if there is one.
+const fn template(language: Language, world: World) -> Option<&'static Files> {
+    Some(match (language, world) {
+        (Language::Rust, World::Router) => {
+            rust!("sdk/rust/template/src/lib.rs.template", "sdk/rust/template/cases/router.toml")
+        }
+        (Language::Rust, World::RetryPolicy) => rust!(
+            "sdk/rust/template/src/retry_policy.rs.template",
+            "sdk/rust/template/cases/retry-policy.toml"
+        ),
+        (Language::Rust, World::CostPolicy) => {
+            rust!("sdk/rust/template/src/cost_policy.rs.template", "sdk/rust/template/cases/cost-policy.toml")
+        }
+        (Language::Rust, World::Engine) => {
+            rust!("sdk/rust/template/src/engine.rs.template", "sdk/rust/template/cases/engine.toml")
+        }
+        (Language::Rust, World::Provider) => {
+            rust!(
+                "plugins/examples/parcel-post/src/lib.rs",
+                "plugins/examples/parcel-post/cases/parcels.toml"
+            )
+        }
+        (Language::Python, World::Router) => python!(
+            "plugins/examples/working-hours/working_hours.py",
+            "plugins/examples/working-hours/test_working_hours.py",
+            "plugins/examples/working-hours/cases/hours.toml",
+            "router.wit"
+        ),
+        (Language::Python, World::RetryPolicy) => python!(
+            "plugins/examples/maintenance-hours/maintenance_hours.py",
+            "plugins/examples/maintenance-hours/test_maintenance_hours.py",
+            "plugins/examples/maintenance-hours/cases/nights.toml",
+            "retry-policy.wit"
+        ),
+        (Language::Python, World::CostPolicy) => python!(
+            "sdk/python/template/cost_policy.py",
+            "sdk/python/template/test_cost_policy.py",
+            "sdk/rust/template/cases/cost-policy.toml",
+            "cost-policy.wit"
+        ),
+        (Language::Javascript, World::Router) => javascript!(
+            "sdk/javascript/template/router",
+            "my-plugin",
+            "sdk/rust/template/cases/router.toml",
+            "router.wit"
+        ),
+        (Language::Javascript, World::RetryPolicy) => javascript!(
+            "sdk/javascript/template/retry-policy",
+            "my-plugin",
+            "sdk/rust/template/cases/retry-policy.toml",
+            "retry-policy.wit"
+        ),
+        (Language::Javascript, World::CostPolicy) => javascript!(
+            "plugins/examples/by-department",
+            "by-department",
+            "plugins/examples/by-department/cases/departments.toml",
+            "cost-policy.wit"
+        ),
+        (Language::C, World::Router) => c!(
+            "plugins/examples/by-size/by_size.c",
+            "plugins/examples/by-size/test_by_size.c",
+            "plugins/examples/by-size/cases/sizes.toml"
+        ),
+        (Language::C, World::RetryPolicy) => c!(
+            "sdk/c/template/retry_policy.c",
+            "sdk/c/template/test_retry_policy.c",
+            "sdk/c/template/retry-policy.toml"
+        ),
+        (Language::C, World::CostPolicy) => c!(
+            "sdk/c/template/cost_policy.c",
+            "sdk/c/template/test_cost_policy.c",
+            "sdk/c/template/cost-policy.toml"
+        ),
+        (Language::Python | Language::Javascript | Language::C, World::Provider | World::Engine) => {
+            return None;
+        }
+    })
+}
 
 /// Begins a plugin.
 #[derive(Debug, ClapArgs)]
@@ -51,6 +168,9 @@ pub struct Args {
     /// The language.
     #[arg(long, value_enum, default_value_t = Language::Rust)]
     lang: Language,
+    /// What it decides.
+    #[arg(long, value_enum, default_value_t = World::Router)]
+    world: World,
     /// The folder in which the plugin's folder is made.
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     r#in: PathBuf,
@@ -66,8 +186,49 @@ pub enum Language {
     Rust,
     /// 18 MiB with Python's runtime in it, and some tens of microseconds a call.
     Python,
+    /// 1.6 MiB with a JavaScript engine in it, and some tens of microseconds a call.
+    #[value(alias = "js")]
+    Javascript,
     /// 10 KiB, and a microsecond a call.
     C,
+}
+
+/// The worlds of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum World {
+    /// Where a request goes: backend, offer, lane.
+    Router,
+    /// How a provider is spoken to, and its batch API driven. In Rust.
+    Provider,
+    /// What an engine's metrics mean. In Rust.
+    Engine,
+    /// What a failed attempt means.
+    RetryPolicy,
+    /// What an outcome cost, and who pays.
+    CostPolicy,
+}
+
+impl World {
+    /// As the contract spells it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Router => "router",
+            Self::Provider => "provider",
+            Self::Engine => "engine",
+            Self::RetryPolicy => "retry-policy",
+            Self::CostPolicy => "cost-policy",
+        }
+    }
+
+    /// Where the configuration names such a plugin.
+    const fn section(self) -> &'static str {
+        match self {
+            Self::Router => "plugins.router",
+            Self::Provider | Self::Engine => "plugins.providers.{}",
+            Self::RetryPolicy => "plugins.retry_policy",
+            Self::CostPolicy => "plugins.cost_policy",
+        }
+    }
 }
 
 /// Why there is no new plugin. Nothing that was there before has changed.
@@ -79,6 +240,15 @@ pub enum NewError {
          my-router"
     )]
     Name(String),
+    /// There is no template.
+    #[error(
+        "there is no template for the world {world} in this language: take --lang rust, or begin with the world's file in wit/ and \
+         the language's README in sdk/"
+    )]
+    NoTemplate {
+        /// Of which world.
+        world: &'static str,
+    },
     /// There is something of that name.
     #[error("{} is there already: take another name, or remove it", .0.display())]
     Exists(PathBuf),
@@ -109,22 +279,18 @@ pub fn run(args: &Args) -> Result<String, NewError> {
     if folder.exists() {
         return Err(NewError::Exists(folder));
     }
-    let module = args.name.replace('-', "_");
-    let files = match args.lang {
-        Language::Rust => RUST,
-        Language::Python => PYTHON,
-        Language::C => C,
+    let Some(files) = template(args.lang, args.world) else {
+        return Err(NewError::NoTemplate { world: args.world.name() });
     };
     let sdk = args.sdk.as_deref().map(sdk_folder).transpose()?;
     for (path, text) in files {
-        let path = folder.join(path.replace(PYTHON_MODULE, &module).replace(C_MODULE, &module));
+        let path = folder.join(renamed(path, &args.name));
         // The contract is everybody's.
         let is_ours = path.extension().is_none_or(|extension| extension != "wit");
-        let text =
-            if is_ours { personal(text, &args.name, &module, sdk.as_deref()) } else { (*text).to_owned() };
+        let text = if is_ours { personal(text, args, sdk.as_deref()) } else { (*text).to_owned() };
         write(&path, &text)?;
     }
-    Ok(next_steps(args.lang, &folder, &args.name))
+    Ok(next_steps(args, &folder))
 }
 
 fn is_name(name: &str) -> bool {
@@ -143,10 +309,22 @@ fn sdk_folder(path: &Path) -> Result<String, NewError> {
     Ok(format!("path = {}", toml::Value::from(folder.to_string_lossy().into_owned())))
 }
 
-fn personal(text: &str, name: &str, module: &str, sdk: Option<&str>) -> String {
-    let names = [RUST_NAME, PYTHON_NAME, C_NAME].map(|theirs| (theirs, name));
-    let modules = [PYTHON_MODULE, C_MODULE].map(|theirs| (theirs, module));
-    let text = names.iter().chain(&modules).fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
+/// The plugin's own name in the place of the templates'.
+fn renamed(text: &str, name: &str) -> String {
+    let module = name.replace('-', "_");
+    NAMES.iter().fold(text.to_owned(), |text, theirs| {
+        text.replace(theirs, name).replace(&theirs.replace('-', "_"), &module)
+    })
+}
+
+fn personal(text: &str, args: &Args, sdk: Option<&str>) -> String {
+    let world = args.world.name();
+    let text = renamed(text, &args.name);
+    let text = WORLDS.iter().fold(text, |text, (from, to)| text.replace(from, &to.replace("{}", world)));
+    let text = match args.world {
+        World::Provider | World::Engine => text.replace(SERDE, &format!("{SERDE}serde_json = \"1\"\n")),
+        World::Router | World::RetryPolicy | World::CostPolicy => text,
+    };
     match sdk {
         Some(sdk) => text.replace(SDK, sdk),
         None => text,
@@ -161,20 +339,22 @@ fn write(path: &Path, text: &str) -> Result<(), NewError> {
     fs::write(path, text).map_err(failed)
 }
 
-fn next_steps(lang: Language, folder: &Path, name: &str) -> String {
-    let folder = folder.display();
-    let tools = match lang {
+fn next_steps(args: &Args, folder: &Path) -> String {
+    let (folder, name, world) = (folder.display(), &args.name, args.world.name());
+    let tools = match args.lang {
         Language::Rust => "rustup target add wasm32-unknown-unknown      # once\n  cargo test",
         Language::Python => "pip install componentize-py                   # once",
+        Language::Javascript => "npm install                                   # once",
         Language::C => {
             "pip install ziglang                           # once: a C compiler that knows WebAssembly"
         }
     };
     let component = format!("build/{name}.wasm");
+    let section = args.world.section().replace("{}", name);
     format!(
-        "made {folder}, a router. Next:\n\n  cd {folder}\n  {tools}\n  offpeak plugin build\n  offpeak plugin check \
-         {component}\n\nThen name it in the configuration, and run `offpeak plugin reload`, or restart:\n\n  [plugins.router]\n  \
-         file = \"{component}\"\n"
+        "made {folder}, of the world {world}. Next:\n\n  cd {folder}\n  {tools}\n  offpeak plugin build\n  offpeak plugin test                           \
+         # the cases in cases/\n  offpeak plugin check {component}\n\nThen name it in the configuration, and run `offpeak plugin \
+         reload`, or restart:\n\n  [{section}]\n  file = \"{component}\"\n"
     )
 }
 
@@ -183,7 +363,7 @@ mod tests {
     use super::*;
 
     fn args(folder: &Path, name: &str, lang: Language) -> Args {
-        Args { name: name.to_owned(), lang, r#in: folder.to_owned(), sdk: None }
+        Args { name: name.to_owned(), lang, world: World::Router, r#in: folder.to_owned(), sdk: None }
     }
 
     #[test]
@@ -212,6 +392,39 @@ mod tests {
         let made = folder.path().join("night-owl");
         assert!(fs::read_to_string(made.join("night_owl.c")).unwrap().contains("\"night-owl\""));
         assert!(fs::read_to_string(made.join("test_night_owl.c")).unwrap().contains("\"night_owl.c\""));
+    }
+
+    #[test]
+    fn each_world_says_so_where_it_must() {
+        let folder = tempfile::tempdir().unwrap();
+        let begin = |name: &str, lang, world| {
+            run(&Args { world, ..args(folder.path(), name, lang) }).unwrap();
+            folder.path().join(name)
+        };
+        let text = |path: PathBuf| fs::read_to_string(path).unwrap();
+        for world in World::value_variants() {
+            let made = begin(&format!("in-rust-{}", world.name()), Language::Rust, *world);
+            let manifest: toml::Table = text(made.join("Cargo.toml")).parse().unwrap();
+            let features = &manifest["dependencies"]["offpeak-plugin"]["features"];
+            assert_eq!(features.as_array().unwrap()[0].as_str(), Some(world.name()));
+            let uses_json = text(made.join("src/lib.rs")).contains("serde_json");
+            assert_eq!(manifest["dependencies"].get("serde_json").is_some(), uses_json, "{world:?}");
+            assert!(text(made.join("src/lib.rs")).contains(&format!("\"in-rust-{}\"", world.name())));
+        }
+        for world in [World::Router, World::RetryPolicy, World::CostPolicy] {
+            let made = begin(&format!("in-python-{}", world.name()), Language::Python, world);
+            assert!(text(made.join("build.py")).contains(&format!("WORLD = \"{}\"", world.name())));
+            assert!(made.join(format!("wit/{}.wit", world.name())).is_file());
+            let made = begin(&format!("in-javascript-{}", world.name()), Language::Javascript, world);
+            let package: serde_json::Value = serde_json::from_str(&text(made.join("package.json"))).unwrap();
+            assert_eq!(package["offpeak"]["world"], world.name());
+            assert_eq!(package["name"], format!("in-javascript-{}", world.name()));
+            let made = begin(&format!("in-c-{}", world.name()), Language::C, world);
+            let module = format!("in_c_{}.c", world.name().replace('-', "_"));
+            assert!(text(made.join(module)).contains(&format!("\"{}.h\"", world.name().replace('-', "_"))));
+        }
+        let none = run(&Args { world: World::Engine, ..args(folder.path(), "in-c", Language::C) });
+        assert!(matches!(none, Err(NewError::NoTemplate { world: "engine" })));
     }
 
     #[test]

@@ -40,7 +40,11 @@ class Settings:
     def get(cls) -> "Settings":
         """Read once: the daemon hands over the same settings as long as this instance lives."""
         if cls._read is None:
-            cls._read = cls(json.loads(host.config()))
+            try:
+                cls._read = cls(json.loads(host.config()))
+            except Exception as error:
+                host.log(host.Level.ERROR, str(error))  # which is what the daemon then says of the plugin
+                raise
         return cls._read
 
     def is_working_hour(self, hour: int) -> bool:

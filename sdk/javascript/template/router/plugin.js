@@ -1,0 +1,30 @@
+// What the daemon calls; wit/router.wit says when and with what. The decisions are in my-plugin.js, which runs without a daemon
+// too.
+
+import host from "offpeak:plugin/host@0.1.0";
+
+import { choose, readSettings } from "./my-plugin.js";
+
+let settings;
+
+// Read once: the daemon hands over the same settings as long as this instance lives.
+function settled() {
+  try {
+    settings ??= readSettings(host.config());
+  } catch (error) {
+    host.log("error", error.message); // which is what the daemon then says of the plugin
+    throw error;
+  }
+  return settings;
+}
+
+export const routing = {
+  describe() {
+    settled(); // a wrong configuration is refused when the plugin is loaded
+    return { name: "my-plugin", version: "1", body: { tag: "none" }, headers: [] };
+  },
+
+  route(envelope, candidates) {
+    return choose(settled(), envelope, candidates);
+  },
+};
