@@ -12,6 +12,7 @@ use offpeak_core::escalate::RescueTerms;
 use offpeak_core::gate::GateLimits;
 use offpeak_core::offers::{self, BatchRoom, Rung};
 use offpeak_core::quota::Quota;
+use offpeak_core::reserve::is_of_a_minute;
 use offpeak_core::retry::RetryBudget;
 use offpeak_core::scheduler::LaneTerms;
 use offpeak_core::turnaround::Way;
@@ -499,26 +500,36 @@ impl Backend {
     }
 }
 
-/// Where providers tell how many calls a minute they allow, and how many are left.
-const CALLS_A_MINUTE: [[&str; 2]; 2] = [
-    ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests"],
-    ["anthropic-ratelimit-requests-limit", "anthropic-ratelimit-requests-remaining"],
+/// Where providers tell how many calls a minute they allow, how many are left, and when all are there again.
+const CALLS_A_MINUTE: [[&str; 3]; 2] = [
+    ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
+    [
+        "anthropic-ratelimit-requests-limit",
+        "anthropic-ratelimit-requests-remaining",
+        "anthropic-ratelimit-requests-reset",
+    ],
 ];
 
 /// The same for tokens.
-const TOKENS_A_MINUTE: [[&str; 2]; 2] = [
-    ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens"],
-    ["anthropic-ratelimit-tokens-limit", "anthropic-ratelimit-tokens-remaining"],
+const TOKENS_A_MINUTE: [[&str; 3]; 2] = [
+    ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+    [
+        "anthropic-ratelimit-tokens-limit",
+        "anthropic-ratelimit-tokens-remaining",
+        "anthropic-ratelimit-tokens-reset",
+    ],
 ];
 
 impl Backend {
     /// Looks into the headers of an answer for the account's quota of a model, and lets deferred work leave some of it to
     /// others; returns how many calls a minute there are if that is another number than before.
     pub fn note_quota(&self, model: &ModelId, headers: &HeaderMap) -> Option<u64> {
-        let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
-        let told = |names: [[&str; 2]; 2]| {
-            let told = names.into_iter().find_map(|[limit, left]| Some((number(limit)?, number(left))));
-            told.filter(|(a_minute, _)| *a_minute > 0)
+        let text = |name: &str| headers.get(name)?.to_str().ok();
+        let number = |name: &str| text(name)?.trim().parse::<u64>().ok();
+        let told = |names: [[&str; 3]; 2]| {
+            let [limit, left, reset] = names.into_iter().find(|[limit, ..]| headers.contains_key(*limit))?;
+            let a_minute = number(limit).filter(|a_minute| *a_minute > 0)?;
+            text(reset).is_none_or(is_of_a_minute).then(|| (a_minute, number(left)))
         };
         let left = |(a_minute, left): (u64, Option<u64>)| left.map(|left| Told { a_minute, left });
         let (calls, tokens) = (told(CALLS_A_MINUTE), told(TOKENS_A_MINUTE));

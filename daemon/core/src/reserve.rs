@@ -44,6 +44,32 @@ impl Reserve {
     }
 }
 
+/// Whether a limit that is whole again after this time, as providers write it (`6m0s`, `2m59.56s`, `20ms`), is one of a minute.
+/// Some count requests by the day under the same name. What is written otherwise, such as a time of day, is taken for a minute's.
+#[must_use]
+pub fn is_of_a_minute(whole_in: &str) -> bool {
+    let mut rest = whole_in.trim();
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, after) = rest.split_at(digits);
+        let letters = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        let (unit, next) = after.split_at(letters);
+        let of_unit = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3_600.0,
+            "d" => 86_400.0,
+            _ => return true,
+        };
+        let Ok(number) = number.parse::<f64>() else { return true };
+        seconds += number * of_unit;
+        rest = next;
+    }
+    seconds <= 60.0
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -77,6 +103,16 @@ mod tests {
         assert_eq!(reserve.free_at(START), after(1_000));
         reserve.take(u64::MAX);
         assert_eq!(reserve.free_at(START), after(31_000));
+    }
+
+    #[test]
+    fn what_takes_longer_than_a_minute_is_no_limit_of_a_minute() {
+        for whole_in in ["", "1s", "20ms", "0.5s", "59.9s", "1m0s", "2026-11-25T10:00:00Z", "soon", "12"] {
+            assert!(is_of_a_minute(whole_in), "{whole_in}");
+        }
+        for whole_in in ["6m0s", "2m59.56s", "1h", "23h59m1.2s", "1d", "61s"] {
+            assert!(!is_of_a_minute(whole_in), "{whole_in}");
+        }
     }
 
     /// A provider that counts by full minutes.
