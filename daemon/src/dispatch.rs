@@ -150,7 +150,8 @@ pub async fn run(
     match sent {
         Ok(response) => {
             let (mut head, body) = response.into_parts();
-            under_way.answered(&head);
+            let (status, is_stream) = (head.status.as_u16(), rewrite::is_stream(&head.headers));
+            under_way.answered(status, is_stream);
             gateway.note_quota(&call.backend, &call.sale.model, &head.headers);
             if head.status == StatusCode::UNAUTHORIZED {
                 under_way.came_back();
@@ -162,7 +163,7 @@ pub async fn run(
             let dialect = Dialect::of(call.sale.endpoint.as_str());
             under_way.describe(&mut head.headers, gateway.clock.now(), dialect);
             // Its tokens are counted as it passes, for the ledger and the quotas.
-            let meter = under_way.watched(head.status.as_u16(), rewrite::is_stream(&head.headers));
+            let meter = under_way.watched(status, is_stream);
             let body = WatchedBody::new(body, meter);
             let mut response = if used.rewrites_answer {
                 rewritten(gateway, call, used, head, reqwest::Body::wrap(body), notes).await?

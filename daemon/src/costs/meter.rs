@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::HeaderMap;
-use http::response::Parts;
 use offpeak_core::outcome::DidItRun;
 use offpeak_core::quota::Demand;
 use offpeak_core::usage::Usage;
@@ -19,7 +18,6 @@ use crate::body::Watch;
 use crate::clock::Clock;
 use crate::engine::Present;
 use crate::reply::Dialect;
-use crate::rewrite::is_stream;
 
 /// A real-time call, as far as it is known when it is sent.
 pub struct Call {
@@ -89,10 +87,10 @@ impl UnderWay {
 
     /// An answer begins: how long that took tells how an engine bears what it has. An error says nothing about it, nor does the
     /// head of a stream, of which the meter sees the first event.
-    pub fn answered(&self, head: &Parts) {
+    pub fn answered(&self, status: u16, is_stream: bool) {
         if let Some(Call { started, present: Some(present), sale, .. }) = &self.call
-            && head.status.is_success()
-            && !is_stream(&head.headers)
+            && (200..300).contains(&status)
+            && !is_stream
         {
             if matches!(sale.endpoint.as_str(), "/v1/embeddings" | "/v1/moderations") {
                 present.begins(started.elapsed());
