@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use offpeak_core::quota::{Demand, Limited, Quota, Rate, Refused, Standing};
+use offpeak_core::quota::{Demand, Limited, Pace, Quota, QuotaLimits, Refused, Standing};
 use offpeak_core::words::{Millis, Timestamp};
 use tokio::time::Instant;
 
@@ -120,17 +120,26 @@ fn nanos(started: Instant) -> u64 {
 
 /// A quota with these limits, full.
 pub fn quota(limits: &Limits) -> Arc<Quota> {
+    Arc::new(Quota::new(self::limits(limits)))
+}
+
+/// From now on a quota has these limits. What was taken stays taken.
+pub fn change(quota: &Quota, limits: &Limits, started: Instant) {
+    quota.set(self::limits(limits), nanos(started));
+}
+
+fn limits(limits: &Limits) -> QuotaLimits {
     let burst = |limit: u64| {
         let burst = u128::from(limit) * u128::from(limits.burst.0) / 60_000;
-        u64::try_from(burst).unwrap_or(u64::MAX).max(1)
+        u64::try_from(burst).unwrap_or(u64::MAX)
     };
-    let rate = |limit: Option<u64>| limit.map(|limit| Rate::new(limit, burst(limit)));
-    Arc::new(Quota {
-        requests: rate(limits.requests_per_minute.map(|limit| u64::from(limit.get()))),
-        input: rate(limits.input_tokens_per_minute),
-        output: rate(limits.output_tokens_per_minute),
-        at_once: limits.concurrent.map(offpeak_core::quota::AtOnce::new),
-    })
+    let pace = |limit: Option<u64>| limit.map(|limit| Pace::new(limit, burst(limit)));
+    QuotaLimits {
+        requests: pace(limits.requests_per_minute.map(|limit| u64::from(limit.get()))),
+        input: pace(limits.input_tokens_per_minute),
+        output: pace(limits.output_tokens_per_minute),
+        at_once: limits.concurrent,
+    }
 }
 
 fn refusal(refused: Refused, quota: &Quota, at: At) -> Refusal {
@@ -157,9 +166,7 @@ fn refusal(refused: Refused, quota: &Quota, at: At) -> Refusal {
 
 /// How a quota stands, in the words of the caller's API.
 fn describe(quota: &Quota, at: At) -> Vec<(HeaderName, HeaderValue)> {
-    let standing = |rate: &Option<Rate>| rate.as_ref().map(|rate| rate.standing(at.nanos));
-    let (requests, input, output) =
-        (standing(&quota.requests), standing(&quota.input), standing(&quota.output));
+    let [requests, input, output] = quota.standing(at.nanos);
     // Where one number stands for all tokens, it is that of the scarcer ones.
     let tokens = [input, output].into_iter().flatten().min_by_key(|standing| standing.remaining);
     let mut headers = Vec::with_capacity(13);
@@ -294,8 +301,8 @@ mod tests {
         let refused = |quota: &Arc<Quota>| admit(&[quota], started).err().unwrap().headers.unwrap();
         admit(&[&quota], started).unwrap().settle(Demand::default());
         assert!(!refused(&quota).contains_key("x-should-retry"), "it is there in a minute");
-        quota.settle(Demand::default(), Demand::default(), 0);
-        quota.requests.as_ref().unwrap().owe(3, 0);
+        let quota = super::quota(&Limits { output_tokens_per_minute: Some(60), ..Limits::default() });
+        admit(&[&quota], started).unwrap().settle(Demand { input: 0, output: 300 });
         assert_eq!(refused(&quota)["x-should-retry"], "false");
     }
 

@@ -1,5 +1,6 @@
 //! The one place that opens, links, spawns and drains.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::alerts::{self, Alerts, Due, Target};
 use crate::backends::{Backend, Backends};
 use crate::beside::Beside;
 use crate::blocking::blocking;
+use crate::budgets::{Before, Purse};
 use crate::clock::{Chance, Clock, RequestIds};
 use crate::config::{self, Config};
 use crate::costs::book::{self, BookError};
@@ -233,8 +235,11 @@ impl Core {
         let router = Router::new(chain, loader.router(&config.plugins.router)?, &config.plugins);
         let (ledger, pages) = Ledger::new(metrics.clone());
         let (alerts, telling) = open_alerts(config)?;
-        let tenants = Tenants::new(&config.access, pepper, keys::all(&store).await?, alerts);
-        remember_spending(&tenants, &store, clock).await?;
+        let tenants = Tenants::new(pepper, keys::all(&store).await?, alerts);
+        let now = clock.now();
+        // All that the ledger has is from before.
+        remember_spending(tenants.meet(&config.access, now), &store, now, |_| Timestamp::NEVER).await?;
+        tenants.set(&config.access, now);
         let gateway = Gateway {
             clock,
             ids: RequestIds::new(&chance),
@@ -421,7 +426,7 @@ pub enum ReloadError {
     #[error("{0}. Nothing has changed")]
     Plugins(#[from] LoadError),
     /// The ledger: what budgets have left is not known.
-    #[error("what was spent could not be read from the ledger: {0}")]
+    #[error("what was spent could not be read from the ledger: {0}. Nothing has changed")]
     Store(#[from] StoreError),
 }
 
@@ -430,10 +435,12 @@ impl Reloads {
     pub async fn apply(&self, config: &Config) -> Result<(), ReloadError> {
         let book = book::read(config.costs.prices.as_deref())?;
         let models = book.len();
+        let now = self.gateway.clock.now();
+        let unknown = self.gateway.tenants.meet(&config.access, now);
+        remember_spending(unknown, &self.gateway.store, now, |purse| purse.since()).await?;
         self.gateway.reload_plugins(Some(&config.plugins)).await?;
         self.gateway.costs.set_book(book);
-        self.gateway.tenants.set(&config.access);
-        remember_spending(&self.gateway.tenants, &self.gateway.store, self.gateway.clock).await?;
+        self.gateway.tenants.set(&config.access, self.gateway.clock.now());
         // What waited for its rate or for money may leave by the new ones.
         let gateway = &self.gateway;
         blocking(|| gateway.lanes.terms_changed(&gateway.backends, None, gateway.clock.now()));
@@ -565,22 +572,32 @@ fn open_pepper(config: &Config, world: &World) -> Result<Pepper, StartError> {
     }
 }
 
-/// What budgets have left is what the ledger says.
-async fn remember_spending(tenants: &Tenants, store: &Store, clock: Clock) -> Result<(), StoreError> {
-    let accounts = tenants.accounts();
-    if accounts.iter().all(|account| account.purse().is_none()) {
-        return Ok(());
+/// Tells purses what the ledger has from before they began to count.
+async fn remember_spending(
+    purses: Vec<Arc<Purse>>,
+    store: &Store,
+    now: Timestamp,
+    since: impl Fn(&Purse) -> Timestamp,
+) -> Result<(), StoreError> {
+    let mut alike: BTreeMap<Timestamp, Vec<Arc<Purse>>> = BTreeMap::new();
+    for purse in purses {
+        alike.entry(since(&purse)).or_default().push(purse);
     }
-    let now = clock.now();
-    for period in [Period::Day, Period::Month] {
-        let by = vec![Dimension::Tenant];
-        let query = Query { by, from: period.start(now), to: Timestamp::NEVER, tenant: None };
-        for (name, sums) in report::sum(store, &query).await?.rows {
-            let account =
-                accounts.iter().find(|account| Some(account.id.as_str()) == name.first().map(String::as_str));
-            if let Some(purse) = account.and_then(|account| account.purse()) {
-                purse.remember(period, sums.cost, now);
-            }
+    for (to, purses) in alike {
+        let mut sums = Vec::new();
+        for period in [Period::Day, Period::Month] {
+            let query = Query { by: vec![Dimension::Tenant], from: period.start(now), to, tenant: None };
+            // A purse may have begun before this period did.
+            let rows = if query.from < to { report::sum(store, &query).await?.rows } else { Vec::new() };
+            sums.push((period, rows));
+        }
+        for purse in purses {
+            let name = Some(purse.tenant().as_str());
+            let before = sums.iter().filter_map(|(period, rows)| {
+                let (_, sums) = rows.iter().find(|(row, _)| row.first().map(String::as_str) == name)?;
+                Some(Before { period: *period, spent: sums.cost, told: 0 })
+            });
+            purse.remember(&before.collect::<Vec<_>>(), now);
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Budgets of tenants: what is set aside for calls under way, and what the ledger says is spent.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -13,11 +14,29 @@ use parking_lot::Mutex;
 use crate::alerts::{Alert, Alerts};
 use crate::reply::Refusal;
 
-/// The budget of one tenant. The lock is held for a few additions.
+/// The budget of one tenant. Each has one, as long as the daemon runs, whether there is a limit or not: so a limit that comes
+/// or changes finds what was spent and what is under way. The lock is held for a few additions.
 pub struct Purse {
     tenant: TenantId,
     budget: Mutex<Budget>,
+    /// There is a limit. Without one nothing is set aside.
+    is_limited: AtomicBool,
     alerts: Alerts,
+    /// From when it counts.
+    since: Timestamp,
+    /// What the ledger has from before that is in it.
+    is_remembered: AtomicBool,
+}
+
+/// What was spent in a period before a purse began to count.
+#[derive(Debug, Clone, Copy)]
+pub struct Before {
+    /// The present one of these.
+    pub period: Period,
+    /// By the ledger.
+    pub spent: Money,
+    /// The largest share that was told of, in percent.
+    pub told: u8,
 }
 
 /// Money set aside for a call. Settled with what the call cost, or given back as it is dropped.
@@ -27,27 +46,70 @@ pub struct Reservation {
 }
 
 impl Purse {
-    /// Nothing is spent. None without a limit.
-    pub fn new(tenant: TenantId, allowance: Allowance, alerts: Alerts) -> Option<Arc<Self>> {
-        let has_limit = allowance.day.is_some() || allowance.month.is_some();
-        has_limit.then(|| Arc::new(Self { tenant, budget: Mutex::new(Budget::new(allowance)), alerts }))
+    /// Nothing is spent, and nothing is limited.
+    pub fn new(tenant: TenantId, alerts: Alerts, now: Timestamp) -> Arc<Self> {
+        Arc::new(Self {
+            tenant,
+            budget: Mutex::default(),
+            is_limited: AtomicBool::new(false),
+            alerts,
+            since: now,
+            is_remembered: AtomicBool::new(false),
+        })
     }
 
-    /// What the ledger says was spent in the present period.
-    pub fn remember(&self, period: Period, spent: Money, now: Timestamp) {
-        self.budget.lock().remember(period, spent, now);
+    /// Whose it is.
+    pub const fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// From when it counts.
+    pub const fn since(&self) -> Timestamp {
+        self.since
+    }
+
+    /// It has what was spent before it began to count.
+    pub fn is_remembered(&self) -> bool {
+        self.is_remembered.load(Ordering::Acquire)
+    }
+
+    /// There is a limit.
+    pub fn is_limited(&self) -> bool {
+        self.is_limited.load(Ordering::Acquire)
+    }
+
+    /// What was spent before it began to count, once and for all.
+    pub fn remember(&self, before: &[Before], now: Timestamp) {
+        let mut budget = self.budget.lock();
+        if !self.is_remembered.swap(true, Ordering::AcqRel) {
+            for before in before {
+                budget.remember(before.period, before.spent, before.told, now);
+            }
+        }
+    }
+
+    /// From now on so much may be spent.
+    pub fn set(&self, allowance: Allowance, now: Timestamp) {
+        let is_limited = allowance.day.is_some() || allowance.month.is_some();
+        let mut budget = self.budget.lock();
+        self.is_limited.store(is_limited, Ordering::Release);
+        self.tell(&budget.set(allowance, now));
     }
 
     /// Sets money aside.
     pub fn reserve(self: &Arc<Self>, amount: Money, now: Timestamp) -> Result<Reservation, Refusal> {
+        let purse = self.clone();
+        if !self.is_limited() {
+            return Ok(Reservation { purse, amount: Money::ZERO });
+        }
         self.budget.lock().reserve(amount, now).map_err(|over| refused(over, now))?;
-        Ok(Reservation { purse: self.clone(), amount })
+        Ok(Reservation { purse, amount })
     }
 
     /// Money was spent for which none was set aside.
     pub fn spend(&self, amount: Money, now: Timestamp) {
-        let told = self.budget.lock().spend(amount, now);
-        self.tell(&told);
+        let mut budget = self.budget.lock();
+        self.tell(&budget.spend(amount, now));
     }
 
     /// What deferred work under way will cost.
@@ -65,6 +127,7 @@ impl Purse {
         self.budget.lock().standing(now)
     }
 
+    /// Under the lock, so that a larger share comes after a smaller one.
     fn tell(&self, told: &[Told]) {
         for told in told {
             tracing::warn!(
@@ -89,7 +152,9 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.purse.budget.lock().release(self.amount);
+        if self.amount != Money::ZERO {
+            self.purse.budget.lock().release(self.amount);
+        }
     }
 }
 
@@ -114,7 +179,10 @@ mod tests {
     #[test]
     fn what_is_dropped_is_given_back_and_what_is_settled_is_spent() {
         let allowance = Allowance { day: Some(Money(100)), month: None, is_hard: true };
-        let purse = Purse::new("t".into(), allowance, Alerts::none()).unwrap();
+        let purse = Purse::new("t".into(), Alerts::none(), NOW);
+        let unlimited = purse.reserve(Money(1 << 40), NOW).unwrap();
+        purse.set(allowance, NOW);
+        drop(unlimited);
         let first = purse.reserve(Money(60), NOW).unwrap();
         let refusal = purse.reserve(Money(60), NOW).err().unwrap();
         assert_eq!(
@@ -126,6 +194,16 @@ mod tests {
         assert!(purse.reserve(Money(51), NOW).is_err());
         assert!(purse.reserve(Money(50), NOW).is_ok());
         assert_eq!(purse.standing(NOW), [(Period::Day, Money(50), Money(100))]);
-        assert!(Purse::new("t".into(), Allowance::default(), Alerts::none()).is_none());
+    }
+
+    #[test]
+    fn what_was_before_is_remembered_once() {
+        let purse = Purse::new("t".into(), Alerts::none(), NOW);
+        purse.spend(Money(10), NOW);
+        for _ in 0..2 {
+            purse.remember(&[Before { period: Period::Day, spent: Money(5), told: 0 }], NOW);
+        }
+        purse.set(Allowance { day: Some(Money(100)), month: None, is_hard: true }, NOW);
+        assert_eq!(purse.standing(NOW), [(Period::Day, Money(15), Money(100))]);
     }
 }

@@ -149,10 +149,8 @@ async fn model_call(
             let demand = call.sale.learnt.demand(envelope.input_tokens, envelope.max_output_tokens);
             let asked = gateway.tenants.asked(arrived.0, Dialect::of(head.uri.path()));
             let mut admission = caller.admit(&envelope.model, &call.backend.quota, demand, asked)?;
-            if let Some(purse) = caller.account().purse() {
-                let amount = gateway.costs.estimate(&call.sale, demand);
-                admission.reservation = Some(purse.reserve(amount, arrived.0)?);
-            }
+            let amount = gateway.costs.estimate(&call.sale, demand);
+            admission.reservation = Some(caller.account().purse().reserve(amount, arrived.0)?);
             gateway.metrics.decided(arrived.1.elapsed());
             let answered = dispatch::run(gateway, &call, admission, head.headers, envelope.body).await;
             answered.map(Begun::Answered)

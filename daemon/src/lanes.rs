@@ -507,8 +507,8 @@ fn publish(gateway: &Gateway, scheduler: &Scheduler) {
     let all = waiting.all;
     gateway.lanes.publish(waiting, usual);
     for (tenant, money) in scheduler.committed() {
-        if let Some(purse) = gateway.tenants.account(tenant).and_then(|account| account.purse().cloned()) {
-            purse.defer(money);
+        if let Some(account) = gateway.tenants.account(tenant) {
+            account.purse().defer(money);
         }
     }
     gateway.metrics.waiting(all.count, all.bytes, now.since(oldest).0);

@@ -20,7 +20,7 @@ use crate::admission::{self, Admission, Asked, Quotas};
 use crate::alerts::Alerts;
 use crate::budgets::Purse;
 use crate::clock::Chance;
-use crate::config::{Access, Delivery, ModelPatterns, Tenant};
+use crate::config::{Access, Delivery, Limits, ModelPatterns, Tenant};
 use crate::envelope::SlaDefaults;
 use crate::reply::{Dialect, Refusal};
 use crate::tenant::keys::{Digest, NewKey, Pepper, Record, SlaScope};
@@ -40,9 +40,10 @@ pub struct Account {
     /// Bytes of them.
     pub max_queued_bytes: u64,
     quota: Arc<Quota>,
-    model_quotas: Vec<(ModelPatterns, Arc<Quota>)>,
-    purse: Option<Arc<Purse>>,
-    /// As it stands in the configuration: an account that is still the same keeps its quotas when that is read again.
+    /// By the names of their limits.
+    model_quotas: Vec<(String, ModelPatterns, Arc<Quota>)>,
+    purse: Arc<Purse>,
+    /// As it stands in the configuration.
     configured: Tenant,
 }
 
@@ -162,8 +163,8 @@ impl Identified {
         if let Some(key) = &self.0.key {
             quotas.push(&key.quota);
         }
-        let of_model = self.0.account.model_quotas.iter().find(|(models, _)| models.matches(model));
-        if let Some((_, quota)) = of_model {
+        let of_model = self.0.account.model_quotas.iter().find(|(_, models, _)| models.matches(model));
+        if let Some((_, _, quota)) = of_model {
             quotas.push(quota);
         }
         quotas.push(backend);
@@ -189,6 +190,8 @@ pub struct Tenants {
 struct Known {
     open: Option<Arc<Caller>>,
     accounts: HashMap<TenantId, Arc<Account>>,
+    /// What tenants have spent, also those that are not configured any more: they may still have something under way.
+    purses: HashMap<TenantId, Arc<Purse>>,
     by_key: HashMap<u64, Vec<(Digest, Arc<Caller>)>>,
 }
 
@@ -212,27 +215,49 @@ pub enum KeyError {
 }
 
 impl Tenants {
-    /// From the configuration and the keys that were made before.
-    pub fn new(access: &Access, pepper: Pepper, records: Vec<Record>, alerts: Alerts) -> Self {
-        let tenants = Self {
+    /// From the keys that were made before. Nobody is known yet: [`Tenants::meet`], and then [`Tenants::set`].
+    pub fn new(pepper: Pepper, records: Vec<Record>, alerts: Alerts) -> Self {
+        Self {
             pepper,
             alerts,
             known: ArcSwap::default(),
             records: RwLock::new(records),
             changing: tokio::sync::Mutex::default(),
             started: Instant::now(),
-        };
-        tenants.set(access);
-        tenants
+        }
     }
 
-    /// From now on this access holds. Accounts that have not changed keep what was taken from their quotas.
-    pub fn set(&self, access: &Access) {
-        let before = self.known.load_full();
-        let mut known = Known::default();
+    /// Begins to count what these tenants spend. Returns the purses that are to be limited and do not know yet what was spent
+    /// before: they are told, and then [`Tenants::set`] limits them.
+    pub fn meet(&self, access: &Access, now: Timestamp) -> Vec<Arc<Purse>> {
+        let _alone = self.records.write();
+        let before = self.known.load();
+        let mut known = before.copied();
+        let mut unknown = Vec::new();
         for tenant in access.tenants() {
-            let kept = before.accounts.get(&tenant.id).filter(|account| account.configured == *tenant);
-            let account = kept.cloned().unwrap_or_else(|| Arc::new(Account::new(tenant, &self.alerts)));
+            let purse = known.purses.entry(tenant.id.clone());
+            let purse = purse.or_insert_with(|| Purse::new(tenant.id.clone(), self.alerts.clone(), now));
+            let is_limited = tenant.budget.day.is_some() || tenant.budget.month.is_some();
+            if is_limited && !purse.is_remembered() {
+                unknown.push(purse.clone());
+            }
+        }
+        self.known.store(Arc::new(known));
+        unknown
+    }
+
+    /// From now on this access holds, whose tenants were met. What was taken from quotas and spent of budgets stays, under the
+    /// limits that hold now.
+    pub fn set(&self, access: &Access, now: Timestamp) {
+        let records = self.records.write();
+        let before = self.known.load();
+        let mut known = Known { purses: before.purses.clone(), ..Known::default() };
+        for tenant in access.tenants() {
+            let purse = known.purses.entry(tenant.id.clone());
+            let purse = purse.or_insert_with(|| Purse::new(tenant.id.clone(), self.alerts.clone(), now));
+            purse.set(tenant.budget, now);
+            let of_before = before.accounts.get(&tenant.id).map(Arc::as_ref);
+            let account = Arc::new(Account::new(tenant, purse.clone(), of_before, self.started));
             let caller = Arc::new(Caller { account: account.clone(), key: None });
             for key in &tenant.keys {
                 known.add(self.pepper.hash(key.expose().as_bytes()), &caller);
@@ -242,10 +267,7 @@ impl Tenants {
             }
             known.accounts.insert(tenant.id.clone(), account);
         }
-        let quotas = before.key_quotas();
-        for record in self.records.read().iter() {
-            known.add_made(record, &quotas);
-        }
+        known.add_all_made(&records, &before);
         self.known.store(Arc::new(known));
     }
 
@@ -286,7 +308,7 @@ impl Tenants {
 
     /// A tenant has spent money for which none was set aside.
     pub fn spent(&self, tenant: &TenantId, cost: Money, now: Timestamp) {
-        if let Some(purse) = self.known.load().accounts.get(tenant).and_then(|account| account.purse()) {
+        if let Some(purse) = self.known.load().purses.get(tenant) {
             purse.spend(cost, now);
         }
     }
@@ -376,22 +398,35 @@ impl Tenants {
             }
         }
         let before = self.known.load();
-        let mut known =
-            Known { open: before.open.clone(), accounts: before.accounts.clone(), by_key: HashMap::new() };
+        let mut known = Known { by_key: HashMap::new(), ..before.copied() };
         for (digest, caller) in before.by_key.values().flatten().filter(|(_, caller)| caller.key.is_none()) {
             known.add(*digest, caller);
         }
-        let quotas = before.key_quotas();
-        for record in records.iter() {
-            known.add_made(record, &quotas);
-        }
+        known.add_all_made(&records, &before);
         self.known.store(Arc::new(known));
     }
 }
 
 impl Known {
+    fn copied(&self) -> Self {
+        Self {
+            open: self.open.clone(),
+            accounts: self.accounts.clone(),
+            purses: self.purses.clone(),
+            by_key: self.by_key.clone(),
+        }
+    }
+
     fn add(&mut self, digest: Digest, caller: &Arc<Caller>) {
         self.by_key.entry(digest.short()).or_default().push((digest, caller.clone()));
+    }
+
+    /// All keys that were made here, with what was taken from their quotas before.
+    fn add_all_made(&mut self, records: &[Record], before: &Self) {
+        let quotas = before.key_quotas();
+        for record in records {
+            self.add_made(record, &quotas);
+        }
     }
 
     /// A key that was made here; one whose tenant is not configured any more is not accepted.
@@ -418,15 +453,13 @@ impl Known {
 impl Account {
     /// A budget that is used up takes nothing in. What waits was let in before, and leaves as there is money for it.
     pub fn check_budget(&self, now: Timestamp) -> Result<(), Refusal> {
-        if let Some(purse) = &self.purse {
-            drop(purse.reserve(Money::ZERO, now)?);
-        }
+        drop(self.purse.reserve(Money::ZERO, now)?);
         Ok(())
     }
 
     /// What it has for deferred work now.
     pub fn means(&self, now: Timestamp) -> Vec<(Holder, Means)> {
-        let funds = self.purse.as_ref().and_then(|purse| purse.funds(now));
+        let funds = self.purse.funds(now);
         let all = Means { tempo: self.configured.deferred.tempo(), funds };
         let of_models = self.configured.model_limits.iter().filter_map(|limits| {
             let tempo = Some(limits.deferred.tempo()?);
@@ -439,7 +472,7 @@ impl Account {
     /// Something is limited of what it has for deferred work.
     pub fn has_means(&self) -> bool {
         let is_paced = self.configured.model_limits.iter().any(|limits| limits.deferred.tempo().is_some());
-        self.purse.is_some() || self.configured.deferred.tempo().is_some() || is_paced
+        self.purse.is_limited() || self.configured.deferred.tempo().is_some() || is_paced
     }
 
     /// The models with limits of their own that this one is among.
@@ -448,12 +481,25 @@ impl Account {
         found.map(|limits| limits.name.as_str().into())
     }
 
-    /// Its budget, if it has one.
-    pub const fn purse(&self) -> Option<&Arc<Purse>> {
-        self.purse.as_ref()
+    /// Its budget.
+    pub const fn purse(&self) -> &Arc<Purse> {
+        &self.purse
     }
 
-    fn new(tenant: &Tenant, alerts: &Alerts) -> Self {
+    /// Quotas that were there before stay, with other limits where those have changed.
+    fn new(tenant: &Tenant, purse: Arc<Purse>, before: Option<&Self>, started: Instant) -> Self {
+        let quota = |before: Option<&Arc<Quota>>, limits: &Limits| match before {
+            Some(quota) => {
+                admission::change(quota, limits, started);
+                quota.clone()
+            }
+            None => admission::quota(limits),
+        };
+        let model_quotas = tenant.model_limits.iter().map(|of_model| {
+            let mut known = before.iter().flat_map(|before| &before.model_quotas);
+            let kept = known.find(|(name, ..)| *name == of_model.name).map(|(.., quota)| quota);
+            (of_model.name.clone(), of_model.models.clone(), quota(kept, &of_model.limits))
+        });
         Self {
             id: tenant.id.clone(),
             sla: SlaDefaults { default: tenant.default_sla, deferrable: tenant.deferrable },
@@ -461,13 +507,9 @@ impl Account {
             models: tenant.models.clone(),
             max_queued: tenant.max_queued,
             max_queued_bytes: tenant.max_queued_bytes,
-            quota: admission::quota(&tenant.limits),
-            purse: Purse::new(tenant.id.clone(), tenant.budget, alerts.clone()),
-            model_quotas: tenant
-                .model_limits
-                .iter()
-                .map(|of_model| (of_model.models.clone(), admission::quota(&of_model.limits)))
-                .collect(),
+            quota: quota(before.map(|before| &before.quota), &tenant.limits),
+            purse,
+            model_quotas: model_quotas.collect(),
             configured: tenant.clone(),
         }
     }
@@ -516,7 +558,14 @@ mod tests {
     }
 
     fn tenants(more: &str) -> Tenants {
-        Tenants::new(&access(more), Pepper::of(b"secret"), Vec::new(), Alerts::none())
+        let tenants = Tenants::new(Pepper::of(b"secret"), Vec::new(), Alerts::none());
+        set(&tenants, more);
+        tenants
+    }
+
+    fn set(tenants: &Tenants, more: &str) {
+        tenants.meet(&access(more), NOW);
+        tenants.set(&access(more), NOW);
     }
 
     fn caller(tenants: &Tenants, key: &str) -> Result<Identified, String> {
@@ -562,11 +611,63 @@ mod tests {
         admit("sk-a").unwrap().settle(Demand::default());
         tenants.put(vec![made]);
         assert_eq!(admit(&key).err().as_deref(), Some("rate_limit_exceeded"), "one tenant, one quota");
-        tenants.set(&access("requests_per_minute = 1"));
+        set(&tenants, "requests_per_minute = 1\nshare = 7");
         assert_eq!(admit("sk-a").err().as_deref(), Some("rate_limit_exceeded"));
         assert!(admit("sk-b").is_ok());
-        tenants.set(&access("requests_per_minute = 2"));
+        set(&tenants, "requests_per_minute = 2");
         assert!(admit("sk-a").is_ok());
+    }
+
+    #[test]
+    fn other_settings_forget_neither_money_nor_what_runs() {
+        let with = |settings: &str| format!("concurrent = 1\nbudget.day_usd = 1\n{settings}");
+        let tenants = tenants(&with(""));
+        let open = admission::quota(&Limits::default());
+        let asked = tenants.asked(NOW, Dialect::OpenAi);
+        let a = TenantId::from("a");
+        let half = Money::dollars(1).permille(500);
+        let admit = || {
+            let caller = caller(&tenants, "sk-a").unwrap();
+            let mut admission =
+                caller.admit("m", &open, Demand::default(), asked).map_err(|error| error.code)?;
+            admission.reservation =
+                Some(caller.account().purse().reserve(half, NOW).map_err(|error| error.code)?);
+            Ok::<_, std::borrow::Cow<'static, str>>(admission)
+        };
+        let running = admit().unwrap();
+        set(&tenants, &with("share = 7"));
+        assert_eq!(admit().err().as_deref(), Some("rate_limit_exceeded"), "one runs");
+        tenants.spent(&a, half.permille(500), NOW);
+        // What was reserved by the old settings is settled by the new ones.
+        running.settle(Demand::default()).unwrap().settle(half, NOW);
+        set(&tenants, &with("share = 8"));
+        let purse = tenants.account(&a).unwrap().purse().clone();
+        assert_eq!(purse.standing(NOW).first().map(|(_, spent, _)| *spent), Some(half.permille(1500)));
+        assert_eq!(admit().err().as_deref(), Some("insufficient_quota"));
+        set(&tenants, &with("budget.month_usd = 9\nshare = 8"));
+        assert_eq!(purse.standing(NOW).len(), 2, "a month has what the day has");
+        // Who is not configured any more may have something under way.
+        let b = access("").tenants().iter().filter(|tenant| tenant.id != a).cloned().collect();
+        tenants.set(&Access::Tenants(b), NOW);
+        tenants.spent(&a, half, NOW);
+        set(&tenants, &with(""));
+        assert_eq!(tenants.account(&a).unwrap().purse().standing(NOW)[0].1, half.permille(2500));
+    }
+
+    #[test]
+    fn a_budget_that_comes_later_is_to_know_what_was_spent() {
+        let tenants = tenants("");
+        assert_eq!(tenants.meet(&access(""), NOW).len(), 0, "nobody is limited");
+        tenants.spent(&"a".into(), Money(7), NOW);
+        let later = access("budget.day_usd = 1");
+        let unknown = tenants.meet(&later, Timestamp(5000));
+        assert_eq!(unknown.iter().map(|purse| purse.since()).collect::<Vec<_>>(), [NOW]);
+        let before =
+            crate::budgets::Before { period: offpeak_core::budget::Period::Day, spent: Money(3), told: 0 };
+        unknown[0].remember(&[before], NOW);
+        assert!(tenants.meet(&later, NOW).is_empty());
+        tenants.set(&later, NOW);
+        assert_eq!(tenants.account(&"a".into()).unwrap().purse().standing(NOW)[0].1, Money(10));
     }
 
     #[test]

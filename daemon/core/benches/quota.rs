@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use offpeak_core::quota::{AtOnce, Demand, Quota, Rate};
+use offpeak_core::quota::{Demand, Pace, Quota, QuotaLimits};
 
 const TENANTS: usize = 10_000;
 
@@ -13,13 +13,13 @@ const TENANTS: usize = 10_000;
 const CHECKS: [usize; 2] = [10_000, 4_000_000];
 
 fn main() {
-    let quota = || Quota {
-        requests: Some(Rate::new(1_000_000, 1_000_000)),
-        input: Some(Rate::new(900_000_000, 900_000_000)),
-        output: Some(Rate::new(900_000_000, 900_000_000)),
-        at_once: Some(AtOnce::new(1000)),
+    let limits = QuotaLimits {
+        requests: Some(Pace::new(1_000_000, 1_000_000)),
+        input: Some(Pace::new(900_000_000, 900_000_000)),
+        output: Some(Pace::new(900_000_000, 900_000_000)),
+        at_once: Some(1000),
     };
-    let quotas: Vec<Quota> = std::iter::repeat_with(quota).take(TENANTS).collect();
+    let quotas: Vec<Quota> = std::iter::repeat_with(|| Quota::new(limits)).take(TENANTS).collect();
     let is_bench = std::env::args().any(|argument| argument == "--bench");
     let checks = CHECKS[usize::from(is_bench)];
     let demand = Demand { input: 500, output: 100 };

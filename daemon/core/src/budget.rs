@@ -102,6 +102,8 @@ pub struct Over {
 pub struct Told {
     /// Of this period.
     pub period: Period,
+    /// The number of that period.
+    pub number: u64,
     /// Percent.
     pub percent: u8,
     /// What is spent.
@@ -114,45 +116,64 @@ pub struct Told {
 #[derive(Debug, Clone, Copy)]
 struct Purse {
     period: Period,
-    allowed: Money,
+    /// None without a limit: what is spent is counted all the same, since a limit may be set later.
+    allowed: Option<Money>,
     number: u64,
     spent: Money,
     /// The largest share that was told in this period.
     told: u8,
 }
 
-/// A tenant's budget.
+/// A tenant's budget. Whatever may be spent, what is spent is counted: a limit that is set or changed later finds it there.
 #[derive(Debug)]
 pub struct Budget {
-    purses: Vec<Purse>,
+    purses: [Purse; 2],
     is_hard: bool,
     reserved: Money,
     deferred: Money,
 }
 
-impl Budget {
-    /// Nothing is spent.
-    #[must_use]
-    pub fn new(allowance: Allowance) -> Self {
-        let purse = |(period, allowed): (Period, Option<Money>)| {
-            Some(Purse { period, allowed: allowed?, number: 0, spent: Money::ZERO, told: 0 })
-        };
-        let periods = [(Period::Day, allowance.day), (Period::Month, allowance.month)];
+impl Default for Budget {
+    fn default() -> Self {
+        let purse = |period| Purse { period, allowed: None, number: 0, spent: Money::ZERO, told: 0 };
         Self {
-            purses: periods.into_iter().filter_map(purse).collect(),
-            is_hard: allowance.is_hard,
+            purses: [purse(Period::Day), purse(Period::Month)],
+            is_hard: false,
             reserved: Money::ZERO,
             deferred: Money::ZERO,
         }
     }
+}
 
-    /// So much was spent in the present period before: what the ledger says at start. Shares that were reached then were
-    /// told then.
-    pub fn remember(&mut self, period: Period, spent: Money, now: Timestamp) {
+impl Budget {
+    /// From now on so much may be spent; what was spent and set aside stays. Tells the shares that are passed by that
+    /// already.
+    pub fn set(&mut self, allowance: Allowance, now: Timestamp) -> Vec<Told> {
+        self.turn(now);
+        self.is_hard = allowance.is_hard;
+        let mut told = Vec::new();
+        for purse in &mut self.purses {
+            let allowed = match purse.period {
+                Period::Day => allowance.day,
+                Period::Month => allowance.month,
+            };
+            if purse.allowed != allowed {
+                purse.allowed = allowed;
+                told.extend(purse.tell());
+                // Of a larger amount the shares are told anew.
+                purse.told = purse.reached();
+            }
+        }
+        told
+    }
+
+    /// So much was spent in the present period before this budget began to count, and this share was told: what the ledger
+    /// and the store say.
+    pub fn remember(&mut self, period: Period, spent: Money, told: u8, now: Timestamp) {
         self.turn(now);
         for purse in self.purses.iter_mut().filter(|purse| purse.period == period) {
-            purse.spent = spent;
-            purse.told = purse.reached();
+            purse.spent += spent;
+            purse.told = purse.told.max(told);
         }
     }
 
@@ -162,9 +183,10 @@ impl Budget {
         self.turn(now);
         if self.is_hard {
             for purse in &self.purses {
+                let Some(allowed) = purse.allowed else { continue };
                 let committed = purse.spent.plus(self.reserved).plus(self.deferred);
                 // With nothing left, even what costs nothing by the estimate is refused.
-                if committed.plus(amount) > purse.allowed || committed >= purse.allowed {
+                if committed.plus(amount) > allowed || committed >= allowed {
                     return Err(Over { period: purse.period, until: purse.period.end(now) });
                 }
             }
@@ -188,13 +210,13 @@ impl Budget {
     pub fn funds(&mut self, now: Timestamp) -> Option<(Money, Timestamp)> {
         self.turn(now);
         let left = |purse: &Purse| {
-            let left = purse.allowed.0.saturating_sub(purse.spent.0).saturating_sub(self.reserved.0);
-            (Money(left), purse.period.end(now))
+            let left = purse.allowed?.0.saturating_sub(purse.spent.0).saturating_sub(self.reserved.0);
+            Some((Money(left), purse.period.end(now)))
         };
         // Where two periods leave nothing, the later end counts.
         let least =
             |(left, until): &(Money, Timestamp)| ((*left).max(Money::ZERO), Timestamp(u64::MAX - until.0));
-        self.purses.iter().filter(|_| self.is_hard).map(left).min_by_key(least)
+        self.purses.iter().filter(|_| self.is_hard).filter_map(left).min_by_key(least)
     }
 
     /// Money was spent, now.
@@ -203,27 +225,24 @@ impl Budget {
         let mut told = Vec::new();
         for purse in &mut self.purses {
             purse.spent += amount;
-            let reached = purse.reached();
-            if reached > purse.told {
-                purse.told = reached;
-                let (period, spent, allowed) = (purse.period, purse.spent, purse.allowed);
-                told.push(Told { period, percent: reached, spent, allowed });
-            }
+            told.extend(purse.tell());
         }
         told
     }
 
-    /// What is spent and allowed in each period.
+    /// What is spent and allowed in each period that has a limit.
     pub fn standing(&mut self, now: Timestamp) -> Vec<(Period, Money, Money)> {
         self.turn(now);
-        self.purses.iter().map(|purse| (purse.period, purse.spent, purse.allowed)).collect()
+        self.purses.iter().filter_map(|purse| Some((purse.period, purse.spent, purse.allowed?))).collect()
     }
 
-    /// A new period begins with an empty purse. What is set aside stays: it will be spent in the new one.
+    /// A new period begins with an empty purse. What is set aside stays: it will be spent in the new one. A time from before
+    /// belongs to the present period all the same: times come out of order, and clocks are set back, and neither gives
+    /// money back that was spent.
     fn turn(&mut self, now: Timestamp) {
         for purse in &mut self.purses {
             let number = purse.period.number(now);
-            if number != purse.number {
+            if number > purse.number {
                 *purse = Purse { number, spent: Money::ZERO, told: 0, ..*purse };
             }
         }
@@ -231,10 +250,22 @@ impl Budget {
 }
 
 impl Purse {
+    /// A share that is reached and was not told.
+    fn tell(&mut self) -> Option<Told> {
+        let (allowed, reached) = (self.allowed?, self.reached());
+        if reached <= self.told {
+            return None;
+        }
+        self.told = reached;
+        let Self { period, number, spent, .. } = *self;
+        Some(Told { period, number, percent: reached, spent, allowed })
+    }
+
     /// The largest share that is reached.
     fn reached(&self) -> u8 {
+        let Some(allowed) = self.allowed else { return 0 };
         let is_reached = |percent: &&u8| {
-            self.spent.0.saturating_mul(100) >= self.allowed.0.saturating_mul(i128::from(**percent))
+            self.spent.0.saturating_mul(100) >= allowed.0.saturating_mul(i128::from(**percent))
         };
         TOLD_AT.iter().rev().find(is_reached).copied().unwrap_or(0)
     }
@@ -246,8 +277,14 @@ mod tests {
 
     use super::*;
 
+    fn with(allowance: Allowance) -> Budget {
+        let mut budget = Budget::default();
+        budget.set(allowance, Timestamp(0));
+        budget
+    }
+
     fn budget(day: u32, is_hard: bool) -> Budget {
-        Budget::new(Allowance { day: Some(Money::dollars(day)), month: None, is_hard })
+        with(Allowance { day: Some(Money::dollars(day)), month: None, is_hard })
     }
 
     /// 2026-11-25T08:00:00Z
@@ -282,7 +319,7 @@ mod tests {
     #[test]
     fn a_soft_budget_only_tells() {
         let mut budget = budget(1, false);
-        budget.remember(Period::Day, Money::dollars(1).permille(850), NOW);
+        budget.remember(Period::Day, Money::dollars(1).permille(850), 80, NOW);
         assert_eq!(budget.reserve(Money::dollars(9), NOW), Ok(()));
         let told = budget.spend(Money::dollars(9), NOW);
         assert_eq!(told.iter().map(|told| told.percent).collect::<Vec<_>>(), [100]);
@@ -291,19 +328,18 @@ mod tests {
     #[test]
     fn deferred_work_under_way_is_counted_beside_what_is_set_aside() {
         let cent = |cents: i128| Money(Money::dollars(1).0 * cents / 100);
-        let mut budget =
-            Budget::new(Allowance { day: Some(cent(100)), month: Some(cent(1000)), is_hard: true });
+        let mut budget = with(Allowance { day: Some(cent(100)), month: Some(cent(1000)), is_hard: true });
         assert_eq!(budget.funds(NOW), Some((cent(100), Period::Day.end(NOW))));
         budget.reserve(cent(30), NOW).unwrap();
         budget.defer(cent(60));
         assert_eq!(budget.funds(NOW), Some((cent(70), Period::Day.end(NOW))));
         assert!(budget.reserve(cent(11), NOW).is_err());
         assert!(budget.reserve(cent(10), NOW).is_ok());
-        budget.remember(Period::Month, cent(2000), NOW);
-        budget.remember(Period::Day, cent(200), NOW);
+        budget.remember(Period::Month, cent(2000), 0, NOW);
+        budget.remember(Period::Day, cent(200), 0, NOW);
         assert_eq!(budget.funds(NOW).map(|(_, until)| until), Some(Period::Month.end(NOW)));
         let soft = Allowance { day: Some(cent(1)), month: None, is_hard: false };
-        assert_eq!(Budget::new(soft).funds(NOW), None);
+        assert_eq!(with(soft).funds(NOW), None);
     }
 
     #[test]
@@ -311,7 +347,65 @@ mod tests {
         assert!(budget(0, true).reserve(Money::ZERO, NOW).is_err());
     }
 
+    #[test]
+    fn another_budget_finds_what_was_spent_and_set_aside() {
+        let cents = |day: i128| Allowance { day: Some(Money(day * 100)), month: None, is_hard: true };
+        let percents = |told: Vec<Told>| told.iter().map(|told| told.percent).collect::<Vec<_>>();
+        let mut budget = Budget::default();
+        budget.reserve(Money(300), NOW).unwrap();
+        assert_eq!(budget.spend(Money(400), NOW), [], "nothing is limited yet");
+        assert_eq!(percents(budget.set(cents(10), NOW)), [], "four of ten");
+        assert!(budget.reserve(Money(301), NOW).is_err(), "four are spent, and three are set aside");
+        assert_eq!(percents(budget.set(cents(5), NOW)), [80], "a lower budget is used up that far");
+        assert_eq!(percents(budget.set(cents(5), NOW)), []);
+        assert_eq!(percents(budget.set(cents(20), NOW)), []);
+        assert_eq!(percents(budget.spend(Money(600), NOW)), [50], "of the larger one");
+        assert_eq!(budget.standing(NOW), [(Period::Day, Money(1000), Money(2000))]);
+        budget.set(Allowance::default(), NOW);
+        assert_eq!(budget.reserve(Money(1 << 40), NOW), Ok(()));
+    }
+
+    #[test]
+    fn what_was_told_before_is_not_told_again_and_what_was_not_is() {
+        let allowance = Allowance { day: None, month: Some(Money(100)), is_hard: false };
+        let mut budget = Budget::default();
+        budget.remember(Period::Month, Money(85), 80, NOW);
+        assert_eq!(budget.set(allowance, NOW), []);
+        let mut budget = Budget::default();
+        budget.remember(Period::Month, Money(85), 50, NOW);
+        assert_eq!(budget.set(allowance, NOW).first().map(|told| told.percent), Some(80));
+    }
+
     proptest! {
+        /// Calls end out of order, and clocks are set back: what is spent in a period only grows, and a share is told once.
+        #[test]
+        fn times_out_of_order_give_no_money_back(
+            spendings in prop::collection::vec((0_u64..4 * DAY_MS, 0_i128..40), 1..200),
+        ) {
+            let allowance = Allowance { day: Some(Money(100)), month: Some(Money(1000)), is_hard: true };
+            let mut budget = with(allowance);
+            let (mut latest, mut since, mut all) = (0, 0, 0);
+            let mut told = Vec::new();
+            for (ms, amount) in spendings {
+                let now = Timestamp(NOW.0 + ms);
+                let number = Period::Day.number(now);
+                if number > latest {
+                    (latest, since) = (number, 0);
+                }
+                told.extend(budget.spend(Money(amount), now).iter().map(|told| (told.period, told.number, told.percent)));
+                (since, all) = (since + amount, all + amount);
+                // The four days lie in one month.
+                let standing = [(Period::Day, Money(since), Money(100)), (Period::Month, Money(all), Money(1000))];
+                prop_assert_eq!(budget.standing(now), standing);
+                prop_assert_eq!(budget.reserve(Money(1), now).is_ok(), since < 100 && all < 1000);
+                budget.release(Money(1));
+            }
+            let count = told.len();
+            told.sort_unstable();
+            told.dedup();
+            prop_assert_eq!(told.len(), count);
+        }
+
         /// Whatever comes at once, no more is spent than allowed, as far as estimates are right; and by no more than
         /// the sum of their errors where they are not.
         #[test]
@@ -320,7 +414,7 @@ mod tests {
             allowed in 100_i128..20_000,
         ) {
             let allowance = Allowance { day: Some(Money(allowed)), month: None, is_hard: true };
-            let mut budget = Budget::new(allowance);
+            let mut budget = with(allowance);
             let (mut spent, mut errors, mut running) = (0, 0, Vec::new());
             for (index, (estimate, error)) in requests.into_iter().enumerate() {
                 if budget.reserve(Money(estimate), NOW).is_ok() {

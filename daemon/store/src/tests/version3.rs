@@ -24,16 +24,13 @@ fn written() -> Arc<MemoryDisk> {
                 bytes[offset + at] = u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
             }
         }
-        match name.strip_prefix("log/") {
-            Some(segment) => {
-                let file = disk.create(segment.parse().unwrap()).unwrap();
-                file.write_at(0, &bytes).unwrap();
-                file.sync().unwrap();
-            }
-            None => {
-                drop(disk.open_index(&redb::Database::builder()).unwrap());
-                disk.damage_index(|index| *index = bytes);
-            }
+        if let Some(segment) = name.strip_prefix("log/") {
+            let file = disk.create(segment.parse().unwrap()).unwrap();
+            file.write_at(0, &bytes).unwrap();
+            file.sync().unwrap();
+        } else {
+            drop(disk.open_index(&redb::Database::builder()).unwrap());
+            disk.damage_index(|index| *index = bytes);
         }
     }
     disk
