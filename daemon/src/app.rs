@@ -116,10 +116,8 @@ pub enum StartError {
     )]
     Threads(std::io::Error),
     /// The secret of the keys' hashes.
-    #[error(
-        "the file keys.secret in the store's folder cannot be used: {0}. Without it no key is known that was made here"
-    )]
-    KeySecret(std::io::Error),
+    #[error("the file keys.secret in the store's folder cannot be used: {0}")]
+    KeySecret(keys::SecretError),
     /// The webhook for alerts.
     #[error("alerts.{what} cannot be used: {problem}")]
     Alerts {
@@ -224,7 +222,8 @@ impl Core {
                 ..EngineOptions::default()
             })?,
         };
-        let pepper = open_pepper(config, &world)?;
+        let records = keys::all(&store).await?;
+        let pepper = open_pepper(config, &world, !records.is_empty())?;
         let World { clock, chance, network, .. } = world;
         let metrics = Arc::new(Metrics::new());
         let loader = Loader::new(engine, clock);
@@ -235,7 +234,7 @@ impl Core {
         let router = Router::new(chain, loader.router(&config.plugins.router)?, &config.plugins);
         let (ledger, pages) = Ledger::new(metrics.clone());
         let (alerts, telling) = open_alerts(config)?;
-        let tenants = Tenants::new(pepper, keys::all(&store).await?, alerts);
+        let tenants = Tenants::new(pepper, records, alerts);
         let now = clock.now();
         // All that the ledger has is from before.
         remember_spending(tenants.meet(&config.access, now), &store, now, |_| Timestamp::NEVER).await?;
@@ -565,10 +564,12 @@ fn open_alerts(config: &Config) -> Result<(Alerts, Option<Telling>), StartError>
 }
 
 /// The secret of the keys' hashes: in the store's folder, but for a store that lies elsewhere.
-fn open_pepper(config: &Config, world: &World) -> Result<Pepper, StartError> {
+fn open_pepper(config: &Config, world: &World, are_keys_made: bool) -> Result<Pepper, StartError> {
     match world.place {
         Some(_) => Ok(Pepper::of(b"a store without a folder")),
-        None => Pepper::open(&config.store.folder, &world.chance).map_err(StartError::KeySecret),
+        None => {
+            Pepper::open(&config.store.folder, &world.chance, are_keys_made).map_err(StartError::KeySecret)
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! API keys: made here, shown once, and kept as a keyed hash.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -23,12 +23,48 @@ pub const PREFIX: &str = "opk_";
 /// The file in the store's folder that holds the secret of the hashes.
 const SECRET_FILE: &str = "keys.secret";
 
+/// How long the secret is.
+const SECRET_BYTES: usize = 32;
+
 /// Keys that there may be; a listing answers all of them.
 const MOST: usize = 100_000;
 
 /// With what keys are hashed: whoever has the database alone cannot try keys against it.
 #[derive(Clone)]
 pub struct Pepper(hmac::Key);
+
+/// The secret of the hashes is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The file, or its folder.
+    #[error("{0}. Check who owns the folder and whether the disk is full")]
+    Io(#[from] io::Error),
+    /// Keys were made with a secret that is not there.
+    #[error(
+        "it has {bytes} of 32 bytes, and keys were made with it that nobody would be known by. Put it back from a backup of the \
+         folder. If it is lost, `head -c 32 /dev/urandom > keys.secret` there makes another: the keys of before \
+         stay unknown, and others can be made"
+    )]
+    Lost {
+        /// What is left of it.
+        bytes: usize,
+    },
+}
+
+/// Writes the file so that it is there whole, after a power cut too, or not at all.
+fn make(folder: &Path, secret: &[u8]) -> io::Result<()> {
+    let (path, beside) = (folder.join(SECRET_FILE), folder.join(SECRET_FILE).with_extension("secret.tmp"));
+    // What a start that was cut off has left would keep its own mode.
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    file.write_all(secret)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, &path)?;
+    File::open(folder)?.sync_all()
+}
 
 /// The hash of a key.
 #[derive(Debug, Clone, Copy, Eq)]
@@ -49,20 +85,23 @@ impl Digest {
 }
 
 impl Pepper {
-    /// From the file in the store's folder; it is made the first time, readable by its owner alone.
-    pub fn open(folder: &Path, chance: &Chance) -> io::Result<Self> {
+    /// From the file in the store's folder; it is made the first time, readable by its owner alone. One that is too short is
+    /// what a start that was cut off has left: where no key was made with it, it is made anew.
+    pub fn open(folder: &Path, chance: &Chance, are_keys_made: bool) -> Result<Self, SecretError> {
         let path = folder.join(SECRET_FILE);
-        let mut secret = [0; 32];
-        match OpenOptions::new().read(true).open(&path) {
-            Ok(mut file) => file.read_exact(&mut secret)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                secret = random(chance);
-                let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-                file.write_all(&secret)?;
-                file.sync_all()?;
-            }
-            Err(error) => return Err(error),
+        let found = match std::fs::read(&path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(secret) = found.first_chunk::<SECRET_BYTES>() {
+            return Ok(Self::of(secret));
         }
+        if are_keys_made {
+            return Err(SecretError::Lost { bytes: found.len() });
+        }
+        let secret = random(chance);
+        make(folder, &secret)?;
         Ok(Self::of(&secret))
     }
 
@@ -254,9 +293,35 @@ mod tests {
     #[test]
     fn the_secret_is_made_once_for_its_owner_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Pepper::open(folder.path(), &Chance::system()).unwrap().hash(b"k");
-        assert_eq!(Pepper::open(folder.path(), &Chance::system()).unwrap().hash(b"k"), first);
+        let open = |are_keys_made| Pepper::open(folder.path(), &Chance::system(), are_keys_made);
+        let first = open(false).unwrap().hash(b"k");
+        assert_eq!(open(true).unwrap().hash(b"k"), first);
+        assert_eq!(open(false).unwrap().hash(b"k"), first);
         let mode = std::fs::metadata(folder.path().join(SECRET_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        let names: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, [SECRET_FILE]);
+    }
+
+    #[test]
+    fn what_a_start_that_was_cut_off_has_left_is_made_anew_unless_keys_hang_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(SECRET_FILE);
+        let open = |are_keys_made| Pepper::open(folder.path(), &Chance::system(), are_keys_made);
+        for left in [&b""[..], b"short"] {
+            std::fs::write(&path, left).unwrap();
+            std::fs::write(folder.path().join("keys.secret.tmp"), "of the first try").unwrap();
+            let lost = open(true).err().unwrap().to_string();
+            assert!(
+                lost.contains(&format!("{} of 32 bytes", left.len())) && lost.contains("backup"),
+                "{lost}"
+            );
+            assert_eq!(std::fs::read(&path).unwrap(), left, "nothing has changed");
+            let made = open(false).unwrap().hash(b"k");
+            assert_eq!(open(true).unwrap().hash(b"k"), made);
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(open(true).err().unwrap().to_string().contains("0 of 32 bytes"));
     }
 }
