@@ -45,7 +45,7 @@ impl Dream {
         ))
     }
 
-    /// `SplitMix64`.
+    /// Each is as far from the next as can be.
     fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.0;
