@@ -436,7 +436,7 @@ impl Reloads {
         let models = book.len();
         let now = self.gateway.clock.now();
         let unknown = self.gateway.tenants.meet(&config.access, now);
-        remember_spending(unknown, &self.gateway.store, now, |purse| purse.since()).await?;
+        remember_spending(unknown, &self.gateway.store, now, Purse::since).await?;
         self.gateway.reload_plugins(Some(&config.plugins)).await?;
         self.gateway.costs.set_book(book);
         self.gateway.tenants.set(&config.access, self.gateway.clock.now());

@@ -298,7 +298,7 @@ impl Sharing {
     /// With how many it was there, on average, itself included.
     fn together(&mut self, since: Share, now: Instant) -> u64 {
         self.go_on(now);
-        let (whole, had) = ((now - since.at).as_nanos(), (self.had - since.had).as_nanos());
+        let (whole, had) = ((now - since.at).as_nanos(), self.had.saturating_sub(since.had).as_nanos());
         let rounded = (whole + had / 2).checked_div(had).unwrap_or(0);
         u64::try_from(rounded).unwrap_or(u64::MAX).max(1)
     }
@@ -387,9 +387,9 @@ mod tests {
         let other = sharing.enter(at(5_500));
         assert_eq!(sharing.together(other, at(5_500)), 1, "it had no time yet");
         // Alone for a half, with the other for a half: 500 + 250 of 1000 ms.
-        assert_eq!(sharing.had - one.had, Duration::from_millis(500));
+        assert_eq!(sharing.had.saturating_sub(one.had), Duration::from_millis(500));
         assert_eq!(sharing.together(one, at(6_000)), 1);
-        assert_eq!(sharing.had - one.had, Duration::from_millis(750));
+        assert_eq!(sharing.had.saturating_sub(one.had), Duration::from_millis(750));
         assert_eq!(sharing.together(other, at(6_000)), 2);
     }
 }

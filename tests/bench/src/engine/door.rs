@@ -77,7 +77,9 @@ impl Engine {
         std::thread::spawn(move || {
             runtime.block_on(async {
                 let server = Server::on_free_port(served).await;
-                if tell.send(server.as_ref().map(provider_sim::Handle::addr).map_err(|it| it.kind())).is_ok()
+                if tell
+                    .send(server.as_ref().map(provider_sim::Handle::addr).map_err(std::io::Error::kind))
+                    .is_ok()
                 {
                     // An error says that who held the other end is gone, which is what it waits for.
                     stopped.await.ok();

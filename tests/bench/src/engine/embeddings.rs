@@ -124,9 +124,9 @@ async fn job(engine: &Engine, door: &Door, count: usize) -> Result<Duration, Err
     let mut input = String::new();
     for number in 0..count {
         let body = body(engine, &json!(text(number)));
-        input += &format!(
+        input.extend([format!(
             "{{\"custom_id\":\"{number}\",\"method\":\"POST\",\"url\":\"{PATH}\",\"body\":{body}}}\n"
-        );
+        )]);
     }
     let began = Instant::now();
     let file = jobs::upload(door.data, input.as_bytes()).await?;

@@ -63,9 +63,9 @@ pub(super) fn input(engine: &Engine, count: usize) -> String {
     let mut input = String::new();
     for number in 0..count {
         let body = body(engine, number, false);
-        input += &format!(
+        input.extend([format!(
             "{{\"custom_id\":\"{number}\",\"method\":\"POST\",\"url\":\"{PATH}\",\"body\":{body}}}\n"
-        );
+        )]);
     }
     input
 }

@@ -303,8 +303,11 @@ impl Report {
                     figure(run.of_peak),
                 ]);
             }
-            text +=
-                &format!("{} real-time calls a second:\n\n{}\n", figure(part.per_second), table.markdown());
+            text.extend([format!(
+                "{} real-time calls a second:\n\n{}\n",
+                figure(part.per_second),
+                table.markdown()
+            )]);
         }
         text + &self.note()
     }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use fault_simulation::{Crash, Plugins, run_crash};
+use fault_simulation::{Crash, run_crash};
 
 /// A batch of files takes so many calls at least: upload, creation, a look, results, two deletions. A message batch has no
 /// files, but a look at what was there before.
