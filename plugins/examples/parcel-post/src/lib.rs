@@ -191,6 +191,11 @@ struct Complaint {
 }
 
 impl ErrorBody for Complaint {
+    fn of_message(message: String) -> Self {
+        Self { error: Some(message) }
+    }
+
+    // Here `error` is no object but its text.
     fn of_body(body: &[u8]) -> Self {
         serde_json::from_slice(body).unwrap_or_default()
     }
