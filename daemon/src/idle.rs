@@ -4,6 +4,7 @@
 
 mod merged;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -22,7 +23,7 @@ use crate::backends::{Backend, PrepareError, PreparedCall};
 use crate::costs::Took;
 use crate::engine::Engine;
 use crate::gateway::Gateway;
-use crate::outcomes::{Attempt, Source};
+use crate::outcomes::{Attempt, Source, next_backend};
 use crate::rescue::{CHUNK_BYTES, PAUSE, asker, is_waiting, pause, record_surely, send, tenant_of};
 
 /// Outcomes that are recorded in one commit, at most.
@@ -42,6 +43,8 @@ struct Piece {
     cargo: Vec<Cargo>,
     /// Somebody wants it back.
     stop: CancellationToken,
+    /// What was not sent is given back: for that reason, or because the engine is out of order and another backend takes it.
+    leave: CancellationToken,
 }
 
 /// How a piece's requests are sent.
@@ -106,9 +109,14 @@ pub async fn drive(
     cargo: Vec<Cargo>,
     stop: CancellationToken,
 ) {
-    let piece = Piece { gateway, backend, record, cargo, stop };
+    let leave = stop.child_token();
+    let piece = Piece { gateway, backend, record, cargo, stop, leave };
     loop {
-        match piece.run().await {
+        let ran = tokio::select! {
+            ran = piece.run() => ran,
+            never = piece.look_elsewhere() => match never {},
+        };
+        match ran {
             Ok(()) | Err(StoreError::Closed) => return,
             Err(error) => {
                 let batch = piece.record.id;
@@ -145,12 +153,17 @@ impl Piece {
                 return Ok(());
             }
         }
-        match (self.stop.is_cancelled(), any_good) {
-            (true, _) => self.end("cancelled", Fate::GivenUp).await,
-            (false, true) => self.end("completed", Fate::Completed).await,
+        let (ending, fate) = if self.stop.is_cancelled() {
+            ("cancelled", Fate::GivenUp)
+        } else if self.leave.is_cancelled() {
             // How long that took says nothing about how long it takes.
-            (false, false) => self.end("completed", Fate::Refused).await,
-        }
+            ("cancelled", Fate::Refused)
+        } else if any_good {
+            ("completed", Fate::Completed)
+        } else {
+            ("completed", Fate::Refused)
+        };
+        self.end(ending, fate).await
     }
 
     fn source(&self) -> Source {
@@ -162,6 +175,23 @@ impl Piece {
         self.gateway.metrics.ended(self.record.backend.as_str(), ending);
         self.gateway.lanes.tell(Event::Ended { batch: self.record.id, hold_until: None, fate });
         Ok(())
+    }
+
+    /// Has what was not sent given back while the engine is out of order, if there is another backend that takes it: it would wait
+    /// here until the engine is back, or its deadline is near.
+    async fn look_elsewhere(&self) -> Infallible {
+        let (gateway, own) = (&self.gateway, &self.backend);
+        let every = own.engine.as_ref().map_or(PAUSE, |engine| engine.every);
+        loop {
+            tokio::time::sleep(every).await;
+            let now = gateway.clock.now();
+            let key = self.cargo.first().and_then(|cargo| gateway.store.lane_key(cargo.range.lane));
+            let is_shut = gateway.health.shut_until(&own.id, Mode::Engine, now).is_some();
+            if is_shut && key.is_some_and(|key| next_backend(gateway, &key, now).is_some()) {
+                self.leave.cancel();
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Runs requests as the engine has room for them, merged where that is possible.
@@ -253,7 +283,7 @@ impl Piece {
         let turn = tokio::select! {
             biased;
             () = gateway.stopping.cancelled() => return None,
-            () = self.stop.cancelled() => return Some(given_back(&entry)),
+            () = self.leave.cancelled() => return Some(given_back(&entry)),
             turn = engine.turns.take(&asker) => turn,
         };
         // While it waited, it may have been taken over by what runs beside this piece, or been cancelled.

@@ -127,7 +127,7 @@ impl Piece {
         let turn = tokio::select! {
             biased;
             () = gateway.stopping.cancelled() => return None,
-            () = self.stop.cancelled() => {
+            () = self.leave.cancelled() => {
                 let items = std::iter::once(first).chain(queue.items.drain(..)).collect();
                 return Some(Load { items, turns: Vec::new(), bucket });
             }
@@ -183,7 +183,7 @@ impl Piece {
                 if self.gateway.stopping.is_cancelled() {
                     break;
                 }
-                if self.stop.is_cancelled() {
+                if self.leave.is_cancelled() {
                     attempts.extend(std::iter::once(first).chain(more).map(|item| given_back(&item.entry)));
                     hunt.ended(Blame::Shared);
                     continue;

@@ -151,6 +151,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::path::Path;
 
     use offpeak::app::App;
     use offpeak::config::Config;
@@ -166,14 +167,15 @@ mod tests {
         _folder: tempfile::TempDir,
     }
 
-    async fn here(settings: String) -> Result<Door, Error> {
+    async fn here(settings: String, plugins: &Path) -> Result<Door, Error> {
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\ndrain = \"1s\"\n\
              [store]\nfolder = \"{0}/data\"\n[tenants.bench]\nkeys = [{{ env = \"BENCH_KEY\" }}]\n\
-             [plugins]\ncache = \"{0}/plugins\"\n[plugins.router]\ntime_limit = \"5s\"\n\
+             [plugins]\ncache = \"{1}\"\n[plugins.router]\ntime_limit = \"5s\"\n\
              [plugins.providers.vllm]\ntime_limit = \"5s\"\n{settings}",
-            folder.path().display()
+            folder.path().display(),
+            plugins.display()
         );
         let env = BTreeMap::from([("BENCH_KEY".to_owned(), KEY.to_owned())]);
         let config = Config::from_text("offpeak.toml", &text, &env).unwrap_or_else(|error| panic!("{error}"));
@@ -198,7 +200,10 @@ mod tests {
             day: Duration::from_mins(2),
             backlog: 500,
         };
-        let report = run(None, sizes, &here).await.unwrap();
+        // Compiled once for all the daemons.
+        let plugins = tempfile::tempdir().unwrap();
+        let start = async |settings| here(settings, plugins.path()).await;
+        let report = run(None, sizes, &start).await.unwrap();
         let text = report.markdown();
         assert!(report.embeddings.merged.iter().all(|inputs| *inputs >= 2.0), "{text}");
         for ways in report.mixed.parts.iter().map(|part| &part.runs) {
