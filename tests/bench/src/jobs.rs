@@ -106,12 +106,14 @@ fn input(count: u64) -> Vec<u8> {
     let body = chat_body(MODEL, BODY_BYTES, false);
     let mut input = Vec::new();
     for number in 0..count {
-        let line = format!(
-            "{{\"custom_id\":\"request-{number}\",\"method\":\"POST\",\"url\":\"{PATH}\",\"body\":{body}}}\n"
-        );
-        input.extend_from_slice(line.as_bytes());
+        input.extend_from_slice(line(&format!("request-{number}"), PATH, &body).as_bytes());
     }
     input
+}
+
+/// A line of a job's input.
+pub(crate) fn line(id: &str, endpoint: &str, body: &str) -> String {
+    format!("{{\"custom_id\":\"{id}\",\"method\":\"POST\",\"url\":\"{endpoint}\",\"body\":{body}}}\n")
 }
 
 async fn go(count: u64, daemon: &Daemon) -> Result<Way, Error> {

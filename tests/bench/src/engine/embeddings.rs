@@ -121,13 +121,9 @@ async fn in_a_call(door: &Door) -> Result<f64, Error> {
 }
 
 async fn job(engine: &Engine, door: &Door, count: usize) -> Result<Duration, Error> {
-    let mut input = String::new();
-    for number in 0..count {
-        let body = body(engine, &json!(text(number)));
-        input.extend([format!(
-            "{{\"custom_id\":\"{number}\",\"method\":\"POST\",\"url\":\"{PATH}\",\"body\":{body}}}\n"
-        )]);
-    }
+    let lines =
+        (0..count).map(|number| jobs::line(&number.to_string(), PATH, &body(engine, &json!(text(number)))));
+    let input = lines.collect::<Vec<_>>().concat();
     let began = Instant::now();
     let file = jobs::upload(door.data, input.as_bytes()).await?;
     let job = jobs::submit(door.data, &file, PATH).await?;

@@ -60,14 +60,8 @@ pub(super) fn body(engine: &Engine, number: usize, stream: bool) -> String {
 
 /// The input of a job of so many.
 pub(super) fn input(engine: &Engine, count: usize) -> String {
-    let mut input = String::new();
-    for number in 0..count {
-        let body = body(engine, number, false);
-        input.extend([format!(
-            "{{\"custom_id\":\"{number}\",\"method\":\"POST\",\"url\":\"{PATH}\",\"body\":{body}}}\n"
-        )]);
-    }
-    input
+    let lines = (0..count).map(|number| jobs::line(&number.to_string(), PATH, &body(engine, number, false)));
+    lines.collect::<Vec<_>>().concat()
 }
 
 /// Measures.

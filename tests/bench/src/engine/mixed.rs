@@ -278,7 +278,7 @@ impl Part {
 impl Report {
     /// The figures as Markdown.
     pub fn markdown(&self) -> String {
-        let mut text = String::new();
+        let mut parts = Vec::new();
         for part in &self.parts {
             let mut table = Table::new([
                 "real-time calls",
@@ -303,13 +303,14 @@ impl Report {
                     figure(run.of_peak),
                 ]);
             }
-            text.extend([format!(
+            parts.push(format!(
                 "{} real-time calls a second:\n\n{}\n",
                 figure(part.per_second),
                 table.markdown()
-            )]);
+            ));
         }
-        text + &self.note()
+        parts.push(self.note());
+        parts.concat()
     }
 
     /// Why both targets at once are out of reach.
