@@ -19,6 +19,7 @@ use offpeak_store::{Options, Recovered, Store, StoreError};
 use parking_lot::Mutex;
 use reqwest::Url;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -287,7 +288,10 @@ impl Core {
         tokio::spawn(ledger::run(pages, costs, store, metrics, gateway.clock));
         if let Some((due, target)) = telling {
             let (store, clock, stop) = (gateway.store.clone(), gateway.clock, gateway.stopping.clone());
-            gateway.tasks.spawn(alerts::run(due, target, store, clock, stop));
+            let fresh = Arc::new(Notify::new());
+            // What is spent last, while calls drain, is told too: so this one ends when it is closed.
+            tokio::spawn(alerts::keep(due, store.clone(), clock, fresh.clone()));
+            gateway.tasks.spawn(alerts::deliver_all(target, store, clock, fresh, stop));
         }
         if let Some(pause) = watch {
             gateway.tasks.spawn(watch::run(gateway.clone(), pause));
@@ -325,6 +329,7 @@ impl Running {
             tracing::warn!(%error, "what was learnt of models' tokens could not be kept");
         }
         gateway.ledger.close().await;
+        gateway.tenants.alerts().close().await;
         gateway.store.close().await
     }
 }
@@ -584,6 +589,7 @@ async fn remember_spending(
     for purse in purses {
         alike.entry(since(&purse)).or_default().push(purse);
     }
+    let told = if alike.is_empty() { Vec::new() } else { alerts::told_before(store).await? };
     for (to, purses) in alike {
         let mut sums = Vec::new();
         for period in [Period::Day, Period::Month] {
@@ -596,7 +602,8 @@ async fn remember_spending(
             let name = Some(purse.tenant().as_str());
             let before = sums.iter().filter_map(|(period, rows)| {
                 let (_, sums) = rows.iter().find(|(row, _)| row.first().map(String::as_str) == name)?;
-                Some(Before { period: *period, spent: sums.cost, told: 0 })
+                let told = told.iter().find_map(|told| told.percent_of(purse.tenant(), *period, now));
+                Some(Before { period: *period, spent: sums.cost, told: told.unwrap_or(0) })
             });
             purse.remember(&before.collect::<Vec<_>>(), now);
         }

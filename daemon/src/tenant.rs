@@ -313,6 +313,11 @@ impl Tenants {
         }
     }
 
+    /// The way by which the operator is told.
+    pub const fn alerts(&self) -> &Alerts {
+        &self.alerts
+    }
+
     /// All accounts.
     pub fn accounts(&self) -> Vec<Arc<Account>> {
         self.known.load().accounts.values().cloned().collect()

@@ -32,6 +32,9 @@ const SCHEDULE: [Millis; 9] = [
     Millis::from_hours(24),
 ];
 
+/// The longest pause that a receiver may ask for; more would be as good as giving it up.
+const ASKED_MOST_S: u64 = 24 * 3600;
+
 /// The pause after so many attempts; none if there were enough.
 pub fn retry_after(attempts: u32) -> Option<Millis> {
     let index = usize::try_from(attempts).unwrap_or(usize::MAX).saturating_sub(1);
@@ -138,9 +141,9 @@ impl Sender {
                 Err(NotDelivered { message, is_passing: false, retry_after: None })
             }
             status => {
-                let asked =
+                let asked: Option<u64> =
                     answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-                let retry_after = asked.map(Millis::from_secs);
+                let retry_after = asked.map(|seconds| Millis::from_secs(seconds.min(ASKED_MOST_S)));
                 Err(NotDelivered { retry_after, ..passing(format!("the receiver answers {status}")) })
             }
         }
@@ -314,5 +317,59 @@ mod tests {
         assert_eq!(retry_after(1), Some(Millis::from_secs(5)));
         assert_eq!(retry_after(9), Some(Millis::from_hours(24)));
         assert_eq!(retry_after(10), None);
+    }
+
+    /// A receiver that answers every call with this; returns its URL, and how often it was called.
+    async fn receiver(answer: String) -> (Url, Arc<std::sync::atomic::AtomicU32>) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+        let calls = Arc::<std::sync::atomic::AtomicU32>::default();
+        let counting = calls.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counting.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let mut head = Vec::new();
+                while !head.ends_with(b"{}") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        (url, calls)
+    }
+
+    async fn send(url: &Url) -> Result<(), NotDelivered> {
+        crate::upstream::install_crypto();
+        let secret = Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        Sender::new(Guard::Everywhere)
+            .unwrap()
+            .send(url, &secret, "msg_1", "{}".to_owned(), Timestamp(0))
+            .await
+    }
+
+    #[tokio::test]
+    async fn redirects_are_not_followed() {
+        let (inside, calls) = receiver("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_owned()).await;
+        assert_eq!(send(&inside).await, Ok(()));
+        for status in [301, 302, 303, 307, 308] {
+            let answer = format!("HTTP/1.1 {status} x\r\nlocation: {inside}\r\ncontent-length: 0\r\n\r\n");
+            let (outside, _) = receiver(answer).await;
+            let error = send(&outside).await.unwrap_err();
+            assert!(error.is_passing && error.message.contains(&status.to_string()), "{error}");
+        }
+        assert_eq!(calls.load(std::sync::atomic::Ordering::SeqCst), 1, "by no redirect");
+    }
+
+    #[tokio::test]
+    async fn a_receiver_is_believed_for_a_day_at_most() {
+        for (asked, believed) in [("30", 30), ("1000000000", 86_400), ("18446744073709551615", 86_400)] {
+            let answer = format!(
+                "HTTP/1.1 503 x\r\nretry-after: {asked}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            );
+            let (url, _) = receiver(answer).await;
+            assert_eq!(send(&url).await.unwrap_err().retry_after, Some(Millis::from_secs(believed)));
+        }
     }
 }

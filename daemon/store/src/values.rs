@@ -224,7 +224,7 @@ pub enum Kind {
     Ledger = 7,
     /// A tenant's API key, as a keyed hash, and what it may do.
     ApiKey = 8,
-    /// What is to be told of a budget, until it is.
+    /// What is to be told of a budget, until it is, and which share was told of.
     Budget = 9,
     /// What has been learnt about a model's tokens.
     Calibration = 10,

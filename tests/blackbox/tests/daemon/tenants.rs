@@ -396,39 +396,129 @@ async fn tenants_limits_and_prices_change_without_a_restart() {
     daemon.stop().await;
 }
 
+/// Where alerts go: what it has heard, and how many of the first calls it refuses.
+struct Hearer {
+    heard: std::sync::Arc<parking_lot::Mutex<Vec<(String, Value)>>>,
+    calls: std::sync::Arc<std::sync::atomic::AtomicU32>,
+    server: crate::upstream::Upstream,
+}
+
+impl Hearer {
+    async fn deaf_for(first: u32) -> Self {
+        use std::sync::atomic::Ordering;
+
+        let (heard, calls) = (std::sync::Arc::default(), std::sync::Arc::default());
+        let hearing: std::sync::Arc<parking_lot::Mutex<Vec<(String, Value)>>> = std::sync::Arc::clone(&heard);
+        let counting: std::sync::Arc<std::sync::atomic::AtomicU32> = std::sync::Arc::clone(&calls);
+        let server = crate::upstream::Upstream::start(move |request: http::Request<bytes::Bytes>| {
+            let (heard, calls) = (hearing.clone(), counting.clone());
+            async move {
+                let id = request.headers()["webhook-id"].to_str().unwrap().to_owned();
+                assert!(request.headers().contains_key("webhook-signature"));
+                let mut answer = http::Response::new(crate::upstream::full(""));
+                if calls.fetch_add(1, Ordering::SeqCst) < first {
+                    *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                } else {
+                    heard.lock().push((id, serde_json::from_slice(request.body()).unwrap()));
+                }
+                answer
+            }
+        })
+        .await;
+        Self { heard, calls, server }
+    }
+
+    /// A soft budget of a month, and this as the place where alerts go.
+    fn settings(&self, month_usd: &str) -> String {
+        format!(
+            "[tenants.search.budget]\nmonth_usd = \"{month_usd}\"\nhard = false\n\
+             [alerts]\nurl = \"{}\"\nsecret = {{ env = \"ALERTS_SECRET\" }}\ninternal = true",
+            self.server.url
+        )
+    }
+
+    fn percents(&self) -> Vec<u64> {
+        self.heard.lock().iter().map(|(_, body)| body["data"]["percent"].as_u64().unwrap()).collect()
+    }
+
+    async fn hears(&self, percents: &[u64]) {
+        eventually(&format!("it hears {percents:?}"), async || (self.percents() == percents).then_some(()))
+            .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_share_of_a_budget_is_told_to_a_webhook_until_it_listens() {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::Ordering;
 
-    let heard = Arc::new(parking_lot::Mutex::new(Vec::<(String, Value)>::new()));
-    let calls = Arc::new(AtomicU32::new(0));
-    let (hearing, counting) = (heard.clone(), calls.clone());
-    let receiver = crate::upstream::Upstream::start(move |request: http::Request<bytes::Bytes>| {
-        let (heard, calls) = (hearing.clone(), counting.clone());
-        async move {
-            let signed = request.headers().get("webhook-signature").is_some();
-            let id = request.headers()["webhook-id"].to_str().unwrap().to_owned();
-            let mut answer = http::Response::new(crate::upstream::full(""));
-            if calls.fetch_add(1, Ordering::SeqCst) == 0 {
-                *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            } else if signed {
-                heard.lock().push((id, serde_json::from_slice(request.body()).unwrap()));
-            }
-            answer
-        }
-    })
-    .await;
-    let settings = format!(
-        "[tenants.search.budget]\nmonth_usd = \"0.000001\"\nhard = false\n\
-         [alerts]\nurl = \"{}\"\nsecret = {{ env = \"ALERTS_SECRET\" }}\ninternal = true",
-        receiver.url
-    );
-    let rig = Rig::start(sim(), &settings).await;
+    let hearer = Hearer::deaf_for(1).await;
+    let rig = Rig::start(sim(), &hearer.settings("0.000001")).await;
     assert!(rig.daemon.ask(MODEL, "over the budget at once").await.status.is_success(), "it is soft");
-    let (id, body) = eventually("the webhook has it", async || heard.lock().first().cloned()).await;
+    hearer.hears(&[100]).await;
+    let (id, body) = hearer.heard.lock()[0].clone();
     assert!(id.starts_with("msg_"));
     assert_eq!((&body["type"], &body["data"]["tenant"]), (&json!("budget.reached"), &json!("search")));
-    assert_eq!((&body["data"]["period"], &body["data"]["percent"]), (&json!("month"), &json!(100)));
-    assert_eq!(calls.load(Ordering::SeqCst), 2, "the first call was refused and tried again");
+    assert_eq!(&body["data"]["period"], &json!("month"));
+    assert_eq!(hearer.calls.load(Ordering::SeqCst), 2, "the first call was refused and tried again");
+}
+
+/// What is spent so far, in pico-dollars, as soon as `calls` calls are in the ledger.
+async fn spent_after(daemon: &Daemon, calls: u64) -> u64 {
+    eventually("the calls are in the ledger", async || {
+        let total = daemon.admin("/admin/v1/costs").await.body["total"].clone();
+        let dollars: f64 = total["cost_usd"].as_str()?.parse().ok()?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "parts of a cent")]
+        (total["outcomes"] == json!(calls)).then_some((dollars * 1e12).round() as u64)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_share_is_told_once_in_its_turn_over_restarts_and_changes_of_the_budget() {
+    use std::sync::atomic::Ordering;
+
+    let provider = sim().build();
+    let server = provider_sim::Server::on_free_port(provider.clone()).await.unwrap();
+    let hearer = Hearer::deaf_for(0).await;
+    let budget = |pico: u64| hearer.settings(&format!("0.{pico:012}"));
+    // What is spent before anybody is told of it: as after a kill between the ledger and the alert.
+    let quiet = "[tenants.search.budget]\nmonth_usd = 1";
+    let daemon = Daemon::start(&server.url(), quiet).await;
+    assert!(daemon.ask(MODEL, "the first").await.status.is_success());
+    let spent = spent_after(&daemon, 1).await;
+    let daemon = daemon.restart(&server.url(), &budget(spent * 10 / 6)).await;
+    hearer.hears(&[50]).await;
+    let daemon = daemon.restart(&server.url(), &budget(spent * 10 / 6)).await;
+    daemon.reload(&server.url(), &budget(spent * 10 / 9)).await;
+    hearer.hears(&[50, 80]).await;
+    assert!(daemon.ask(MODEL, "beyond it").await.status.is_success());
+    hearer.hears(&[50, 80, 100]).await;
+    assert!(daemon.ask(MODEL, "further beyond it").await.status.is_success());
+    spent_after(&daemon, 3).await;
+    let daemon = daemon.restart(&server.url(), &budget(spent * 10 / 9)).await;
+    assert!(daemon.ask(MODEL, "still further").await.status.is_success());
+    spent_after(&daemon, 4).await;
+    daemon.stop().await;
+    assert_eq!((hearer.percents(), hearer.calls.load(Ordering::SeqCst)), (vec![50, 80, 100], 3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_receiver_did_not_hear_is_told_after_a_restart() {
+    use std::sync::atomic::Ordering;
+
+    let provider = sim().build();
+    let server = provider_sim::Server::on_free_port(provider.clone()).await.unwrap();
+    let hearer = Hearer::deaf_for(1).await;
+    let settings = hearer.settings("0.000001");
+    let daemon = Daemon::start(&server.url(), &settings).await;
+    assert!(daemon.ask(MODEL, "nobody hears of it").await.status.is_success());
+    eventually("it was tried", async || (hearer.calls.load(Ordering::SeqCst) == 1).then_some(())).await;
+    let daemon = daemon.restart(&server.url(), &settings).await;
+    hearer.hears(&[100]).await;
+    // What is told at the very end is kept before the daemon stops.
+    let daemon = daemon.restart(&server.url(), &hearer.settings("1")).await;
+    daemon.reload(&server.url(), &hearer.settings("0.000002")).await;
+    let daemon = daemon.restart(&server.url(), &hearer.settings("0.000002")).await;
+    hearer.hears(&[100, 100]).await;
+    daemon.stop().await;
 }
