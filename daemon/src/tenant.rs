@@ -3,6 +3,7 @@
 pub mod keys;
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -426,23 +427,34 @@ impl Known {
         self.by_key.entry(digest.short()).or_default().push((digest, caller.clone()));
     }
 
-    /// All keys that were made here, with what was taken from their quotas before.
+    /// All keys that were made here, with what was taken from their quotas before. A key that came in the place of another
+    /// has its quota: while both are accepted, they are one key in two forms.
     fn add_all_made(&mut self, records: &[Record], before: &Self) {
-        let quotas = before.key_quotas();
+        let replaced: HashMap<&str, &str> = records
+            .iter()
+            .filter_map(|record| Some((record.replaced_by.as_deref()?, record.id.as_str())))
+            .collect();
+        let mut quotas = before.key_quotas();
         for record in records {
-            self.add_made(record, &quotas);
+            // Each step leads to an older key, so that there are no more steps than keys.
+            let first = (0..records.len()).try_fold(record.id.as_str(), |id, _| match replaced.get(id) {
+                Some(older) => ControlFlow::Continue(*older),
+                None => ControlFlow::Break(id),
+            });
+            let (ControlFlow::Break(first) | ControlFlow::Continue(first)) = first;
+            let quota = quotas.entry(first.to_owned()).or_insert_with(|| admission::quota(&record.limits));
+            self.add_made(record, quota.clone());
         }
     }
 
     /// A key that was made here; one whose tenant is not configured any more is not accepted.
-    fn add_made(&mut self, record: &Record, quotas: &HashMap<String, Arc<Quota>>) {
+    fn add_made(&mut self, record: &Record, quota: Arc<Quota>) {
         let Some(account) = self.accounts.get(&record.tenant).cloned() else { return };
         let Some(digest) = record.digest() else { return };
         let models = &record.scopes.models;
-        let quota = quotas.get(&record.id).cloned();
         let key = ApiKey {
             models: (!models.is_empty()).then(|| ModelPatterns::new(models.clone())),
-            quota: quota.unwrap_or_else(|| admission::quota(&record.limits)),
+            quota,
             record: record.clone(),
         };
         self.add(digest, &Arc::new(Caller { account, key: Some(key) }));
@@ -673,6 +685,42 @@ mod tests {
         assert!(tenants.meet(&later, NOW).is_empty());
         tenants.set(&later, NOW);
         assert_eq!(tenants.account(&"a".into()).unwrap().purse().standing(NOW)[0].1, Money(10));
+    }
+
+    #[test]
+    fn a_key_and_the_one_in_its_place_have_one_quota() {
+        let limits = Limits { requests_per_minute: std::num::NonZeroU32::new(3), ..Limits::default() };
+        let pepper = Pepper::of(b"secret");
+        let make = |at| {
+            let new = NewKey { tenant: "a".into(), limits: limits.clone(), ..NewKey::default() };
+            Record::make(&pepper, &Chance::system(), new, Timestamp(at))
+        };
+        let (first, second, third, other) = (make(1), make(2), make(3), make(4));
+        let rotated =
+            |old: &Record, new: &Record| Record { replaced_by: Some(new.id.clone()), ..old.clone() };
+        let open = admission::quota(&Limits::default());
+        let is_let_in = |tenants: &Tenants, key: &str| {
+            let asked = tenants.asked(NOW, Dialect::OpenAi);
+            let admitted = caller(tenants, key).unwrap().admit("m", &open, Demand::default(), asked);
+            admitted.is_ok_and(|admission| admission.settle(Demand::default()).is_none())
+        };
+        let running = tenants("");
+        running.put(vec![first.0.clone(), other.0.clone()]);
+        assert!(is_let_in(&running, &first.1));
+        running.put(vec![rotated(&first.0, &second.0), second.0.clone()]);
+        assert!(is_let_in(&running, &second.1));
+        running.put(vec![rotated(&second.0, &third.0), third.0.clone()]);
+        assert!(is_let_in(&running, &third.1));
+        for key in [&first.1, &second.1, &third.1] {
+            assert!(!is_let_in(&running, key), "three are taken");
+        }
+        assert!(is_let_in(&running, &other.1));
+        // After a restart too, whatever order the records come in.
+        let restarted =
+            Tenants::new(pepper.clone(), running.records().into_iter().rev().collect(), Alerts::none());
+        set(&restarted, "");
+        let let_in = [&first.1, &second.1, &third.1, &first.1].map(|key| is_let_in(&restarted, key));
+        assert_eq!(let_in, [true, true, true, false]);
     }
 
     #[test]
