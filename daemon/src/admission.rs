@@ -1,5 +1,6 @@
 //! Lets a request in, or says when it may come again.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -70,7 +71,7 @@ impl Quotas {
         for (place, quota) in admission.quotas.iter_mut().zip(self.0.into_iter().flatten()) {
             if let Err(refused) = quota.take(demand, now) {
                 // What was taken before is given back as the admission is dropped.
-                return Err(refusal(refused, &quota, At { nanos: now, wall, dialect }));
+                return Err(refusal(refused, quota.standing(now), At { nanos: now, wall, dialect }));
             }
             *place = Some(quota);
         }
@@ -94,14 +95,25 @@ impl Admission {
         self.demand
     }
 
-    /// Tells in an answer's headers how the first of the quotas stands.
+    /// Tells in an answer's headers how the quotas stand: of each kind of limit, the one that is nearest to its end.
     pub fn describe(&self, headers: &mut HeaderMap, wall: Timestamp, dialect: Dialect) {
-        if let Some(quota) = self.quotas.iter().flatten().next() {
-            for (name, value) in describe(quota, At { nanos: nanos(self.started), wall, dialect }) {
-                headers.insert(name, value);
+        let at = At { nanos: nanos(self.started), wall, dialect };
+        let mut nearest = [None; 3];
+        for quota in self.quotas.iter().flatten() {
+            for (nearest, standing) in nearest.iter_mut().zip(quota.standing(at.nanos)) {
+                *nearest = [*nearest, standing].into_iter().flatten().min_by(nearer);
             }
         }
+        for (name, value) in describe(nearest, at) {
+            headers.insert(name, value);
+        }
     }
+}
+
+/// Which of two limits is nearer to its end: by the share of its burst that remains.
+fn nearer(a: &Standing, b: &Standing) -> Ordering {
+    let share = |of: &Standing, other: &Standing| u128::from(of.remaining) * u128::from(other.burst);
+    share(a, b).cmp(&share(b, a))
 }
 
 impl Drop for Admission {
@@ -142,7 +154,7 @@ fn limits(limits: &Limits) -> QuotaLimits {
     }
 }
 
-fn refusal(refused: Refused, quota: &Quota, at: At) -> Refusal {
+fn refusal(refused: Refused, standing: [Option<Standing>; 3], at: At) -> Refusal {
     let what = match refused.by {
         Limited::Requests => "requests a minute",
         Limited::Input => "input tokens a minute",
@@ -155,7 +167,7 @@ fn refusal(refused: Refused, quota: &Quota, at: At) -> Refusal {
         "The limit of {what} is reached. Try again in {seconds} s, or tag what can wait (x-offpeak-sla: deferrable)."
     );
     let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
-    let mut headers = describe(quota, at);
+    let mut headers = describe(standing, at);
     headers.push((HeaderName::from_static("retry-after-ms"), HeaderValue::from(wait_ms.max(1))));
     if seconds > SDK_PATIENCE_S {
         headers.push((HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false")));
@@ -164,9 +176,8 @@ fn refusal(refused: Refused, quota: &Quota, at: At) -> Refusal {
     Refusal { retry_after_s: Some(seconds), headers, ..refusal }
 }
 
-/// How a quota stands, in the words of the caller's API.
-fn describe(quota: &Quota, at: At) -> Vec<(HeaderName, HeaderValue)> {
-    let [requests, input, output] = quota.standing(at.nanos);
+/// How limits stand, in the words of the caller's API.
+fn describe([requests, input, output]: [Option<Standing>; 3], at: At) -> Vec<(HeaderName, HeaderValue)> {
     // Where one number stands for all tokens, it is that of the scarcer ones.
     let tokens = [input, output].into_iter().flatten().min_by_key(|standing| standing.remaining);
     let mut headers = Vec::with_capacity(13);
@@ -322,6 +333,28 @@ mod tests {
         let told = refusal.headers.unwrap();
         let ms: u64 = told["retry-after-ms"].to_str().unwrap().parse().unwrap();
         assert!((28_000..=30_000).contains(&ms));
+    }
+
+    #[test]
+    fn the_limit_that_is_nearest_to_its_end_is_told() {
+        let tokens =
+            |limit| super::quota(&Limits { output_tokens_per_minute: Some(limit), ..Limits::default() });
+        let (tenant, key, model, started) =
+            (limits(1000, None), limits(10, None), tokens(500), Instant::now());
+        let told = |quotas: &[&Arc<Quota>]| {
+            let mut headers = HeaderMap::new();
+            let admission = admit(quotas, started).unwrap();
+            admission.describe(&mut headers, Timestamp(0), Dialect::OpenAi);
+            admission.settle(Demand::default());
+            let text =
+                |name: &str| headers[format!("x-ratelimit-{name}").as_str()].to_str().unwrap().to_owned();
+            (text("limit-requests"), text("remaining-requests"), text("limit-tokens"))
+        };
+        let of = |limit: &str, remaining: &str| (limit.to_owned(), remaining.to_owned(), "500".to_owned());
+        assert_eq!(told(&[&tenant, &key, &model]), of("10", "9"), "a tenth is used");
+        let narrow = limits(2, None);
+        assert_eq!(told(&[&tenant, &key, &narrow, &model]), of("2", "1"), "half is used");
+        assert_eq!(told(&[&tenant, &model]), of("1000", "997"));
     }
 
     #[test]

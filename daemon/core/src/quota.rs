@@ -11,6 +11,10 @@ const UNITS: u64 = 64;
 
 const MINUTE: u64 = 60_000_000_000 * UNITS;
 
+/// What an answer is said to have taken beyond what was reckoned is owed for so long at most: whoever says it may be wrong, and
+/// nobody is shut out for that.
+const OWED_MOST: u64 = 60 * MINUTE;
+
 /// The largest limit, a minute.
 pub const LIMIT_MAX: u64 = 1_000_000_000;
 
@@ -146,12 +150,14 @@ impl Rate {
         }
     }
 
-    /// Takes an amount whether it is there or not: what was taken too little before. Later calls wait for it.
+    /// Takes an amount whether it is there or not: what was taken too little before. Later calls wait for it, for an hour at
+    /// most, or as long as a whole burst takes.
     pub fn owe(&self, amount: u64, now: u64) {
         let Some(pace) = self.pace() else { return };
         let (now, price) = (now.saturating_mul(UNITS), pace.price(amount));
+        let most = now.saturating_add(pace.price(pace.burst).max(OWED_MOST));
         self.earned_at.update(Ordering::AcqRel, Ordering::Acquire, |earned_at| {
-            earned_at.max(now).saturating_add(price)
+            earned_at.max(now).saturating_add(price).min(most.max(earned_at))
         });
     }
 
@@ -379,6 +385,19 @@ mod tests {
         assert_eq!(rate.take(1, 0), Check::Wait(6 * SECOND));
         rate.give_back(15);
         assert_eq!(rate.take(10, 0), Check::Taken);
+    }
+
+    #[test]
+    fn an_answer_that_claims_the_moon_shuts_nobody_out() {
+        let quota = Quota::new(QuotaLimits { output: Some(Pace::new(600, 100)), ..QuotaLimits::default() });
+        let one = Demand { input: 0, output: 1 };
+        for claimed in [u64::MAX, 1 << 60] {
+            quota.take(one, 0).ok();
+            quota.settle(one, Demand { input: 0, output: claimed }, 0);
+        }
+        let hour = 3600 * SECOND;
+        assert!(quota.take(one, 0).unwrap_err().wait.is_some_and(|wait| wait <= hour));
+        assert_eq!(quota.take(one, hour), Ok(()));
     }
 
     #[test]

@@ -10,6 +10,9 @@ use crate::words::{Millis, Timestamp};
 /// What one of anything costs, in parts that a limit of one a minute earns in a millisecond.
 const MINUTE: u128 = 60_000;
 
+/// The longest time for which a correction is owed, in milliseconds.
+const OWED_MOST: u128 = 3_600_000;
+
 /// How much may leave in a minute; what is not there is not limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TempoLimits {
@@ -119,6 +122,16 @@ impl Flow {
         self.owed = self.owed.saturating_add(u128::from(amount) * MINUTE);
     }
 
+    /// What was reckoned too little is owed for an hour at most, or as long as a whole burst takes: a provider that says so may
+    /// be wrong, and nobody is shut out for that.
+    fn owe(&mut self, amount: u64, now: Timestamp) {
+        let most = (u128::from(self.burst) * MINUTE).max(u128::from(self.limit) * OWED_MOST);
+        self.turn(now);
+        let before = self.owed;
+        self.take(amount, now);
+        self.owed = self.owed.min(most.max(before));
+    }
+
     fn give_back(&mut self, amount: u64, now: Timestamp) {
         self.turn(now);
         self.owed = self.owed.saturating_sub(u128::from(amount) * MINUTE);
@@ -189,7 +202,16 @@ impl Tempo {
 
     /// It leaves.
     pub fn take(&mut self, load: Load, now: Timestamp) {
-        self.correct(Load::default(), load, now);
+        let flows = [
+            (&mut self.requests, load.requests),
+            (&mut self.input, load.input),
+            (&mut self.output, load.output),
+        ];
+        for (flow, amount) in flows {
+            if let Some(flow) = flow {
+                flow.take(amount, now);
+            }
+        }
     }
 
     /// So much was reckoned, and so much it was.
@@ -202,7 +224,7 @@ impl Tempo {
         for (flow, reckoned, was) in flows {
             let Some(flow) = flow else { continue };
             if was > reckoned {
-                flow.take(was - reckoned, now);
+                flow.owe(was - reckoned, now);
             } else {
                 flow.give_back(reckoned - was, now);
             }
@@ -249,6 +271,24 @@ mod tests {
             tempo.when(load(1, 10), 1, START),
             START.after(Millis::from_secs(61)),
             "600 more than there were"
+        );
+    }
+
+    #[test]
+    fn an_answer_that_claims_the_moon_shuts_nobody_out() {
+        let mut tempo = Tempo::new(limits(60, Some(600)), START);
+        for claimed in [1 << 60, u64::MAX] {
+            tempo.correct(load(1, 10), load(1, claimed), START);
+        }
+        assert_eq!(tempo.when(load(1, 600), 1, START), START.after(Millis::from_mins(60)));
+        let mut slow =
+            Tempo::new(TempoLimits { burst: Millis::from_hours(5), ..limits(60, Some(600)) }, START);
+        slow.take(load(1, 180_000), START);
+        slow.correct(load(1, 10), load(1, 20), START);
+        assert_eq!(
+            slow.when(load(1, 180_000), 1, START),
+            START.after(Millis::from_hours(5)),
+            "a burst is a burst"
         );
     }
 

@@ -100,7 +100,7 @@ impl UnderWay {
         }
     }
 
-    /// Tells in an answer's headers how the first of its quotas stands.
+    /// Tells in an answer's headers how its quotas stand.
     pub fn describe(&self, headers: &mut HeaderMap, now: Timestamp, dialect: Dialect) {
         if let Some(call) = &self.call {
             call.admission.describe(headers, now, dialect);
