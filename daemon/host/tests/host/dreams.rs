@@ -77,6 +77,8 @@ proptest! {
 fn there_are_dreams_of_all_kinds() {
     let (mut good, mut refusals, mut bad) = (0, 0, 0);
     for number in 0..300 {
+        // What keeps failing is taken out of use; what fails now and then is not.
+        assert!(PROVIDER.offers("/v1/chat/completions", "gpt", NOW_MS).is_ok());
         match PROVIDER.prepare(&call(&dream(number)), NOW_MS) {
             Ok(Ok(_)) => good += 1,
             Ok(Err(_)) => refusals += 1,

@@ -204,7 +204,7 @@ fn what_is_missing_beside_answers_that_are_missing_may_have_run() {
 fn a_deletion_that_comes_to_nothing_is_tried_again_and_not_for_ever() {
     let deleting = || {
         let mut life = Life::polling();
-        assert_eq!(sent(&life.answer(200, &over("failed", None, None))), "DELETE /v1/files/file-1");
+        assert_eq!(sent(&life.answer(200, &over("cancelled", None, None))), "DELETE /v1/files/file-1");
         life
     };
     for trouble in [Event::Interrupted, Event::NotSent("no way".into()), answered(503, &json!({}))] {
@@ -422,7 +422,7 @@ fn a_failed_batch_tells_whether_to_try_again() {
         let mut failed = batch_object("failed");
         failed["errors"] = errors;
         assert_eq!(sent(&life.answer(200, &failed)), "DELETE /v1/files/file-1");
-        let end = failure(life.on(Event::Interrupted));
+        let end = failure(life.on(answered(200, &json!({}))));
         assert_eq!((end.ran, end.temporary, end.code.as_str()), (DidItRun::Refused, temporary, code));
     }
 }
