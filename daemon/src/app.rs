@@ -1,6 +1,7 @@
 //! The one place that opens, links, spawns and drains.
 
-use std::collections::BTreeMap;
+mod reloads;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,9 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use offpeak_core::budget::Period;
 use offpeak_core::retry::RetryBudget;
-use offpeak_core::scheduler::Event;
 use offpeak_core::words::{Millis, Timestamp};
 use offpeak_host::values::provider::CredentialPlace;
 use offpeak_host::{Engine, EngineOptions, HostError};
@@ -24,16 +23,15 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::reloads::remember_spending;
+pub use self::reloads::{ReloadError, Reloads};
 use crate::alerts::{self, Alerts, Due, Target};
 use crate::backends::{Backend, Backends};
 use crate::beside::Beside;
-use crate::blocking::blocking;
-use crate::budgets::{Before, Purse};
 use crate::clock::{Chance, Clock, RequestIds};
 use crate::config::{self, Config};
 use crate::costs::book::{self, BookError};
 use crate::costs::ledger::{self, Pages};
-use crate::costs::report::{self, Dimension, Query};
 use crate::costs::{Costs, Ledger};
 use crate::engine;
 use crate::fallback::Fallbacks;
@@ -412,56 +410,6 @@ impl App {
     }
 }
 
-/// Takes in a configuration that was read again, as far as that goes without a restart: tenants with their keys, limits and
-/// budgets, the plugins, the price book, and the TLS files.
-#[derive(Clone)]
-pub struct Reloads {
-    gateway: Arc<Gateway>,
-    tls: Option<Arc<Tls>>,
-}
-
-/// A configuration was right by itself, and something that it names was not.
-#[derive(Debug, thiserror::Error)]
-pub enum ReloadError {
-    /// The price file; nothing has changed.
-    #[error(transparent)]
-    Prices(#[from] BookError),
-    /// A plugin; nothing has changed.
-    #[error("{0}. Nothing has changed")]
-    Plugins(#[from] LoadError),
-    /// The ledger: what budgets have left is not known.
-    #[error("what was spent could not be read from the ledger: {0}. Nothing has changed")]
-    Store(#[from] StoreError),
-}
-
-impl Reloads {
-    /// From now on this configuration holds.
-    pub async fn apply(&self, config: &Config) -> Result<(), ReloadError> {
-        let book = book::read(config.costs.prices.as_deref())?;
-        let models = book.len();
-        let now = self.gateway.clock.now();
-        let unknown = self.gateway.tenants.meet(&config.access, now);
-        remember_spending(unknown, &self.gateway.store, now, Purse::since).await?;
-        self.gateway.reload_plugins(Some(&config.plugins)).await?;
-        self.gateway.costs.set_book(book);
-        self.gateway.tenants.set(&config.access, self.gateway.clock.now());
-        // What waited for its rate or for money may leave by the new ones.
-        let gateway = &self.gateway;
-        blocking(|| gateway.lanes.terms_changed(&gateway.backends, None, gateway.clock.now()));
-        self.gateway.lanes.tell(Event::Tick);
-        if let Some(tls) = &self.tls {
-            tls.reload();
-        }
-        let tenants = config.access.tenants().len();
-        tracing::info!(
-            tenants,
-            models,
-            "the configuration was read again; what is not of tenants, plugins, prices or TLS waits for a restart"
-        );
-        Ok(())
-    }
-}
-
 fn report(recovered: &Recovered) {
     let waiting: u64 =
         recovered.lanes.iter().flat_map(|lane| &lane.extents).map(|extent| u64::from(extent.count)).sum();
@@ -576,39 +524,6 @@ fn open_pepper(config: &Config, world: &World, are_keys_made: bool) -> Result<Pe
             Pepper::open(&config.store.folder, &world.chance, are_keys_made).map_err(StartError::KeySecret)
         }
     }
-}
-
-/// Tells purses what the ledger has from before they began to count.
-async fn remember_spending(
-    purses: Vec<Arc<Purse>>,
-    store: &Store,
-    now: Timestamp,
-    since: impl Fn(&Purse) -> Timestamp,
-) -> Result<(), StoreError> {
-    let mut alike: BTreeMap<Timestamp, Vec<Arc<Purse>>> = BTreeMap::new();
-    for purse in purses {
-        alike.entry(since(&purse)).or_default().push(purse);
-    }
-    let told = if alike.is_empty() { Vec::new() } else { alerts::told_before(store).await? };
-    for (to, purses) in alike {
-        let mut sums = Vec::new();
-        for period in [Period::Day, Period::Month] {
-            let query = Query { by: vec![Dimension::Tenant], from: period.start(now), to, tenant: None };
-            // A purse may have begun before this period did.
-            let rows = if query.from < to { report::sum(store, &query).await?.rows } else { Vec::new() };
-            sums.push((period, rows));
-        }
-        for purse in purses {
-            let name = Some(purse.tenant().as_str());
-            let before = sums.iter().filter_map(|(period, rows)| {
-                let (_, sums) = rows.iter().find(|(row, _)| row.first().map(String::as_str) == name)?;
-                let told = told.iter().find_map(|told| told.percent_of(purse.tenant(), *period, now));
-                Some(Before { period: *period, spent: sums.cost, told: told.unwrap_or(0) })
-            });
-            purse.remember(&before.collect::<Vec<_>>(), now);
-        }
-    }
-    Ok(())
 }
 
 fn open_costs(

@@ -519,7 +519,8 @@ mod tests {
     }
 
     proptest! {
-        /// By other limits, what was taken is taken, up to a burst; and what was given back is there.
+        /// By other limits, what was taken is taken, up to a burst; and what was given back is there, but for one that the
+        /// rounding may keep until the next nanosecond has earned it.
         #[test]
         fn changes_give_nothing_away(
             limits in (1_u64..10_000, 1_u64..10_000), bursts in (1_u64..10_000, 1_u64..10_000), part in 0_u64..=100,
@@ -532,7 +533,7 @@ mod tests {
             let left = || quota.standing(SECOND)[1].unwrap().remaining;
             prop_assert!(left().abs_diff(bursts.1.saturating_sub(demand.input)) <= 1);
             quota.settle(demand, Demand::default(), SECOND);
-            prop_assert_eq!(left(), bursts.1);
+            prop_assert!((bursts.1.saturating_sub(1)..=bursts.1).contains(&left()));
         }
     }
 

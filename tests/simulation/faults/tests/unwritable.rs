@@ -2,7 +2,7 @@
 
 mod common;
 
-use fault_simulation::{Plugins, unwritable};
+use fault_simulation::unwritable;
 
 #[test]
 fn while_nothing_can_be_written_real_time_goes_on_and_the_rest_comes_back_by_itself() {
