@@ -136,6 +136,26 @@ fn damage_found_later_is_an_error_and_others_are_not_touched() {
 }
 
 #[test]
+fn what_waits_is_told_without_its_bodies_so_that_a_damaged_one_is_in_nobodys_way() {
+    let disk = MemoryDisk::new();
+    let begins = lane_with(&disk, 3);
+    let (store, _) = open(&disk);
+    let at = |seq| Place { lane: LANE, seq: Seq(seq) };
+    now(store.record(vec![requeued(at(0), LANE), answered(at(2), "done")])).unwrap();
+    let place = usize::try_from(begins[1]).unwrap() + 110;
+    disk.damage(1, |bytes| bytes[place] ^= 1);
+    assert!(now(store.requests(range(LANE, 0, 4), 1000)).is_err());
+    let waiting = now(store.waiting(range(LANE, 0, 4))).unwrap();
+    let told: Vec<_> = waiting.iter().map(|one| (one.place(), one.origin, one.attempts, one.due)).collect();
+    let later = Timestamp(9000);
+    assert_eq!(told, [(at(1), at(1), 0, Timestamp(5000)), (at(3), at(0), 1, later)]);
+    assert!(waiting.iter().all(|one| one.extent.count == 1 && one.extent.bytes > 0));
+    // And it can get its outcome.
+    let recorded = now(store.record(vec![answered(at(1), "sorry")])).unwrap();
+    assert_eq!(recorded, [crate::Recorded::New { origin: at(1), requeued: None }]);
+}
+
+#[test]
 fn a_body_cannot_pass_for_a_record() {
     let disk = MemoryDisk::new();
     let begins = lane_with(&disk, 2);
