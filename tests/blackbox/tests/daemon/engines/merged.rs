@@ -213,7 +213,7 @@ async fn calls_in_real_time_wait_for_each_other_where_they_may() {
 async fn who_hangs_up_while_a_merged_call_runs_has_used_its_share() {
     let shop = Workshop::open_with(
         vec![(1, 500_000), (256, 500_000)],
-        "engine.merge_realtime = \"100ms\"\nengine.merge = 8",
+        "engine.merge_realtime = \"10s\"\nengine.merge = 2",
     )
     .await;
     let texts = [text(0)];
@@ -353,7 +353,9 @@ fn sorted(mut calls: Vec<(String, Vec<String>)>) -> Vec<(String, Vec<String>)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_caller_says_in_headers_is_said_of_nobody_else() {
     let seen = Seen::default();
-    let (daemon, _upstream) = seen.open("engine.merge_realtime = \"300ms\"", "").await;
+    // Two are full, however slowly they come.
+    let settings = "engine.merge_realtime = \"2s\"\nengine.merge = 2";
+    let (daemon, _upstream) = seen.open(settings, "").await;
     let ask = |text: &str| send(daemon.post(EMBEDDINGS, &body(&json!(text))).header("x-request-id", text));
     let (one, other) = tokio::join!(ask("one"), ask("other"));
     assert_eq!((one.status, other.status), (StatusCode::OK, StatusCode::OK));
