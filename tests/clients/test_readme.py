@@ -267,7 +267,7 @@ def test_a_plugin_of_ones_own(start, tmp_path):
     programs.mkdir()
     (programs / "offpeak").symlink_to(program_path("OFFPEAK_BIN"))
     lines = [line for line in commands(section("Configuration")) if line.startswith("offpeak plugin")]
-    assert [line.split()[2] for line in lines] == ["new", "build", "check", "reload", "list"]
+    assert [line.split()[2] for line in lines] == ["new", "build", "test", "check", "reload", "list"]
     compiler = f"{sys.executable} -m ziglang cc"
 
     def run(line, **variables):
@@ -285,9 +285,10 @@ def test_a_plugin_of_ones_own(start, tmp_path):
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    new, build, check, reload, listed = lines
+    new, build, test, check, reload, listed = lines
     run(new)
     run(build)
+    run(test)
     assert "It can be taken into use" in run(check)
     shown = toml("[plugins.router]")
     assert check.split()[-1] in shown, "what is checked is what is named in the configuration"
