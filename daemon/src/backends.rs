@@ -230,13 +230,14 @@ impl Backends {
         drop(menus);
         let menu = Arc::new(self.write_menu(endpoint, model, now)?);
         let mut menus = self.menus.write();
-        if menus.generation == generation {
-            if menus.known.len() >= MENUS_MAX {
-                menus.known.clear();
-            }
-            menus.known.insert(key, menu.clone());
+        if menus.generation != generation {
+            return Ok(menu);
         }
-        Ok(menu)
+        if menus.known.len() >= MENUS_MAX {
+            menus.known.clear();
+        }
+        // Whoever wrote it at the same time has the same one: calls that are sent together share a prepared call.
+        Ok(menus.known.entry(key).or_insert(menu).clone())
     }
 
     /// What is sold has changed.

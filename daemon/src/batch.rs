@@ -61,7 +61,7 @@ struct Driver {
     /// And the plugin has been told so.
     told_to_stop: AtomicBool,
     /// The last call was refused for offpeak's credential.
-    is_unknown: AtomicBool,
+    is_credential_refused: AtomicBool,
     /// Items that came back, and those that failed by the provider's fault.
     came_back: results::CameBack,
 }
@@ -111,7 +111,7 @@ pub async fn drive(
 ) {
     let mark = mark(gateway.store.install_id(), record.id);
     let came_back = results::CameBack::default();
-    let (told_to_stop, is_unknown) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (told_to_stop, is_credential_refused) = (AtomicBool::new(false), AtomicBool::new(false));
     let waiting = AtomicU32::new(0);
     let plugin = ArcSwap::from(backend.provider());
     let driver = Driver {
@@ -124,7 +124,7 @@ pub async fn drive(
         waiting,
         stop,
         told_to_stop,
-        is_unknown,
+        is_credential_refused,
         came_back,
     };
     let stopping = driver.gateway.stopping.clone();
@@ -235,9 +235,9 @@ impl Driver {
         let only = only(&self.record);
         let batch = self.view(&kept, only.as_deref());
         let plugin = self.plugin.load_full();
-        let is_unknown =
+        let is_credential_refused =
             matches!(told, Told::Answered(response) if response.status() == StatusCode::UNAUTHORIZED);
-        self.is_unknown.store(is_unknown, Ordering::Relaxed);
+        self.is_credential_refused.store(is_credential_refused, Ordering::Relaxed);
         let step = |event: &Event<'_>| blocking(|| plugin.batch_step(&batch, state, event, now));
         match told {
             Told::Start => step(&Event::Start),
@@ -297,7 +297,7 @@ impl Driver {
     fn failed(&self, failure: &provider::Failure, now: Timestamp) -> Finish {
         let pause = self.gateway.retries.terms.cap;
         let finish = failed(failure, now, pause);
-        if !self.is_unknown.load(Ordering::Relaxed) {
+        if !self.is_credential_refused.load(Ordering::Relaxed) {
             return finish;
         }
         // No request is to blame: what surely did not run waits until the operator has mended it, or goes elsewhere.

@@ -136,15 +136,18 @@ impl Buckets {
         groups
     }
 
+    /// So many inputs fill their calls as far as is asked.
     fn is_used_well(&self, inputs: u64, calls: u64, most: u64) -> bool {
-        let room = u128::from(calls) * u128::from(most);
-        u128::from(inputs) * 1000 >= room * u128::from(self.utilisation_permille)
+        Self::is_used(inputs, calls, most, self.utilisation_permille)
     }
 
+    /// They do so by far, or fill them wholly.
     fn is_used_very_well(&self, inputs: u64, calls: u64, most: u64) -> bool {
-        let room = u128::from(calls) * u128::from(most);
-        let asked = u128::from(self.utilisation_permille) * u128::from(PART_PERMILLE) / 1000;
-        u128::from(inputs) * 1000 >= room * asked.min(1000)
+        Self::is_used(inputs, calls, most, (self.utilisation_permille * PART_PERMILLE / 1000).min(1000))
+    }
+
+    fn is_used(inputs: u64, calls: u64, most: u64, permille: u64) -> bool {
+        u128::from(inputs) * 1000 >= u128::from(calls) * u128::from(most) * u128::from(permille)
     }
 }
 

@@ -231,7 +231,10 @@ fn with_voyage(mut told: Explanation, voyage: &VoyageView, now: Timestamp) -> Ex
         (Some(moved_at), None) => format!(", which has not changed for {}", shown(now.since(moved_at))),
         _ => String::new(),
     };
-    told.why.push(format!("The provider says that {} of them are done{stands}.", voyage.done));
+    told.why.push(match voyage.done {
+        0 => format!("The provider has not said that any of them is done{stands}."),
+        done => format!("The provider says that {done} of them are done{stands}."),
+    });
     let (half, nearly_all) = voyage.usually;
     told.why.push(format!(
         "By what was seen of such batches, half of them are back after {} and nearly all after {}.",

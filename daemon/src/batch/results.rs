@@ -1,5 +1,6 @@
 //! Results read line by line while they arrive, understood by the plugin, and matched to their requests.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -128,6 +129,7 @@ impl Reader<'_> {
             return Ok(summary);
         }
         let mut lines = Lines { is_one: form == ReadingForm::One, ..Lines::default() };
+        let mut seen = HashSet::new();
         while let Some(frame) = body.frame().await {
             match frame {
                 Ok(frame) => {
@@ -142,18 +144,23 @@ impl Reader<'_> {
                 }
             }
             if lines.is_ready() {
-                self.take(&lines.drain(), &mut summary).await?;
+                self.take(&lines.drain(), &mut seen, &mut summary).await?;
             }
         }
         if summary.whole {
             lines.finish();
         }
-        self.take(&lines.drain(), &mut summary).await?;
+        self.take(&lines.drain(), &mut seen, &mut summary).await?;
         Ok(summary)
     }
 
     /// Understands lines, records what they say, and counts them.
-    async fn take(&self, lines: &[Bytes], summary: &mut Summary) -> Result<(), ReadError> {
+    async fn take(
+        &self,
+        lines: &[Bytes],
+        seen: &mut HashSet<Place>,
+        summary: &mut Summary,
+    ) -> Result<(), ReadError> {
         if lines.is_empty() {
             return Ok(());
         }
@@ -172,9 +179,11 @@ impl Reader<'_> {
         let backend = self.record.backend.as_str();
         self.gateway.metrics.lines(backend, Line::Garbage, garbage);
         self.gateway.metrics.lines(backend, Line::Unknown, unknown);
-        let results = self.record(attempts).await?;
+        // A line that comes twice is one result, or it would stand for one that is missing.
+        seen.extend(attempts.iter().map(|attempt| attempt.place));
+        self.record(attempts).await?;
         summary.lines = summary.lines.saturating_add(count(lines.len()));
-        summary.results = summary.results.saturating_add(results);
+        summary.results = count(seen.len());
         Ok(())
     }
 
@@ -192,18 +201,18 @@ impl Reader<'_> {
             Line::Unknown,
             u64::from(lines) - attempts.len() as u64,
         );
-        let results = self.record(attempts).await?;
+        let results = count(attempts.len());
+        self.record(attempts).await?;
         Ok(Summary { source: self.source.to_owned(), status: 200, lines, results, whole: true })
     }
 
-    async fn record(&self, attempts: Vec<Attempt>) -> Result<u32, ReadError> {
+    async fn record(&self, attempts: Vec<Attempt>) -> Result<(), ReadError> {
         for attempt in &attempts {
             self.came_back.count(&attempt.ending);
         }
         let source = Source::batch(self.gateway, self.record);
-        let results = count(attempts.len());
         outcomes::record(self.gateway, &source, attempts).await?;
-        Ok(results)
+        Ok(())
     }
 
     /// What a line means for this batch.

@@ -302,16 +302,22 @@ pub(crate) fn provider(world: &World) {
     }
 }
 
-/// Whose items a message batch has: there is no other place for a mark than their names.
-fn marks_of(world: &World, id: &str) -> BTreeSet<String> {
+/// The names of a message batch's items, as its results have them.
+pub(crate) fn names_in(world: &World, id: &str) -> Vec<String> {
     let answer = get(world, &format!("/v1/messages/batches/{id}/results"));
     let lines = answer.body.bytes().split(|byte| *byte == b'\n');
     let names = lines.filter_map(|line| {
         let line: Value = serde_json::from_slice(line).ok()?;
         line.get("custom_id")?.as_str().map(str::to_owned)
     });
+    names.collect()
+}
+
+/// Whose items a message batch has: there is no other place for a mark than their names.
+fn marks_of(world: &World, id: &str) -> BTreeSet<String> {
     // The mark is an installation and a number of a batch, the rest a lane and a position; faults add lines of nobody.
-    names
+    names_in(world, id)
+        .into_iter()
         .filter_map(|name| match name.split('-').collect::<Vec<_>>()[..] {
             [installation, batch, _, _] if installation.len() == 16 => {
                 Some(format!("{installation}-{batch}"))

@@ -80,12 +80,8 @@ impl Session {
             text += &line.to_string();
             text.push('\n');
         }
-        let form = format!(
-            "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n--{BOUNDARY}\r\n\
-             content-disposition: form-data; name=\"file\"; filename=\"in.jsonl\"\r\n\r\n{text}\r\n--{BOUNDARY}--\r\n"
-        );
-        let kind = format!("multipart/form-data; boundary={BOUNDARY}");
-        let answer = self.send(Method::POST, FILES, form.into(), &[("content-type", &kind)]).await;
+        let (kind, form) = form(&text);
+        let answer = self.send(Method::POST, FILES, form, &[("content-type", &kind)]).await;
         match id_of(&answer) {
             Some(id) => self.learns(|client| client.file = Some(id)),
             None => self.refused("a file was refused", answer).await,
@@ -250,6 +246,15 @@ impl Session {
             self.surprise(what, answer).await;
         }
     }
+}
+
+/// A form with a file of requests, and its type.
+pub(crate) fn form(lines: &str) -> (String, Bytes) {
+    let form = format!(
+        "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n--{BOUNDARY}\r\n\
+         content-disposition: form-data; name=\"file\"; filename=\"in.jsonl\"\r\n\r\n{lines}\r\n--{BOUNDARY}--\r\n"
+    );
+    (format!("multipart/form-data; boundary={BOUNDARY}"), form.into())
 }
 
 /// The prompts of a client's job, by its names for them.

@@ -16,6 +16,7 @@ mod job;
 mod life;
 mod plan;
 mod record;
+mod tamper;
 mod unwritable;
 mod week;
 mod wire;
@@ -31,6 +32,7 @@ use offpeak_host::{Engine, EngineOptions, HostError};
 use tempfile::TempDir;
 
 use crate::plan::Plan;
+pub use crate::tamper::Tampering;
 pub use crate::unwritable::unwritable;
 pub use crate::week::{Day, Week, week};
 use crate::world::World;
@@ -160,6 +162,11 @@ pub fn run(seed: u64, plugins: &Plugins, is_told: bool) -> Outcome {
 /// Plays one crash. It has happened if [`Outcome::counts`] knows of a daemon that dies.
 pub fn run_crash(crash: &Crash, plugins: &Plugins, is_told: bool) -> Outcome {
     run_plan(Plan::crash(crash), plugins, is_told)
+}
+
+/// Plays a world in which nothing goes wrong, and breaks a promise, if one is to be broken, before the checks.
+pub fn run_tampered(tampering: Option<Tampering>, plugins: &Plugins) -> Outcome {
+    run_plan(Plan { tampering, ..Plan::quiet() }, plugins, false)
 }
 
 fn run_plan(plan: Plan, plugins: &Plugins, is_told: bool) -> Outcome {

@@ -254,6 +254,11 @@ pub(crate) async fn calm(life: &Arc<Life>, gateway: &Arc<Gateway>, running: Runn
         tokio::time::sleep(Duration::from_mins(30)).await;
     }
     world.pass_to(life.now_ms());
+    if let Some(tampering) = world.plan.tampering
+        && let Err(why) = tampering.before_checks(world, gateway).await
+    {
+        world.notes.violation(why);
+    }
     check::promises(world, &gateway.store).await;
     check::provider(world);
     check::nothing_under_way(world, gateway).await;
@@ -263,6 +268,11 @@ pub(crate) async fn calm(life: &Arc<Life>, gateway: &Arc<Gateway>, running: Runn
     // Jobs are remembered, and their inputs kept, for a month and more.
     clock.set_by(AFTERWARDS_MS);
     tokio::time::sleep(KEEP_RESULTS / 4).await;
+    if let Some(tampering) = world.plan.tampering
+        && let Err(why) = tampering.before_the_end(world, gateway).await
+    {
+        world.notes.violation(why);
+    }
     check::nothing_left(world, gateway, lanes_before).await;
     stop(life, running).await;
 }

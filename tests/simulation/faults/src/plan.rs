@@ -11,6 +11,7 @@ use provider_sim::{
 use crate::Crash;
 use crate::api::Api;
 use crate::dice::Dice;
+use crate::tamper::Tampering;
 
 pub(crate) const MINUTE: u64 = 60_000;
 pub(crate) const HOUR: u64 = 60 * MINUTE;
@@ -129,6 +130,8 @@ pub(crate) struct Plan {
     /// Lives of the daemon until calm comes.
     pub(crate) lives: Vec<LifePlan>,
     pub(crate) wire: Wire,
+    /// What is done to the outcome before it is looked at.
+    pub(crate) tampering: Option<Tampering>,
 }
 
 /// What a client does.
@@ -270,6 +273,7 @@ impl Plan {
             checkpoint_bytes: dice.magnitude(1 << 10..=256 << 10),
             lives,
             wire: wire(&kinds, span, &mut dice),
+            tampering: None,
             kinds,
         }
     }
@@ -293,6 +297,7 @@ impl Plan {
             checkpoint_bytes: 64 << 10,
             lives: Vec::new(),
             wire: Wire::default(),
+            tampering: None,
             kinds,
         }
     }
@@ -321,6 +326,7 @@ impl Plan {
             checkpoint_bytes: 64 << 10,
             lives: Vec::new(),
             wire: Wire::default(),
+            tampering: None,
         }
     }
 
