@@ -206,9 +206,9 @@ fn ask(world: &World, path: &str, kind: &str, body: Bytes) -> Result<Value, Stri
     let answer = world.provider.handle(request);
     let body = answer.body.bytes();
     if answer.status != StatusCode::OK {
-        return Err(format!("the provider refuses {path}: {}", String::from_utf8_lossy(&body)));
+        return Err(format!("the provider refuses {path}: {}", String::from_utf8_lossy(body)));
     }
-    serde_json::from_slice(&body).map_err(|error| error.to_string())
+    serde_json::from_slice(body).map_err(|error| error.to_string())
 }
 
 fn upload(world: &World) -> Result<Value, String> {
