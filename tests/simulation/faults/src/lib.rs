@@ -6,12 +6,13 @@
 //!
 //! Reading order: `plan` says what a seed stands for, `life` runs the daemon once until it dies, `client` and `job` ask
 //! in the words of `api`, `wire` is the network, `world` what outlives the daemon, `record` what it wrote down about a
-//! request, `check` the invariants.
+//! request, `check` the invariants, `excuses` what faults explain, `tamper` what shows that the checks can fail.
 
 mod api;
 mod check;
 mod client;
 mod dice;
+mod excuses;
 mod job;
 mod life;
 mod plan;
