@@ -44,6 +44,7 @@ use crate::job_book::JobBook;
 use crate::lane_book::{Commands, LaneBook};
 use crate::lanes;
 use crate::listen::Terms;
+use crate::next_tries::NextTries;
 use crate::plugins::{LoadError, Loader, Reloader, Seat, Seated};
 use crate::retries::Retries;
 use crate::room::{Bodies, Room};
@@ -258,6 +259,7 @@ impl Core {
             health: Health::new(config.breaker),
             gather: Arc::default(),
             beside: Beside::default(),
+            next_tries: NextTries::default(),
             max_body: config.server.max_body,
             room: Room { all: config.store.queue, bodies: Bodies::new(config.server.body_memory) },
             public_url: config.server.public_url.clone(),

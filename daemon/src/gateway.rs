@@ -27,6 +27,7 @@ use crate::held::Held;
 use crate::job_book::JobBook;
 use crate::lane_book::LaneBook;
 use crate::lost_offers;
+use crate::next_tries::NextTries;
 use crate::plugins::{self, Fresh, InUse, LoadError, Reloaded, Reloader, Seated};
 use crate::retries::Retries;
 use crate::room::Room;
@@ -76,6 +77,8 @@ pub struct Gateway {
     pub gather: Arc<Gather>,
     /// What is run beside a batch.
     pub beside: Beside,
+    /// What waits for its next try.
+    pub next_tries: NextTries,
     /// The largest request body.
     pub max_body: usize,
     /// Whether there is room for what can wait.

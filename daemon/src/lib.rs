@@ -34,6 +34,7 @@ pub mod history;
 pub mod sent;
 pub mod journey;
 pub mod health;
+pub mod next_tries;
 pub mod beside;
 pub mod held;
 pub mod lane_book;

@@ -257,7 +257,8 @@ async fn judge(
             what: history::in_words(&attempt.ending),
         };
         documents.extend(history::with(store, entry.origin, note).await?);
-        let follows = self::verdict(gateway, &source.backend, &attempt, meaning, attempts, due, now);
+        let judged = judged(gateway, meaning, attempts, due);
+        let follows = self::verdict(gateway, &source.backend, &attempt, &judged, now);
         verdict = requeued(gateway, attempt.place.lane, follows, due, now).await?;
     }
     Ok(Some(NewOutcome {
@@ -359,27 +360,24 @@ pub fn next_backend(gateway: &Gateway, key: &LaneKey, now: Timestamp) -> Option<
     })
 }
 
+/// An attempt as it is judged.
+pub fn judged(gateway: &Gateway, meaning: Meaning, attempts: u16, deadline: Timestamp) -> Judged {
+    let Meaning { class, not_before } = meaning;
+    Judged { class, attempts, not_before, jitter_permille: gateway.chance.permille(), deadline }
+}
+
 /// What follows from it: an answer for the caller, or another attempt as far as the backend's budget for retries goes.
 pub fn verdict(
     gateway: &Gateway,
     backend: &BackendId,
     attempt: &Attempt,
-    meaning: Meaning,
-    attempts: u16,
-    deadline: Timestamp,
+    judged: &Judged,
     now: Timestamp,
 ) -> retry::Verdict {
-    let judged = Judged {
-        class: meaning.class,
-        attempts,
-        not_before: meaning.not_before,
-        jitter_permille: gateway.chance.permille(),
-        deadline,
-    };
     let terms = &gateway.retries.terms;
-    let verdict = terms.judge(&judged, now);
+    let verdict = terms.judge(judged, now);
     // What the provider did not run multiplies nothing.
-    if attempt.tries == 0 || !meaning.class.is_attempt() || verdict == retry::Verdict::Deliver {
+    if attempt.tries == 0 || !judged.class.is_attempt() || verdict == retry::Verdict::Deliver {
         return verdict;
     }
     let has_credit = gateway.backends.get(backend).is_none_or(|backend| backend.retries.lock().spend());

@@ -12,7 +12,7 @@ use http::{Method, Response, StatusCode};
 use offpeak_core::breaker::Report;
 use offpeak_core::extent::Range;
 use offpeak_core::outcome::{DidItRun, Ending};
-use offpeak_core::retry::{Class, Verdict};
+use offpeak_core::retry::{Class, LAST_CHANCE, Verdict};
 use offpeak_core::scheduler::Event;
 use offpeak_core::turnaround::Way;
 use offpeak_core::words::{Millis, Mode, OfferName, Place, TenantId, Timestamp};
@@ -26,6 +26,7 @@ use crate::backends::{Backend, DressError, Dressed, PrepareError, PreparedCall};
 use crate::costs::{SharedSale, Took};
 use crate::fallback::StandIn;
 use crate::gateway::Gateway;
+use crate::history::{self, Note};
 use crate::outcomes::{self, Attempt, Source};
 use crate::retries::{Meaning, OUT_OF_ORDER};
 use crate::rewrite;
@@ -285,20 +286,35 @@ impl Rescue<'_> {
         let store = &self.gateway.store;
         let waits_here = is_waiting(store, place).await?;
         if waits_here {
-            sent::note(store, self.record.id, Sent { place, tries, is_under_way: true }).await?;
+            store.keep(vec![sent::record(self.record.id, Sent { place, tries, is_under_way: true })]).await?;
         }
         Ok(waits_here)
     }
 
-    /// A try failed, and there will be another.
-    async fn note_failure(&self, place: Place, tries: u16) -> Option<()> {
-        let sent = Sent { place, tries, is_under_way: false };
+    /// A try failed, and there will be another: both is on record.
+    async fn note_failure(&self, entry: &Entry, tries: u16, ended: &Attempt) -> Option<()> {
+        let sent = Sent { place: entry.place, tries, is_under_way: false };
+        let note = Note {
+            at: self.gateway.clock.now(),
+            attempts: entry.attempts.saturating_add(tries),
+            batch: self.record.id,
+            backend: self.backend.id.clone(),
+            mode: Mode::Realtime,
+            what: history::in_words(&ended.ending),
+        };
         loop {
-            match sent::note(&self.gateway.store, self.record.id, sent).await {
+            match self.keep_failure(entry.origin, sent, note.clone()).await {
                 Ok(()) => return Some(()),
                 Err(error) => self.wait_for_the_store(error).await?,
             }
         }
+    }
+
+    async fn keep_failure(&self, origin: Place, sent: Sent, note: Note) -> Result<(), StoreError> {
+        let store = &self.gateway.store;
+        let mut documents = vec![sent::record(self.record.id, sent)];
+        documents.extend(history::with(store, origin, note).await?);
+        store.keep(documents).await
     }
 
     /// None if the daemon stops before.
@@ -315,12 +331,14 @@ impl Rescue<'_> {
     async fn run_one(&self, entry: Entry) -> Option<(Attempt, SharedSale)> {
         let (gateway, backend) = (self.gateway, self.backend);
         let tenant = tenant_of(gateway, &entry);
-        let asker = Asker { model: Some(&self.record.model), ..asker(gateway, &tenant, &entry) };
+        let due = self.due(&entry).await?;
+        let asker =
+            Asker { model: Some(&self.record.model), deadline: due, ..asker(gateway, &tenant, &entry) };
         let (mut tries, mut rung) =
             (self.tried.get(&entry.place).map_or(0, |sent| sent.tries), self.rungs.iter());
         let mut way = rung.next()?;
         loop {
-            match self.wait_for_health(&entry).await? {
+            match self.wait_for_health(&entry, due).await? {
                 Gate::Open => {}
                 Gate::Elsewhere => return Some((self.not_sent(&entry, tries), way.sale.clone())),
                 Gate::Over(answer) => {
@@ -350,7 +368,6 @@ impl Rescue<'_> {
             drop(present);
             let now = gateway.clock.now();
             let attempts = entry.attempts.saturating_add(tries).saturating_add(ended.tries);
-            let due = entry.deadline;
             let is_good = ended.ending.is_success();
             let meaning = if is_good {
                 Meaning { class: Class::Permanent, not_before: None }
@@ -380,26 +397,26 @@ impl Rescue<'_> {
                     gateway.lanes.tell(Event::NoRoom(way.way.clone()));
                 }
                 way = faster;
-                self.note_failure(entry.place, tries).await?;
+                self.note_failure(&entry, tries, &ended).await?;
                 continue;
             }
             if class.is_attempt() {
                 tries = tries.saturating_add(ended.tries);
             }
             let attempts = entry.attempts.saturating_add(tries);
-            let follows = outcomes::verdict(gateway, &backend.id, &ended, meaning, attempts, due, now);
-            match follows {
+            let judged = outcomes::judged(gateway, meaning, attempts, due);
+            match outcomes::verdict(gateway, &backend.id, &ended, &judged, now) {
                 Verdict::Deliver => return Some((Attempt { tries, ..ended }, way.sale.clone())),
                 Verdict::Elsewhere(_) if self.has_next_backend(&entry, now) => {
                     return Some((Attempt { tries, ..ended }, way.sale.clone()));
                 }
                 // It is run in real time already.
                 Verdict::Again(not_before) | Verdict::Elsewhere(not_before) | Verdict::Now(not_before) => {
-                    tracing::debug!(place = %entry.place, ?not_before, "a rescued request is tried again");
-                    self.note_failure(entry.place, tries).await?;
-                    if !self.wait_to_try_again(&entry, tries, not_before).await? {
-                        return None;
-                    }
+                    let at = gateway.retries.terms.next_try(&judged, not_before, now);
+                    tracing::debug!(place = %entry.place, ?at, "a rescued request failed, and is tried again");
+                    self.note_failure(&entry, tries, &ended).await?;
+                    let _waiting = gateway.next_tries.wait(entry.place, at);
+                    pause(gateway, at.since(now).into()).await?;
                 }
             }
         }
@@ -412,9 +429,8 @@ impl Rescue<'_> {
 
     /// Waits while the breaker is open and nobody else takes the request; not beyond the point where only trying is left, or
     /// the answer of its route.
-    async fn wait_for_health(&self, entry: &Entry) -> Option<Gate> {
+    async fn wait_for_health(&self, entry: &Entry, due: Timestamp) -> Option<Gate> {
         let (gateway, backend) = (self.gateway, &self.backend.id);
-        let mut due = None;
         loop {
             let now = gateway.clock.now();
             let Err(until) = gateway.health.admit(backend, Mode::Realtime, now) else {
@@ -427,34 +443,14 @@ impl Rescue<'_> {
             {
                 return Some(Gate::Elsewhere);
             }
-            let due = match due {
-                Some(due) => due,
-                None => *due.insert(self.due(entry).await?),
-            };
             let stand_in = key.and_then(|key| gateway.stand_in(&key, backend));
-            let last = if stand_in.is_some() { due.before(LAST_MOMENT) } else { due };
+            let last = due.before(if stand_in.is_some() { LAST_MOMENT } else { LAST_CHANCE });
             if now >= last {
                 return Some(stand_in.map_or(Gate::Open, Gate::Over));
             }
             let look = until.min(last).since(now).max(Millis(1)).min(LOOK_AGAIN);
             pause(gateway, look.into()).await?;
         }
-    }
-
-    /// False if the request got the answer of its route meanwhile: at its last moment its backend took no calls.
-    async fn wait_to_try_again(&self, entry: &Entry, tries: u16, not_before: Timestamp) -> Option<bool> {
-        let gateway = self.gateway;
-        let last = self.due(entry).await?.before(LAST_MOMENT);
-        if last < not_before {
-            pause(gateway, last.since(gateway.clock.now()).into()).await?;
-            let key = gateway.store.lane_key(entry.place.lane);
-            if let Some(answer) = key.and_then(|key| gateway.stand_in(&key, &self.backend.id)) {
-                self.answer_instead(entry, tries, answer).await?;
-                return Some(false);
-            }
-        }
-        pause(gateway, not_before.since(gateway.clock.now()).into()).await?;
-        Some(true)
     }
 
     /// When its caller wants its answer: what was hurried on the way has an earlier deadline of its own.

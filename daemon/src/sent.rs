@@ -24,13 +24,13 @@ pub struct Sent {
     pub is_under_way: bool,
 }
 
-/// Puts on record how far a request has come; durable when it returns.
-pub async fn note(store: &Store, batch: BatchId, sent: Sent) -> Result<(), StoreError> {
+/// The record of how far a request has come.
+pub fn record(batch: BatchId, sent: Sent) -> Document {
     let mut value = BytesMut::with_capacity(3);
     value.put_u16(sent.tries);
     value.put_u8(u8::from(sent.is_under_way));
     let key = key(batch, sent.place);
-    store.keep(vec![Document { kind: Kind::Sent, key, value: Some(value.freeze()) }]).await
+    Document { kind: Kind::Sent, key, value: Some(value.freeze()) }
 }
 
 /// Removes what is on record of a request. To be written together with its outcome.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use offpeak_core::fair::Shares;
 use offpeak_core::pace::{Pace, Turn as Paced};
 use offpeak_core::reserve::{LAST_MINUTE, Reserve};
+use offpeak_core::retry::LAST_CHANCE;
 use offpeak_core::words::{Millis, ModelId, TenantId, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -30,6 +31,9 @@ struct Queue {
     /// What the provider has told of its limits, by model.
     left: BTreeMap<ModelId, Left>,
 }
+
+/// Of each tenant one place in the queue.
+type Firsts = BTreeMap<TenantId, (Timestamp, u64)>;
 
 /// What is left of a model's limits, as far as the provider tells.
 #[derive(Default)]
@@ -183,7 +187,8 @@ impl Queue {
             if first.is_empty() {
                 return Duration::from(free_at.since(now)).min(LOOK_EVERY);
             }
-            match self.pace.ask(now) {
+            let (asked, first) = self.ask(first, now);
+            match asked {
                 Paced::Now => {}
                 Paced::At(at) => return Duration::from(at.since(now)).min(LOOK_EVERY),
                 Paced::AfterAnother => return LOOK_EVERY,
@@ -194,8 +199,19 @@ impl Queue {
         }
     }
 
+    /// Asks for a turn, and says for whom: in a pause it is for those alone who would be too late after it.
+    fn ask(&mut self, mut first: Firsts, now: Timestamp) -> (Paced, Firsts) {
+        let asked = self.pace.ask(now);
+        if !matches!(asked, Paced::At(_)) {
+            return (asked, first);
+        }
+        first.retain(|_, (deadline, _)| deadline.since(now) <= LAST_CHANCE);
+        let asked = if first.is_empty() { asked } else { self.pace.ask_at_last() };
+        (asked, first)
+    }
+
     /// Of each tenant the first one that may go as far as its model's limits are concerned; and when the next one may.
-    fn first_of_each(&self, now: Timestamp) -> (BTreeMap<TenantId, (Timestamp, u64)>, Timestamp) {
+    fn first_of_each(&self, now: Timestamp) -> (Firsts, Timestamp) {
         let mut soonest = Timestamp::NEVER;
         let mut may_go = |(deadline, _): &(Timestamp, u64), waiter: &Waiter| {
             if deadline.since(now) < LAST_MINUTE {
@@ -214,7 +230,7 @@ impl Queue {
     }
 
     /// False if nobody took it.
-    fn grant_one(&mut self, first: &BTreeMap<TenantId, (Timestamp, u64)>) -> bool {
+    fn grant_one(&mut self, first: &Firsts) -> bool {
         let Some(tenant) = self.shares.next(first.keys()).cloned() else { return false };
         let Some(waiters) = self.waiting.get_mut(&tenant) else { return false };
         let Some(waiter) = first.get(&tenant).and_then(|place| waiters.remove(place)) else { return false };
@@ -305,6 +321,20 @@ mod tests {
         assert_eq!(turns.under_way(), 1, "it was given");
         drop(waits);
         assert_eq!(turns.under_way(), 0);
+    }
+
+    #[tokio::test]
+    async fn in_a_pause_only_those_go_who_would_be_too_late_after_it() {
+        let turns = Turns::new(Clock::System, 8);
+        let tenant = TenantId::from("one");
+        let now = Clock::System.now();
+        turns.take(&asker(&tenant, 1)).await.done(true, Some(Millis::from_hours(1)));
+        let at = |left| asker(&tenant, now.after(left).0);
+        let mut patient = turns.queue.lock().enter(&at(Millis::from_hours(1)));
+        let mut urgent = turns.queue.lock().enter(&at(LAST_CHANCE));
+        turns.grant();
+        assert!(urgent.try_recv().is_ok());
+        assert!(patient.try_recv().is_err());
     }
 
     #[tokio::test]

@@ -35,7 +35,7 @@ def test_a_request_and_a_lane_of_a_stalled_batch(start):
     def told():
         code, text, error = explain(rig, requests[0], *here)
         assert (code, error) == (0, "")
-        return text if "which has not changed for" in text else None
+        return text if re.search(r"says that 3 of them are done, which has not changed for \ds", text) else None
 
     text = eventually(told, "the operator hears that the batch stands still")
     lines = text.splitlines()

@@ -9,6 +9,10 @@ const PLACE: u64 = 1000;
 /// After a halving, further refusals of calls that were under way then do not halve again.
 const CALM: Millis = Millis::from_secs(1);
 
+/// After this time at the latest a call tries whether there is room again: what a provider asked of one call, such as to wait
+/// for an hour, may be true of that one alone, and all others' would wait with it.
+const HOLD_MAX: Millis = Millis::from_mins(1);
+
 /// The window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
@@ -48,14 +52,16 @@ impl Pace {
 
     /// Asks for a turn, and takes it if it is given.
     pub fn ask(&mut self, now: Timestamp) -> Turn {
-        if now < self.held_until {
-            Turn::At(self.held_until)
-        } else if self.under_way * PLACE >= self.window || self.under_way >= self.ceiling {
-            Turn::AfterAnother
-        } else {
-            self.under_way += 1;
-            Turn::Now
+        if now < self.held_until { Turn::At(self.held_until) } else { self.ask_at_last() }
+    }
+
+    /// The same for a call that would be too late after a pause: the pause does not bind it.
+    pub fn ask_at_last(&mut self) -> Turn {
+        if self.under_way * PLACE >= self.window || self.under_way >= self.ceiling {
+            return Turn::AfterAnother;
         }
+        self.under_way += 1;
+        Turn::Now
     }
 
     /// A call is over; `too_much` if the provider refused it for want of room.
@@ -66,7 +72,7 @@ impl Pace {
             return;
         }
         if let Some(pause) = retry_after {
-            self.held_until = self.held_until.max(now.after(pause));
+            self.held_until = self.held_until.max(now.after(pause.min(HOLD_MAX)));
         }
         if now.since(self.halved_at) >= CALM {
             self.window = (self.window / 2).max(PLACE);
@@ -128,6 +134,17 @@ mod tests {
             pace.done(false, None, later);
         }
         assert_eq!(pace.at_once(), 16);
+    }
+
+    #[test]
+    fn a_pause_is_a_minute_at_most_and_binds_nobody_at_last() {
+        let mut pace = Pace::new(16);
+        let now = Timestamp(1_000_000);
+        assert_eq!(pace.ask(now), Turn::Now);
+        pace.done(true, Some(Millis::from_hours(1)), now);
+        assert_eq!(pace.ask(now), Turn::At(now.after(Millis::from_mins(1))));
+        assert_eq!([0; 4].map(|_| pace.ask_at_last()), [Turn::Now; 4], "the window was halved, and holds");
+        assert_eq!(pace.ask_at_last(), Turn::AfterAnother);
     }
 
     #[test]

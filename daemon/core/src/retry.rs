@@ -82,7 +82,31 @@ pub struct Judged {
     pub deadline: Timestamp,
 }
 
+/// So long before its answer is due a request is tried even if a pause would be longer.
+pub const LAST_CHANCE: Millis = Millis::from_secs(15);
+
+/// A try that begins later than this before its deadline is answered too late.
+const AT_LAST: Millis = Millis::from_secs(1);
+
 impl RetryPolicy {
+    /// When a request that is run by itself is tried again: as it was judged, but no pause lasts beyond the last chance to keep
+    /// its deadline, and what is late does not wait for long. The last attempt that it has is kept for that chance, or for
+    /// twice the longest delay: a provider that is out of order for some seconds would use up all of them in these seconds.
+    #[must_use]
+    pub fn next_try(&self, judged: &Judged, not_before: Timestamp, now: Timestamp) -> Timestamp {
+        let (last_chance, at_last) = (judged.deadline.before(LAST_CHANCE), judged.deadline.before(AT_LAST));
+        if now >= at_last {
+            return not_before.min(now.after(LAST_CHANCE));
+        }
+        if now >= last_chance {
+            return not_before.min(at_last);
+        }
+        let is_its_last = judged.class.is_attempt() && judged.attempts.saturating_add(1) >= self.max_attempts;
+        let kept = now.after(Millis(self.cap.0.saturating_mul(2)));
+        let wanted = if is_its_last { not_before.max(kept) } else { not_before };
+        wanted.min(last_chance)
+    }
+
     /// Judges an attempt.
     #[must_use]
     pub fn judge(&self, attempt: &Judged, now: Timestamp) -> Verdict {
@@ -237,6 +261,28 @@ mod tests {
         assert_eq!(verdict(Class::Elsewhere), Verdict::Elsewhere(soon));
         assert_eq!(verdict(Class::Exhausted), Verdict::Elsewhere(NOW.after(policy.cap)));
         assert_eq!(verdict(Class::RunNow), Verdict::Now(soon));
+    }
+
+    #[test]
+    fn no_pause_lasts_beyond_the_last_chance() {
+        let policy = RetryPolicy::default();
+        let of = |class, attempts, left: Millis, pause: Millis| {
+            let judged = Judged { deadline: NOW.after(left), ..judged(class, attempts) };
+            policy.next_try(&judged, NOW.after(pause), NOW).since(NOW)
+        };
+        let (second, hour) = (Millis::from_secs(1), Millis::from_hours(1));
+        let ten = Millis::from_mins(10);
+        let last = Millis(ten.0 - LAST_CHANCE.0);
+        assert_eq!(of(Class::Temporary, 1, ten, second), second);
+        assert_eq!(of(Class::Temporary, 1, ten, hour), last);
+        assert_eq!(of(Class::Temporary, 3, ten, second), last, "the last one waits for the last chance");
+        assert_eq!(of(Class::Temporary, 3, hour, second), ten, "but not for ever");
+        assert_eq!(of(Class::Exhausted, 99, ten, hour), last);
+        assert_eq!(of(Class::NoRoom, 99, ten, second), second, "none of its attempts is used up");
+        assert_eq!(of(Class::Temporary, 3, LAST_CHANCE, second), second);
+        assert_eq!(of(Class::Temporary, 1, LAST_CHANCE, hour), Millis(LAST_CHANCE.0 - AT_LAST.0));
+        assert_eq!(of(Class::Temporary, 1, Millis(0), second), second, "what is late has its attempts, too");
+        assert_eq!(of(Class::Temporary, 1, Millis(0), hour), LAST_CHANCE);
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::journey;
 use crate::lane_book::View;
 use crate::reply::Refusal;
 
+/// What has not changed for so long is said to stand.
+const STANDS: Millis = Millis::from_secs(1);
+
 /// What is known, in words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
@@ -44,7 +47,10 @@ impl Explanation {
     /// For people.
     pub fn text(&self) -> String {
         let mut lines = vec![format!("{}: {}", self.about, self.state.replace('_', " "))];
-        lines.extend(self.deadline_in_ms.map(|left| format!("  due in {}", shown(Millis(left)))));
+        lines.extend(self.deadline_in_ms.map(|left| match left {
+            0 => "  due now: its deadline has passed".to_owned(),
+            left => format!("  due in {}", shown(Millis(left))),
+        }));
         lines.extend(self.why.iter().map(|why| format!("  - {why}")));
         lines.extend(self.next.iter().map(|Coming { in_ms, what }| match in_ms {
             Some(left) => format!("  in {}: {what}", shown(Millis(*left))),
@@ -85,14 +91,15 @@ async fn of_request(gateway: &Gateway, view: &View, place: Place) -> Result<Expl
             let ago = shown(gateway.clock.now().since(outcome.finished_at));
             let attempts = outcome.attempts;
             let mut why = past(gateway, place).await?;
-            why.push(format!("It was finished {ago} ago, after {attempts} attempt(s): {how}."));
+            let whence = outcome.batch.map_or_else(String::new, |batch| format!(", by batch {batch}"));
+            why.push(format!("It was finished {ago} ago{whence}, after {attempts} attempt(s): {how}."));
             let state = "finished".to_owned();
             return Ok(Explanation { about, state, deadline_in_ms: None, why, next: Vec::new() });
         }
     };
     let records = gateway.store.open_batches().await.map_err(|error| store_failed(&error))?;
     let mut told = if let Some(record) = records.iter().rev().find(|record| carries(record, current)) {
-        of_batch(gateway, view, record)
+        of_batch(gateway, view, record, current)
     } else {
         let lane = view.lanes.iter().find(|lane| lane.lane == current.lane).ok_or_else(nothing)?;
         of_lane(gateway, lane)
@@ -136,7 +143,7 @@ fn carries(record: &BatchRecord, place: Place) -> bool {
     }
 }
 
-fn of_batch(gateway: &Gateway, view: &View, record: &BatchRecord) -> Explanation {
+fn of_batch(gateway: &Gateway, view: &View, record: &BatchRecord, place: Place) -> Explanation {
     let now = gateway.clock.now();
     let ago = shown(now.since(record.created_at));
     let (offer, backend) = (&record.offer, &record.backend);
@@ -144,6 +151,7 @@ fn of_batch(gateway: &Gateway, view: &View, record: &BatchRecord) -> Explanation
         Ok(Journey::Realtime) => in_realtime(
             gateway,
             record,
+            place,
             format!(
                 "{ago} ago a batch was the worse buy for its deadline, so it is run in real time as '{offer}'."
             ),
@@ -151,6 +159,7 @@ fn of_batch(gateway: &Gateway, view: &View, record: &BatchRecord) -> Explanation
         Ok(Journey::Beside { batch, .. }) => in_realtime(
             gateway,
             record,
+            place,
             format!(
                 "Batch {batch} was not back in time; {ago} ago it was decided to run this in real time beside it, as \
                  '{offer}'."
@@ -205,7 +214,7 @@ fn in_engine(gateway: &Gateway, record: &BatchRecord, requests: u64) -> Explanat
     Explanation { about, state: "in_engine".to_owned(), deadline_in_ms: None, why, next }
 }
 
-fn in_realtime(gateway: &Gateway, record: &BatchRecord, why: String) -> Explanation {
+fn in_realtime(gateway: &Gateway, record: &BatchRecord, place: Place, why: String) -> Explanation {
     let mut why = vec![why];
     if let Some(backend) = gateway.backends.get(&record.backend) {
         why.push(format!(
@@ -215,12 +224,17 @@ fn in_realtime(gateway: &Gateway, record: &BatchRecord, why: String) -> Explanat
         ));
     }
     why.extend(shut(gateway, record.backend.as_str()));
-    let shut_until = gateway.health.shut_until(&record.backend, Mode::Realtime, gateway.clock.now());
-    let in_ms = shut_until.map(|until| until.since(gateway.clock.now()).0);
-    let what = match in_ms {
-        Some(_) => "its backend is tried again; if another one takes it before, it goes there",
-        None => "it is answered as soon as it has its turn",
+    let now = gateway.clock.now();
+    let next_try = gateway.next_tries.of(place);
+    let shut_until = gateway.health.shut_until(&record.backend, Mode::Realtime, now);
+    let (at, what) = match (next_try, shut_until) {
+        (Some(at), _) => (Some(at), "it is tried again, if its backend has a turn for it"),
+        (None, Some(at)) => {
+            (Some(at), "its backend is tried again; if another one takes it before, it goes there")
+        }
+        (None, None) => (None, "it is answered as soon as it has its turn"),
     };
+    let in_ms = at.map(|at| at.since(now).0);
     let about = format!("rescue {}", record.id);
     let next = vec![Coming { in_ms, what: what.to_owned() }];
     Explanation { about, state: "in_realtime".to_owned(), deadline_in_ms: None, why, next }
@@ -228,7 +242,9 @@ fn in_realtime(gateway: &Gateway, record: &BatchRecord, why: String) -> Explanat
 
 fn with_voyage(mut told: Explanation, voyage: &VoyageView, now: Timestamp) -> Explanation {
     let stands = match (voyage.moved_at, voyage.ends_at) {
-        (Some(moved_at), None) => format!(", which has not changed for {}", shown(now.since(moved_at))),
+        (Some(moved_at), None) if now.since(moved_at) >= STANDS => {
+            format!(", which has not changed for {}", shown(now.since(moved_at)))
+        }
         _ => String::new(),
     };
     told.why.push(match voyage.done {

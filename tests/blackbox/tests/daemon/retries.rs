@@ -127,6 +127,63 @@ async fn an_account_without_means_is_not_hammered_and_the_next_backend_is_asked(
     assert_eq!((rig.batches(), other.bill().requests(Mode::Batch)), (1, 5));
 }
 
+/// The only place for a batch is taken, so that what is urgent is rescued.
+async fn rescues_only(settings: &str) -> Rig {
+    let lanes = "[backends.simulated]\nconfig.batch_usual = \"2s\"\nlanes.max_running = 1";
+    let rig = Rig::start(sim(), &format!("{lanes}\n{settings}")).await;
+    rig.provider.faults().next_batch(vec![provider_sim::BatchFault::Turnaround { ms: 20 * 3_600_000 }]);
+    rig.daemon.ticket("can wait").await;
+    eventually("the first batch is made", async || (rig.batches() == 1).then_some(())).await;
+    rig
+}
+
+async fn explained(rig: &Rig, ticket: &Ticket) -> serde_json::Value {
+    let id = ticket.location.rsplit('/').next().unwrap();
+    rig.daemon.admin(&format!("/admin/v1/explain/{id}")).await.body
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_of_an_hour_makes_nobody_late() {
+    let rig = rescues_only("").await;
+    let fault = Fault::Status { status: 429, retry_after_ms: Some(3_600_000) };
+    rig.provider.faults().next(Endpoint::ChatCompletions, fault);
+    let tickets = [
+        rig.daemon.ticket_of("search", "told to wait", "20s").await,
+        rig.daemon.ticket_of("mail", "waits with it", "20s").await,
+    ];
+    let told = eventually("the operator hears of the failure", async || {
+        let told = [explained(&rig, &tickets[0]).await, explained(&rig, &tickets[1]).await];
+        told.into_iter().find(|told| told.to_string().contains("answered with 429"))
+    })
+    .await;
+    assert_eq!(told["state"], "in_realtime", "{told}");
+    let next = told["next"][0]["in_ms"].as_u64().unwrap();
+    assert!(next <= 5_000, "it is tried again before its deadline: {told}");
+    rig.all_answered(&tickets).await;
+    assert_eq!((rig.billed(Mode::Realtime), rig.ran_twice()), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn some_bad_seconds_do_not_use_up_what_a_rescue_has() {
+    let rig = rescues_only("[retry]\nmax_attempts = 3\nbase = \"10ms\"\ncap = \"1h\"").await;
+    for _ in 0..2 {
+        rig.provider
+            .faults()
+            .next(Endpoint::ChatCompletions, Fault::Status { status: 503, retry_after_ms: None });
+    }
+    let ticket = rig.daemon.ticket_of("search", "urgent", "18s").await;
+    let waits = eventually("its last attempt waits", async || {
+        let told = explained(&rig, &ticket).await;
+        (told["why"].as_array()?.iter().filter(|why| why.to_string().contains("503")).count() == 2)
+            .then_some(told)
+    })
+    .await;
+    assert_eq!(waits["state"], "in_realtime", "{waits}");
+    assert!(waits["next"][0]["in_ms"].as_u64().unwrap() > 1_000, "{waits}");
+    let answers = rig.all_answered(&[ticket]).await;
+    assert_eq!(answers[0].header("x-offpeak-attempts"), "3");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rescues_go_through_a_storm_of_429_and_5xx() {
     let settings = "[backends.simulated]\nconfig.batch_usual = \"2s\"\nlanes.max_running = 1\nlanes.rescue_concurrency = 4\n\
