@@ -60,7 +60,7 @@ struct Driver {
     stop: CancellationToken,
     /// And the plugin has been told so.
     told_to_stop: AtomicBool,
-    /// The last call was refused for offpeak's credential.
+    /// The last call that was not for tidying up was refused for offpeak's credential.
     is_credential_refused: AtomicBool,
     /// Items that came back, and those that failed by the provider's fault.
     came_back: results::CameBack,
@@ -218,14 +218,26 @@ impl Driver {
             told = match (step.effect, now_at) {
                 (_, Step::Finished(finish)) => return self.settle(finish).await,
                 (_, Step::Waiting(until)) => self.wait(until).await,
-                (Effect::Call(request), _) => self.call(request).await?,
-                (Effect::Upload(upload), _) => self.upload(upload).await?,
-                (Effect::Read(reading), _) => self.read(reading).await?,
+                // What is tidied up with, afterwards, says nothing of what was refused before.
+                (Effect::Call(request), _) if request.method == Method::DELETE.as_str() => {
+                    self.call(request).await?
+                }
+                (Effect::Call(request), _) => self.noted(self.call(request).await?),
+                (Effect::Upload(upload), _) => self.noted(self.upload(upload).await?),
+                (Effect::Read(reading), _) => self.noted(self.read(reading).await?),
                 (Effect::Results(results), _) => self.take(results).await?,
                 // These have the steps above.
                 (Effect::Wait(_) | Effect::Finished(_) | Effect::Failed(_), _) => Told::Waited,
             };
         }
+    }
+
+    /// Notes whether the provider knows our credential.
+    fn noted(&self, told: Told) -> Told {
+        let is_refused =
+            matches!(&told, Told::Answered(response) if response.status() == StatusCode::UNAUTHORIZED);
+        self.is_credential_refused.store(is_refused, Ordering::Relaxed);
+        told
     }
 
     fn ask(&self, progress: Option<&Progress>, told: &Told) -> Result<provider::Step, PluginError> {
@@ -235,9 +247,6 @@ impl Driver {
         let only = only(&self.record);
         let batch = self.view(&kept, only.as_deref());
         let plugin = self.plugin.load_full();
-        let is_credential_refused =
-            matches!(told, Told::Answered(response) if response.status() == StatusCode::UNAUTHORIZED);
-        self.is_credential_refused.store(is_credential_refused, Ordering::Relaxed);
         let step = |event: &Event<'_>| blocking(|| plugin.batch_step(&batch, state, event, now));
         match told {
             Told::Start => step(&Event::Start),

@@ -87,7 +87,9 @@ pub fn read(headers: &HeaderMap, body: Bytes, defaults: SlaDefaults) -> Result<E
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(not_json(&"it does not begin with {"));
     }
-    let peek: Peek<'_> = serde_json::from_slice(&body).map_err(|error| not_json(&error))?;
+    // Strings that nobody reads here are in a batch read by the provider, which would refuse all that leaves with them.
+    let text = str::from_utf8(&body).map_err(|error| not_json(&error))?;
+    let peek: Peek<'_> = serde_json::from_str(text).map_err(|error| not_json(&error))?;
     let model: Option<Cow<'_, str>> = value(peek.model);
     let model = model.filter(|model| !model.is_empty()).ok_or_else(no_model)?.into_owned();
     if model.len() > MODEL_MAX {
@@ -252,6 +254,16 @@ mod tests {
         ];
         for (header, body, code) in cases {
             assert_eq!(envelope(header, body).unwrap_err().code, code, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused_wherever_it_stands() {
+        for text in [&b"{\"model\":\"m\",\"x\":\"\xff\"}"[..], b"{\"model\":\"m\",\"x\":[\"\xed\xa0\x80\"]}"]
+        {
+            let refusal = read(&HeaderMap::new(), Bytes::from_static(text), DEFAULTS).unwrap_err();
+            assert_eq!(refusal.code, "invalid_json");
+            assert!(refusal.message.contains("utf-8"), "{}", refusal.message);
         }
     }
 

@@ -20,9 +20,9 @@ impl ModelPatterns {
         Self::new(["*"])
     }
 
-    /// Whether the model fits.
+    /// Whether the model fits. No name has control characters in it: whoever sends some is after the terminals that show them.
     pub fn matches(&self, model: &str) -> bool {
-        self.0.iter().any(|pattern| fits(pattern, model))
+        !model.contains(char::is_control) && self.0.iter().any(|pattern| fits(pattern, model))
     }
 
     /// The patterns as they were written.
@@ -98,6 +98,7 @@ mod tests {
         assert!(patterns.matches("o3") && patterns.matches("gpt-4o") && !patterns.matches("o4"));
         assert!(!ModelPatterns::new(Vec::<String>::new()).matches(""));
         assert!(ModelPatterns::any().matches("whatever"));
+        assert!(["a\u{1b}[2J", "a\n", "\u{9b}m"].iter().all(|model| !ModelPatterns::any().matches(model)));
     }
 
     proptest! {

@@ -5,7 +5,12 @@ use offpeak_plugin::provider::Event;
 use super::{Cancel, Context, End, How, Next, Notes, Outcome, Phase, RESULTS, Ran};
 use crate::wire::MessageBatch;
 
-/// Refusals in a row to show a batch or its results, before it is given up.
+/// Refusals in a row to show our batch, before it is given up: about a day with the longest pauses between them. It is paid for,
+/// and a provider that does not know it for an hour may know it again; what is due before is run in real time anyway.
+const POLL_REFUSALS_MAX: u32 = 320;
+/// Times that the results may be read whole, and be fewer than the batch says they are.
+const SHORT_READINGS_MAX: u32 = 4;
+/// Refusals in a row to show results, or a batch that may be ours, before it is given up.
 const REFUSALS_MAX: u32 = 100;
 /// What the refusal counts that says that there is no such batch.
 const NOT_FOUND_WEIGHT: u32 = 20;
@@ -38,8 +43,9 @@ pub(super) fn polled(outcome: Outcome, id: String, notes: &mut Notes, context: C
             notes.gone = 0;
             poll_again(id, hindrance.retry_after_ms, notes, context)
         }
-        Outcome::Refused { status, error } => {
-            if is_gone(status, notes) {
+        Outcome::Refused { error, .. } => {
+            notes.gone += 1;
+            if notes.gone >= POLL_REFUSALS_MAX {
                 let message = error.message.as_deref().unwrap_or("The provider gave no reason.");
                 let end = End::failed(Ran::Unknown, false, &error.kind_or("batch_not_found"), message);
                 return Next::Act(Phase::Over { end });
@@ -116,6 +122,12 @@ pub(super) fn read(event: &Event, id: String, end: End, notes: &mut Notes, conte
         && summary.source == RESULTS
         && summary.results > 0
     {
+        let said = notes.completed.unwrap_or(0).saturating_add(notes.failed.unwrap_or(0));
+        if summary.results < said && notes.short < SHORT_READINGS_MAX {
+            // Something on the way cut them, or put something else in their place: what ran would be bought again.
+            notes.short += 1;
+            return Next::Pause(Phase::Read { id, end }, context.pauses().after_failure(notes.short));
+        }
         return Next::Act(Phase::Over { end });
     }
     notes.tries += 1;

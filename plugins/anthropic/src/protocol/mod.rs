@@ -145,6 +145,9 @@ pub(crate) struct Notes {
     provider_id: Option<String>,
     completed: Option<u32>,
     failed: Option<u32>,
+    /// Readings of the results that were shorter than the batch says they are.
+    #[serde(default)]
+    short: u32,
 }
 
 /// One step, with the state as it is stored.

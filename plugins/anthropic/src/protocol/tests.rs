@@ -480,7 +480,23 @@ fn a_batch_that_is_gone_is_given_up_with_its_fate_unknown() {
         looks += 1;
         effect = life.answer(404, &json!({}));
     }
-    assert_eq!((looks, failure(effect).ran), (5, DidItRun::Unknown));
+    assert_eq!((looks, failure(effect).ran), (320, DidItRun::Unknown));
+}
+
+#[test]
+fn results_that_are_fewer_than_the_batch_says_are_read_again_and_not_for_ever() {
+    for (results, readings) in [(12, 1), (11, 5), (1, 5)] {
+        let mut life = Life::polling();
+        life.answer(200, &ended("ours", 10, 10, 2, 0));
+        let mut effect = life.on(read_event("results", 200, results, true));
+        let mut read = 1;
+        while !matches!(effect, Effect::Finished(_)) {
+            life.wait_out(effect);
+            effect = life.on(read_event("results", 200, results, true));
+            read += 1;
+        }
+        assert_eq!(read, readings, "{results}");
+    }
 }
 
 #[test]

@@ -9,10 +9,11 @@ use crate::{
     wire::{BatchObject, ErrorObject},
 };
 
-/// Refusals in a row to show the batch, before it is given up.
-const REFUSALS_MAX: u32 = 100;
-/// What the refusal counts that says that there is no such batch.
-const NOT_FOUND_WEIGHT: u32 = 20;
+/// Refusals in a row to show the batch, before it is given up: about a day with the longest pauses between them. It is paid for,
+/// and a provider that does not know it for an hour may know it again; what is due before is run in real time anyway.
+const REFUSALS_MAX: u32 = 320;
+/// Times that the output may be read whole, and have fewer results than the batch says it has.
+const SHORT_READINGS_MAX: u32 = 4;
 /// Times in a row that the provider may say that it does not know a file.
 const FILE_GONE_MAX: u32 = 5;
 /// Times that reading a file may be cut off in a row without getting to its end.
@@ -41,8 +42,8 @@ pub(super) fn polled(
             notes.gone = 0;
             poll_again(input, id, hindrance.retry_after_ms, notes, context)
         }
-        Outcome::Refused { status, error } => {
-            notes.gone += if status == 404 { NOT_FOUND_WEIGHT } else { 1 };
+        Outcome::Refused { error, .. } => {
+            notes.gone += 1;
             if notes.gone >= REFUSALS_MAX {
                 let message = error.message.as_deref().unwrap_or("The provider gave no reason.");
                 let end = End::failed(Ran::Unknown, false, &error.code_or("batch_not_found"), message);
@@ -206,7 +207,15 @@ pub(super) fn read(
         if let Event::Read(summary) = event
             && summary.source == Source::Output.name()
         {
-            notes.answers = notes.answers.saturating_add(summary.results);
+            notes.answers = notes.answers.max(summary.results);
+            if notes.completed.is_some_and(|completed| summary.results < completed)
+                && notes.short < SHORT_READINGS_MAX
+            {
+                // Something on the way cut it, or put something else in its place: what ran would be bought again.
+                notes.short += 1;
+                let again = Phase::Read { input, left, read, end };
+                return Next::Pause(again, context.pauses().after_failure(notes.short));
+            }
         }
         read.push(left.remove(0).id);
         return reading(input, left, read, end, notes, context);

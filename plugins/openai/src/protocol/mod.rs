@@ -154,6 +154,9 @@ pub(crate) struct Notes {
     /// Results that were read of the output.
     #[serde(default)]
     answers: u32,
+    /// Readings of the output that were shorter than the batch says it is.
+    #[serde(default)]
+    short: u32,
 }
 
 /// One step, with the state as it is stored.

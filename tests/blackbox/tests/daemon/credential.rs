@@ -1,9 +1,9 @@
 //! A backend that does not accept offpeak's credential: what can wait is not lost by that, and no caller sees a part of it.
 
 use http::StatusCode;
-use provider_sim::{Endpoint, Mode, Provider, Server, Sim};
+use provider_sim::{Endpoint, Fault, Mode, Provider, Server, Sim};
 
-use crate::rig::{Daemon, eventually, sim};
+use crate::rig::{BY_HAND, Daemon, Rig, eventually, sim};
 
 /// A provider that knows another key alone.
 fn stranger() -> Provider {
@@ -34,6 +34,24 @@ async fn what_can_wait_waits_until_it_is_mended() {
     }
     let bill = right.bill();
     assert_eq!((bill.requests(Mode::Batch), bill.executions.repeated().len()), (3, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_may_not_create_batches_is_no_requests_fault_though_it_may_delete_files() {
+    let rig = Rig::start(sim(), BY_HAND).await;
+    rig.provider.faults().next(Endpoint::CreateBatch, Fault::Status { status: 401, retry_after_ms: None });
+    let tickets = rig.daemon.tickets(3, |n| format!("question {n}")).await;
+    rig.daemon.flush().await;
+    eventually("the batch is given up", async || {
+        (rig.daemon.metric("offpeak_batches_ended_total", "backend_refused_credential").await == 1)
+            .then_some(())
+    })
+    .await;
+    assert_eq!(rig.provider.calls(Endpoint::DeleteFile), 1);
+    rig.daemon.flush().await;
+    let answers = rig.all_answered(&tickets).await;
+    assert!(answers.iter().all(|answer| answer.header("x-offpeak-attempts") == "1"), "{answers:?}");
+    assert_eq!((rig.billed(Mode::Batch), rig.ran_twice()), (3, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
