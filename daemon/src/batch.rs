@@ -64,6 +64,8 @@ struct Driver {
     is_credential_refused: AtomicBool,
     /// Items that came back, and those that failed by the provider's fault.
     came_back: results::CameBack,
+    /// What the last upload had on which line.
+    written: Arc<frame::Written>,
 }
 
 /// Why a step could not be made.
@@ -126,6 +128,7 @@ pub async fn drive(
         told_to_stop,
         is_credential_refused,
         came_back,
+        written: Arc::default(),
     };
     let stopping = driver.gateway.stopping.clone();
     let finish = tokio::select! {
@@ -139,12 +142,14 @@ pub async fn drive(
     );
     driver.gateway.metrics.ended(driver.record.backend.as_str(), &finish.code);
     let (batch, hold_until, fate) = (driver.record.id, finish.hold_until, finish.fate());
+    let now = driver.gateway.clock.now();
     let report = match fate {
-        Fate::Refused if finish.permanent => Report::Fine,
+        // Who finds fault with what it got, and asks for no rest, is well.
+        Fate::Refused if finish.permanent || hold_until.is_some_and(|until| until <= now) => Report::Fine,
         Fate::Refused => Report::Failed,
         Fate::Completed | Fate::GivenUp | Fate::NoRoom => driver.came_back.report(),
     };
-    let mode = driver.gateway.backends.sale(&driver.record, driver.gateway.clock.now()).mode;
+    let mode = driver.gateway.backends.sale(&driver.record, now).mode;
     // What it says about the backend is known before its place is free.
     driver.gateway.report(&driver.record.backend, mode, report);
     driver.gateway.lanes.tell(LaneEvent::Ended { batch, hold_until, fate });
@@ -356,7 +361,9 @@ impl Driver {
             mark: self.mark.clone(),
             record: self.record.clone(),
             waiting: self.waiting.load(Ordering::Relaxed),
+            written: self.written.clone(),
         };
+        self.written.clear();
         let told = self.send(method, url, headers, Body::wrap_stream(frame::stream(items, wrapping))).await;
         self.count().await?;
         Ok(told)
@@ -392,6 +399,7 @@ impl Driver {
             record: &self.record,
             source,
             came_back: &self.came_back,
+            written: &self.written,
         }
     }
 

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName};
 use http::{Response, StatusCode};
+use offpeak_core::extent::Range;
 use offpeak_core::room::Load;
 use offpeak_core::sla::Sla;
-use offpeak_core::words::{KeptHeaders, LaneId, LaneKey, Millis, Place, Timestamp};
+use offpeak_core::words::{KeptHeaders, LaneId, LaneKey, Millis, Place, Seq, Timestamp};
 use offpeak_store::{Appended, Idempotency, NewRequest, Standing, StoreError, body_hash};
 use sha2::{Digest, Sha256};
 
 use crate::body::ReplyBody;
 use crate::config::Delivery;
-use crate::delivery;
+use crate::delivery::{self, TicketStanding};
 use crate::envelope::Envelope;
 use crate::gateway::Gateway;
 use crate::lane_book::LaneError;
@@ -52,7 +53,7 @@ pub const RETRIES_COME_WITHIN: Millis = Millis::from_mins(10);
 /// A request that is kept, and how its caller is answered.
 pub struct Kept {
     origin: Place,
-    deadline: Timestamp,
+    standing: TicketStanding,
     delivery: Delivery,
     /// The caller asked for this delivery itself.
     is_asked: bool,
@@ -74,8 +75,48 @@ pub async fn accept(
         return Err(too_many_held());
     }
     let deadline = deferral.deadline;
-    let origin = keep(gateway, account, deferral, headers, envelope, arrived, FOR_ITS_CALLER).await?;
-    Ok(Kept { origin, deadline, delivery, is_asked: asked.is_some() })
+    let kept = keep(gateway, account, deferral, headers, envelope, arrived, FOR_ITS_CALLER).await?;
+    let new = TicketStanding { attempts: 0, deadline: Some(deadline), is_done: false };
+    let (origin, standing) = match kept {
+        Repetition::New(origin) => (origin, new),
+        // It keeps the deadline that it was given at first.
+        Repetition::Of(origin) => (origin, standing_of(gateway, origin).await?.unwrap_or(new)),
+    };
+    Ok(Kept { origin, standing, delivery, is_asked: asked.is_some() })
+}
+
+/// Whether a request was kept before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repetition {
+    /// It is new.
+    New(Place),
+    /// It repeats this one.
+    Of(Place),
+}
+
+impl Repetition {
+    /// Where the request stands, whoever called first.
+    pub const fn origin(self) -> Place {
+        match self {
+            Self::New(origin) | Self::Of(origin) => origin,
+        }
+    }
+}
+
+/// What a ticket says of a request. None if it is not kept any more.
+pub async fn standing_of(gateway: &Gateway, origin: Place) -> Result<Option<TicketStanding>, Refusal> {
+    let standing = gateway.store.outcome(origin).await.map_err(|error| store_failed(&error))?;
+    let Some(standing) = standing else { return Ok(None) };
+    Ok(Some(match standing {
+        Standing::Waiting { current, attempts } => {
+            let range = Range { lane: current.lane, from: current.seq, to: Seq(current.seq.0 + 1) };
+            let waiting = gateway.store.waiting(range).await.map_err(|error| store_failed(&error))?;
+            TicketStanding { attempts, deadline: waiting.first().map(|waiting| waiting.due), is_done: false }
+        }
+        Standing::Final(outcome) => {
+            TicketStanding { attempts: outcome.attempts, deadline: None, is_done: true }
+        }
+    }))
 }
 
 /// The work of a caller who calls again, if it is under way or done already: it is not bought once more, whatever the router
@@ -92,10 +133,10 @@ pub async fn find(
     if gateway.stopping.is_cancelled() {
         return Err(stopping());
     }
-    let entry = gateway.store.entry(origin).await.map_err(|error| store_failed(&error))?;
     let asked = asked_delivery(headers);
     let delivery = asked.unwrap_or(account.delivery);
-    Ok(entry.map(|entry| Kept { origin, deadline: entry.deadline, delivery, is_asked: asked.is_some() }))
+    let standing = standing_of(gateway, origin).await?;
+    Ok(standing.map(|standing| Kept { origin, standing, delivery, is_asked: asked.is_some() }))
 }
 
 /// The request that a call repeats. Which of its headers told it from others depends on where it went, which is not known any
@@ -140,10 +181,10 @@ pub fn may_be_a_repetition(headers: &HeaderMap, envelope: &Envelope) -> bool {
 
 /// Answers as the caller asked: by holding the call, or with a ticket.
 pub async fn answer(gateway: &Arc<Gateway>, kept: Kept) -> Result<Response<ReplyBody>, Refusal> {
-    let Kept { origin, deadline, delivery, is_asked } = kept;
+    let Kept { origin, standing, delivery, is_asked } = kept;
     match delivery {
         Delivery::Ticket => {
-            let mut ticket = delivery::ticket(origin, 0, Some(deadline), gateway.public_url.as_deref());
+            let mut ticket = delivery::ticket(origin, standing, gateway.public_url.as_deref());
             if is_asked {
                 ticket
                     .headers_mut()
@@ -165,7 +206,7 @@ pub async fn keep(
     envelope: Envelope,
     arrived: Timestamp,
     flags: u8,
-) -> Result<Place, Refusal> {
+) -> Result<Repetition, Refusal> {
     if gateway.stopping.is_cancelled() {
         return Err(stopping());
     }
@@ -179,7 +220,7 @@ pub async fn keep(
         Coming::default(),
     )?;
     match attach(gateway, account, &deferral.key.headers, headers, &envelope).await? {
-        Some(origin) => Ok(origin),
+        Some(origin) => Ok(Repetition::Of(origin)),
         None => append(gateway, account, deferral, headers, envelope, arrived, flags).await,
     }
 }
@@ -242,7 +283,7 @@ async fn append(
     envelope: Envelope,
     arrived: Timestamp,
     flags: u8,
-) -> Result<Place, Refusal> {
+) -> Result<Repetition, Refusal> {
     let body = deferred_body(&envelope)?;
     let body_hash = hash(&body, &deferral.key.headers);
     let lane = gateway.lanes.lane(&gateway.store, &gateway.backends, deferral.key, arrived).await;
@@ -265,11 +306,11 @@ async fn append(
     match gateway.store.append(request).await.map_err(|error| store_failed(&error))? {
         Appended::New(place) => {
             gateway.metrics.accepted();
-            Ok(place)
+            Ok(Repetition::New(place))
         }
         Appended::Same(place) => {
             gateway.metrics.attached();
-            Ok(place)
+            Ok(Repetition::Of(place))
         }
         Appended::Conflict => Err(conflict()),
     }

@@ -101,19 +101,26 @@ struct Ticket<'a> {
 /// How soon a client may look again, in seconds.
 const LOOK_AGAIN_S: u16 = 30;
 
-/// A ticket for work that is not done.
-pub fn ticket(
-    origin: Place,
-    attempts: u16,
-    deadline: Option<Timestamp>,
-    public_url: Option<&str>,
-) -> Response<ReplyBody> {
+/// What a ticket says of its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TicketStanding {
+    /// Attempts made.
+    pub attempts: u16,
+    /// When its answer is due.
+    pub deadline: Option<Timestamp>,
+    /// Its outcome is there, and can be fetched.
+    pub is_done: bool,
+}
+
+/// A ticket for deferred work.
+pub fn ticket(origin: Place, standing: TicketStanding, public_url: Option<&str>) -> Response<ReplyBody> {
+    let TicketStanding { attempts, deadline, is_done } = standing;
     let id = request_id(origin);
     let url = format!("{}{}{id}", public_url.unwrap_or_default(), PATH);
     let ticket = Ticket {
         id: &id,
         object: "deferred",
-        status: "in_progress",
+        status: if is_done { "finished" } else { "in_progress" },
         attempts,
         deadline_at: deadline.map(|deadline| deadline.0 / 1000),
         url: &url,
@@ -124,6 +131,8 @@ pub fn ticket(
     if let Ok(url) = HeaderValue::try_from(&url) {
         headers.insert(LOCATION, url);
     }
-    headers.insert(RETRY_AFTER, HeaderValue::from(LOOK_AGAIN_S));
+    if !is_done {
+        headers.insert(RETRY_AFTER, HeaderValue::from(LOOK_AGAIN_S));
+    }
     response
 }

@@ -28,6 +28,7 @@ use crate::documents::{self, DocumentError, Job, JobCost, Numbers};
 use crate::gateway::Gateway;
 use crate::job_book::{OpenJob, Progress};
 use crate::outcomes;
+use crate::sent;
 use crate::spool::Spool;
 
 /// A pause before trying again what the store or the disk refused.
@@ -357,17 +358,20 @@ impl Driver {
         };
         let gateway = &self.gateway;
         let now = gateway.clock.now();
+        let places: Vec<Place> = open.iter().map(|one| one.current).collect();
+        let tries = sent::tries(&gateway.store, &places).await?;
+        let tried = |one: &Unfinished| tries.get(&one.current).copied().unwrap_or(0);
         let stand_in = |one: &Unfinished| {
             let key = gateway.store.lane_key(one.current.lane).filter(|_| close == Close::WindowOver)?;
             gateway.stand_in(&key, &key.backend)
         };
         let given_up = |one: &Unfinished| NewOutcome {
             place: one.current,
-            attempts: one.attempts,
+            attempts: one.attempts.saturating_add(tried(one)),
             batch: None,
             finished_at: now,
             ending: Ending::Failed {
-                ran: DidItRun::NotSent,
+                ran: if tried(one) == 0 { DidItRun::NotSent } else { DidItRun::Unknown },
                 code: code.to_owned(),
                 message: message.to_owned(),
             },
@@ -377,7 +381,9 @@ impl Driver {
             documents: Vec::new(),
         };
         let ended = open.iter().map(|one| match stand_in(one) {
-            Some(answer) => outcomes::stood_in(one.current, one.attempts, answer, now),
+            Some(answer) => {
+                outcomes::stood_in(one.current, one.attempts.saturating_add(tried(one)), answer, now)
+            }
             None => given_up(one),
         });
         Ok(outcomes::end_without_attempt(gateway, ended.collect()).await?)

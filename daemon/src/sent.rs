@@ -1,11 +1,12 @@
 //! What was sent by itself, in real time, and has no outcome yet: on record before it goes out, so that after a crash it is
 //! known what may have run. Real-time APIs cannot be asked.
 
+use std::collections::HashMap;
 use std::ops::Bound;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use offpeak_core::words::{BatchId, Place};
-use offpeak_store::{Document, Kind, Order, Store, StoreError};
+use offpeak_core::words::{BatchId, Place, Timestamp};
+use offpeak_store::{Document, Kind, Order, Recorded, Standing, Store, StoreError};
 
 use crate::documents::{key_of, place_of};
 
@@ -57,6 +58,33 @@ pub async fn forget(store: &Store, batch: BatchId) -> Result<(), StoreError> {
         store.keep(sent.iter().map(|sent| removal(batch, sent.place)).collect()).await?;
     }
     Ok(())
+}
+
+/// How often each of these was sent and has no outcome for it; those that were not are left out. Who ends a request from
+/// elsewhere counts them, or what may have run would be on no record.
+pub async fn tries(store: &Store, places: &[Place]) -> Result<HashMap<Place, u16>, StoreError> {
+    let mut tries = HashMap::new();
+    for batch in store.open_batches().await? {
+        let stands_there = |place: &&Place| batch.ranges.iter().any(|range| range.contains(**place));
+        let here: Vec<Place> = places.iter().filter(stands_there).copied().collect();
+        if here.is_empty() {
+            continue;
+        }
+        let keys = here.iter().map(|place| key(batch.id, *place)).collect();
+        let found = store.documents_at(Kind::Sent, keys).await?;
+        let sent = here.iter().zip(found).filter_map(|(place, value)| read(&key(batch.id, *place), &value?));
+        tries.extend(sent.map(|sent| (sent.place, sent.tries)));
+    }
+    Ok(tries)
+}
+
+/// Ends a request that its caller no longer wants, wherever it stands now.
+pub async fn cancel(store: &Store, origin: Place, at: Timestamp) -> Result<Recorded, StoreError> {
+    let tried = match store.outcome(origin).await? {
+        Some(Standing::Waiting { current, .. }) => tries(store, &[current]).await?.remove(&current),
+        Some(Standing::Final(_)) | None => None,
+    };
+    store.cancel(origin, at, tried.unwrap_or(0)).await
 }
 
 fn key(batch: BatchId, place: Place) -> Bytes {

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
+use offpeak_core::extent::Range;
+use offpeak_core::words::{Place, Seq};
 use offpeak_host::values::provider::{self, Framing};
 use offpeak_host::{PluginError, ProviderPlugin};
 use offpeak_store::{BatchRecord, Selection};
+use parking_lot::Mutex;
 
 use crate::blocking::blocking;
 use crate::gateway::Gateway;
@@ -28,6 +31,40 @@ pub struct Items {
     pub record: BatchRecord,
     /// Its requests that had no outcome when they were last counted.
     pub waiting: u32,
+    /// What is told which of them were written.
+    pub written: Arc<Written>,
+}
+
+/// Which requests an upload had, in their order, for a provider that finds fault with some of its lines.
+#[derive(Debug, Default)]
+pub struct Written(Mutex<Vec<Range>>);
+
+impl Written {
+    /// Another upload begins.
+    pub fn clear(&self) {
+        self.0.lock().clear();
+    }
+
+    fn push(&self, place: Place) {
+        let next = Seq(place.seq.0 + 1);
+        let mut ranges = self.0.lock();
+        match ranges.last_mut().filter(|last| last.lane == place.lane && last.to == place.seq) {
+            Some(last) => last.to = next,
+            None => ranges.push(Range { lane: place.lane, from: place.seq, to: next }),
+        }
+    }
+
+    /// The request on this line, from 1.
+    pub fn line(&self, line: u64) -> Option<Place> {
+        let mut before = line.checked_sub(1)?;
+        for range in self.0.lock().iter() {
+            if before < range.len() {
+                return Some(Place { lane: range.lane, seq: Seq(range.from.0 + before) });
+            }
+            before -= range.len();
+        }
+        None
+    }
 }
 
 /// What stands around the encoded items.
@@ -167,6 +204,10 @@ impl Items {
             let source = Source::batch(&self.gateway, &self.record);
             outcomes::record(&self.gateway, &source, refused).await.map_err(io::Error::other)?;
         }
+        let is_written = |id: &String| encoded.refused.iter().all(|refused| refused.id != *id);
+        for (entry, _) in chunk.entries.iter().zip(&ids).filter(|(_, id)| is_written(id)) {
+            self.written.push(entry.place);
+        }
         Ok((encoded.bytes, chunk.rest))
     }
 
@@ -181,7 +222,24 @@ impl Items {
 
 #[cfg(test)]
 mod tests {
+    use offpeak_core::words::LaneId;
+
     use super::*;
+
+    #[test]
+    fn the_lines_of_an_upload_are_known_by_their_numbers() {
+        let written = Written::default();
+        let places: Vec<Place> = [(1, 5), (1, 6), (1, 8), (2, 0), (1, 9)]
+            .into_iter()
+            .map(|(lane, seq)| Place { lane: LaneId(lane), seq: Seq(seq) })
+            .collect();
+        places.iter().for_each(|place| written.push(*place));
+        let found: Vec<Place> = (1..=5).filter_map(|line| written.line(line)).collect();
+        assert_eq!(found, places);
+        assert_eq!((written.line(0), written.line(6)), (None, None));
+        written.clear();
+        assert_eq!(written.line(1), None);
+    }
 
     #[test]
     fn a_multipart_body_has_its_fields_before_the_file() {

@@ -14,6 +14,7 @@ use offpeak_host::values::provider::{self, Decoded, ItemOutcome, ItemResult, Rea
 use offpeak_host::{PluginError, ProviderPlugin};
 use offpeak_store::{BatchRecord, StoreError};
 
+use super::frame::Written;
 use crate::blocking::blocking;
 use crate::costs::Took;
 use crate::gateway::Gateway;
@@ -112,6 +113,8 @@ pub struct Reader<'a> {
     pub source: &'a str,
     /// Where what came back is counted.
     pub came_back: &'a CameBack,
+    /// What the last upload had on which line.
+    pub written: &'a Written,
 }
 
 impl Reader<'_> {
@@ -190,7 +193,12 @@ impl Reader<'_> {
     /// Takes in results that the plugin has understood already.
     pub async fn accept(&self, results: Vec<ItemResult>) -> Result<Summary, ReadError> {
         let lines = count(results.len());
-        let understood = results.into_iter().map(|result| self.understood(Decoded::Result(result)));
+        let understood = results.into_iter().map(|mut result| {
+            if let Some(place) = self.written_on(&result.id) {
+                result.id = place.to_string();
+            }
+            self.understood(Decoded::Result(result))
+        });
         let attempts = understood.filter_map(|one| match one {
             Understood::Attempt(attempt) => Some(attempt),
             Understood::Unknown | Understood::Garbage => None,
@@ -230,6 +238,11 @@ impl Reader<'_> {
             return Understood::Unknown;
         };
         Understood::Attempt(attempt(place, result))
+    }
+
+    /// The request that the last upload had on this line.
+    fn written_on(&self, id: &str) -> Option<Place> {
+        id.strip_prefix('#').and_then(|line| self.written.line(line.parse().ok()?))
     }
 
     /// The request that a result is for, if it is one of this batch.

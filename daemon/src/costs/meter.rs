@@ -160,13 +160,9 @@ impl Drop for Meter {
         let Some(call) = self.call.take() else { return };
         let found = self.scanner.found();
         let is_success = (200..300).contains(&self.status);
-        // A stream tells what it took at its end and only if the client asked for it. What the client sees is not
-        // changed, so that this is reckoned: providers send about a token an event, and two events beside.
-        let reckoned = (found.usage.is_none() && self.is_stream && is_success).then(|| Usage {
-            input: call.input_estimate,
-            output: self.scanner.events().saturating_sub(2),
-            ..Usage::default()
-        });
+        let exact = found.usage.filter(|_| !self.is_cut());
+        let reckoned = (exact.is_none() && self.is_stream && is_success)
+            .then(|| reckoned(found.usage, &self.scanner, call.input_estimate));
         let took = took(&call);
         let taken = Taken {
             tenant: call.tenant,
@@ -175,17 +171,37 @@ impl Drop for Meter {
             status: Some(self.status),
             tier: found.tier,
             estimated: reckoned.is_some(),
-            usage: found.usage.or(reckoned),
+            usage: exact.or(reckoned),
             wasted: false,
             took,
         };
-        if let Some(usage) = found.usage {
+        if let Some(usage) = exact {
             call.sale.learnt.learn(call.input_estimate, usage);
         }
         let used = taken.usage.unwrap_or_default();
         let reservation = call.admission.settle(Demand { input: used.input, output: used.output });
         let (sale, at) = (call.sale, self.clock.now());
         self.ledger.note(Passed { sale, taken, at, request: call.request, reservation });
+    }
+}
+
+/// Events of a stream that carry no token: one at its beginning and one at its end.
+const EVENTS_BESIDE: u64 = 2;
+
+impl Meter {
+    /// The stream broke off after it had said what it took so far.
+    fn is_cut(&self) -> bool {
+        self.is_stream && self.scanner.events_since_usage() > EVENTS_BESIDE
+    }
+}
+
+/// A stream tells what it took at its end, and some only if the client asked for it. What the client sees is not changed, so
+/// that this is reckoned: providers send about a token an event. `so_far` is what it said before it broke off.
+fn reckoned(so_far: Option<Usage>, scanner: &Scanner, input_estimate: u64) -> Usage {
+    let of = |events: u64| events.saturating_sub(EVENTS_BESIDE);
+    match so_far {
+        Some(so_far) => Usage { output: so_far.output.max(of(scanner.events_since_usage())), ..so_far },
+        None => Usage { input: input_estimate, output: of(scanner.events()), ..Usage::default() },
     }
 }
 

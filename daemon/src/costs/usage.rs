@@ -66,6 +66,9 @@ pub struct Scanner {
     counts: Counts,
     tier: Option<String>,
     events: u64,
+    /// Of them, those after the last usage.
+    events_since: u64,
+    has_just_counted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -93,8 +96,11 @@ impl Scanner {
 
     /// The next bytes of the answer.
     pub fn see(&mut self, data: &[u8]) {
+        let events = |data: &[u8]| FIND_EVENT.find_iter(data).count() as u64;
         if self.is_stream {
-            self.events += FIND_EVENT.find_iter(data).count() as u64;
+            let more = events(data);
+            self.events += more;
+            self.events_since += more;
         }
         let mut at = 0;
         while let Some(rest) = data.get(at..).filter(|rest| !rest.is_empty()) {
@@ -102,6 +108,9 @@ impl Scanner {
                 State::Seeking => self.seek(rest),
                 State::Between { .. } | State::Taking { .. } => self.step(rest),
             };
+            if std::mem::take(&mut self.has_just_counted) && self.is_stream {
+                self.events_since = events(data.get(at..).unwrap_or_default());
+            }
         }
     }
 
@@ -113,6 +122,12 @@ impl Scanner {
     /// Events of a stream that were seen; of models that send a token an event, about as many tokens.
     pub const fn events(&self) -> u64 {
         self.events
+    }
+
+    /// Those of them that came after the last word about usage. At the end of a whole stream it is one, which says that it is over;
+    /// where there are more, the stream was cut, and what it said at its beginning was not the last word.
+    pub const fn events_since_usage(&self) -> u64 {
+        self.events_since
     }
 
     /// Goes on to the end of the next name, or of the data.
@@ -199,7 +214,10 @@ impl Scanner {
 
     fn take(&mut self, name: Name, value: &[u8]) {
         match name {
-            Name::Usage => self.counts.read(value),
+            Name::Usage => {
+                self.counts.read(value);
+                self.has_just_counted = true;
+            }
             Name::Tier => self.tier = serde_json::from_slice(value).ok(),
         }
     }
@@ -239,6 +257,19 @@ mod tests {
             scanner.see(piece);
         }
         scanner
+    }
+
+    #[test]
+    fn what_follows_the_last_usage_tells_whether_a_stream_was_cut() {
+        let whole = format!("{MESSAGES}event: message_stop\ndata: {{\"type\":\"message_stop\"}}\n\n");
+        for size in 1..whole.len() {
+            let pieces: Vec<&[u8]> = whole.as_bytes().chunks(size).collect();
+            assert!(scan(&pieces).events_since_usage() <= 1, "{size}");
+        }
+        assert_eq!(scan(&[STREAM.as_bytes()]).events_since_usage(), 1);
+        let (begin, _) = MESSAGES.split_once("event: message_delta").unwrap();
+        let cut = format!("{begin}{}", "event: content_block_delta\ndata: {}\n\n".repeat(7));
+        assert_eq!(scan(&[cut.as_bytes()]).events_since_usage(), 7);
     }
 
     #[test]

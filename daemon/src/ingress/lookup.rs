@@ -6,10 +6,11 @@ use offpeak_store::Standing;
 use serde::Serialize;
 
 use crate::body::ReplyBody;
-use crate::defer::store_failed;
+use crate::defer::{self, store_failed};
 use crate::delivery::{self, ID_PREFIX, PATH};
 use crate::gateway::Gateway;
 use crate::reply::{self, Refusal};
+use crate::sent;
 use crate::tenant::Account;
 
 /// Answers a call about a ticket. What belongs to another tenant does not exist.
@@ -26,8 +27,9 @@ pub async fn answer(
         (&Method::GET, Standing::Final(outcome)) => delivery::final_answer(&gateway.store, origin, &outcome)
             .await
             .map_err(|error| store_failed(&error)),
-        (&Method::GET, Standing::Waiting { attempts, .. }) => {
-            Ok(delivery::ticket(origin, attempts, None, gateway.public_url.as_deref()))
+        (&Method::GET, Standing::Waiting { .. }) => {
+            let standing = defer::standing_of(gateway, origin).await?.ok_or_else(|| unknown(id))?;
+            Ok(delivery::ticket(origin, standing, gateway.public_url.as_deref()))
         }
         (&Method::DELETE, Standing::Waiting { .. }) => cancel(gateway, origin).await,
         (&Method::DELETE, Standing::Final(_)) => {
@@ -67,7 +69,7 @@ struct Farewell<'a> {
 
 async fn cancel(gateway: &Gateway, origin: Place) -> Result<Response<ReplyBody>, Refusal> {
     let now = gateway.clock.now();
-    gateway.store.cancel(origin, now).await.map_err(|error| store_failed(&error))?;
+    sent::cancel(&gateway.store, origin, now).await.map_err(|error| store_failed(&error))?;
     gateway.jobs.finished([(origin, false)]);
     gateway.held.tell([origin]);
     let id = delivery::request_id(origin);

@@ -28,6 +28,7 @@ use crate::ingress::query::Query;
 use crate::members::{self, Edit};
 use crate::reply::{self, Refusal};
 use crate::route;
+use crate::sent;
 use crate::tenant::{Account, Identified};
 
 /// Where responses are.
@@ -57,7 +58,8 @@ pub async fn create(
     // How it is delivered is no matter of the router's.
     let envelope = Envelope { sla: Sla::Within(window), stream: false, ..envelope };
     let deferral = route::route_later(gateway, account, PATH, headers, &envelope, arrived)?;
-    let origin = defer::keep(gateway, account, deferral, headers, envelope, arrived, FOR_A_RESPONSE).await?;
+    let kept = defer::keep(gateway, account, deferral, headers, envelope, arrived, FOR_A_RESPONSE).await?;
+    let origin = kept.origin();
     if is_streamed {
         return stream::answer(gateway, origin, None);
     }
@@ -178,7 +180,7 @@ async fn is_deleted(gateway: &Gateway, place: Place) -> Result<bool, Refusal> {
 async fn cancel(gateway: &Gateway, account: &Account, id: &str) -> Result<Response<ReplyBody>, Refusal> {
     let place = find(gateway, account, id).await?;
     let now = gateway.clock.now();
-    let recorded = gateway.store.cancel(place, now).await.map_err(|error| store_failed(&error))?;
+    let recorded = sent::cancel(&gateway.store, place, now).await.map_err(|error| store_failed(&error))?;
     if let Recorded::New { origin, .. } = recorded {
         gateway.jobs.finished([(origin, false)]);
         gateway.held.tell([origin]);
@@ -207,7 +209,7 @@ async fn delete(gateway: &Gateway, account: &Account, id: &str) -> Result<Respon
     }
     let place = find(gateway, account, id).await?;
     let now = gateway.clock.now();
-    let recorded = gateway.store.cancel(place, now).await.map_err(|error| store_failed(&error))?;
+    let recorded = sent::cancel(&gateway.store, place, now).await.map_err(|error| store_failed(&error))?;
     if let Recorded::New { origin, .. } = recorded {
         gateway.held.tell([origin]);
     }

@@ -220,8 +220,8 @@ impl Store {
         self.0.ask(|reply| Op::Record { outcomes, reply }).await
     }
 
-    /// Ends a request that its caller no longer wants, wherever it stands now.
-    pub async fn cancel(&self, origin: Place, at: Timestamp) -> Result<Recorded, StoreError> {
+    /// Ends a request that its caller no longer wants, wherever it stands now. `tried` are the attempts made where it stands.
+    pub async fn cancel(&self, origin: Place, at: Timestamp, tried: u16) -> Result<Recorded, StoreError> {
         // A requeue may come in between; then the request stands somewhere else.
         loop {
             let (current, attempts) = match self.standing(origin).await? {
@@ -231,7 +231,7 @@ impl Store {
             };
             let outcome = NewOutcome {
                 place: current,
-                attempts,
+                attempts: attempts.saturating_add(tried),
                 batch: None,
                 finished_at: at,
                 ending: query::cancelled(),

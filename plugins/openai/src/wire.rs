@@ -81,6 +81,16 @@ pub(crate) struct ErrorObject {
     kind: Value,
     #[serde(default)]
     pub(crate) message: Option<String>,
+    /// Of the input file, from 1; what is no such number is not read.
+    #[serde(default)]
+    line: Value,
+}
+
+impl ErrorObject {
+    /// The line of the input file that is to blame.
+    pub(crate) fn line(&self) -> Option<u64> {
+        self.line.as_u64().filter(|line| *line > 0)
+    }
 }
 
 /// One page of a listing, the newest first.

@@ -63,6 +63,13 @@ const OUT_OF_MEMORY: [&str; 4] =
 /// The offer is not one for this model: the names that batches fail with.
 const NOT_SOLD: [&str; 3] = ["offer_not_sold", "model_not_supported", "batch_not_supported"];
 
+/// How OpenAI says so, under the code of a model that is none.
+const NOT_SOLD_WORDS: [&str; 1] = ["not supported by the batch api"];
+
+/// The provider found fault with one request of a batch before it ran any. Alone it is told what it is, and the others are rid
+/// of it.
+const LINE_REFUSED: &str = "line_refused";
+
 /// The members of a request that say how it is bought; an error about one of them is about the offer.
 const OFFER_MEMBERS: [&str; 3] = ["service_tier", "background", "background_options"];
 
@@ -134,8 +141,11 @@ fn of_failure(failure: &Failure, config: &Config) -> Meaning {
     if EXHAUSTED.contains(&code) || EXHAUSTED_WORDS.iter().any(|words| message.contains(words)) {
         return Meaning::Exhausted;
     }
-    if NOT_SOLD.contains(&code) {
+    if NOT_SOLD.contains(&code) || NOT_SOLD_WORDS.iter().any(|words| message.contains(words)) {
         return Meaning::NotSold;
+    }
+    if code == LINE_REFUSED {
+        return Meaning::RunNow;
     }
     if failure.code.starts_with(MARKED_PERMANENT) || code == CANCELLED {
         return Meaning::Permanent;
@@ -430,6 +440,13 @@ mod tests {
             Meaning::Permanent
         );
         assert_eq!(failure(DidItRun::Refused, "permanent:model_not_supported"), Meaning::NotSold);
+        let said = Failure {
+            ran: DidItRun::Refused,
+            code: "permanent:model_not_found".into(),
+            message: "The provided model 'o9' is not supported by the Batch API.".into(),
+        };
+        assert_eq!(judge(&attempt("batch", Ending::Failed(said), ""), &Config::default()), Meaning::NotSold);
+        assert_eq!(failure(DidItRun::Refused, "line_refused"), Meaning::RunNow);
         assert_eq!(failure(DidItRun::Refused, "backend_refused_credential"), Meaning::Exhausted);
     }
 

@@ -65,6 +65,11 @@ pub enum BatchFault {
         /// The error's code, such as `token_limit_exceeded`.
         code: String,
     },
+    /// Validation finds fault with these lines, from 1, whatever is in them.
+    RefuseLines {
+        /// Their numbers.
+        lines: Vec<usize>,
+    },
     /// The batch takes this long from creation to completion.
     Turnaround {
         /// Provider milliseconds.
@@ -267,6 +272,7 @@ impl BatchFault {
             Self::Stall => "batch: stalls and expires",
             Self::LoseItems { .. } => "batch: items never run, expires",
             Self::FailValidation { .. } => "batch: refused at validation",
+            Self::RefuseLines { .. } => "batch: refused for some lines",
             Self::Turnaround { .. } => "batch: takes its time",
             Self::OutputTruncated => "results: file cut off",
             Self::OutputGarbageLine => "results: a line is garbage",

@@ -260,7 +260,7 @@ impl Pair {
 
     fn cancel(&mut self, number: u16) {
         let Some(origin) = pick(&self.model.places(), number) else { return };
-        let recorded = now(self.store.cancel(origin, Timestamp(2000))).unwrap();
+        let recorded = now(self.store.cancel(origin, Timestamp(2000), 0)).unwrap();
         let mut place = origin;
         while let Some(Ended::Requeued(to)) = self.model.entry(place).ended {
             place = to;

@@ -1,8 +1,12 @@
 //! From a batch at the provider to its results.
 
+use std::collections::BTreeMap;
+
 use offpeak_plugin::provider::{Event, ReadSummary};
 
-use super::{Cancel, Context, End, How, Next, Notes, Outcome, Phase, Ran, ResultFile, Source, conclude};
+use super::{
+    Cancel, Context, End, How, Next, Notes, Outcome, Phase, Ran, RefusedLine, ResultFile, Source, conclude,
+};
 use crate::{
     config::DeleteFiles,
     dialect::Over,
@@ -14,6 +18,18 @@ use crate::{
 const REFUSALS_MAX: u32 = 320;
 /// Times that the output may be read whole, and have fewer results than the batch says it has.
 const SHORT_READINGS_MAX: u32 = 4;
+/// What a line is refused for that its whole batch has in common.
+const SHARED: [&str; 6] = [
+    "model_not_found",
+    "model_not_supported",
+    "model_mismatch",
+    "mismatched_model",
+    "url_mismatch",
+    "invalid_url",
+];
+/// Lines that are taken out of a refused batch at once, and what is kept of the reasons: a state is small.
+const LINES_MAX: usize = 50;
+const LINE_MESSAGE_CHARS: usize = 100;
 /// Times in a row that the provider may say that it does not know a file.
 const FILE_GONE_MAX: u32 = 5;
 /// Times that reading a file may be cut off in a row without getting to its end.
@@ -82,7 +98,12 @@ pub(super) fn seen(batch: &BatchObject, input: String, notes: &mut Notes, contex
         Some(Over::Completed) => finished(How::Completed, Ran::Unknown),
         Some(Over::Expired) => finished(How::Expired, leftovers),
         Some(Over::Cancelled) => finished(How::Cancelled, leftovers),
-        Some(Over::Failed) => failed(batch, context),
+        Some(Over::Failed) => {
+            if let Some(refuse) = refused_lines(batch, &input, context) {
+                return Next::Act(refuse);
+            }
+            failed(batch, context)
+        }
         None => {
             notes.polls = notes.polls.saturating_add(1);
             let poll = Phase::Poll { input, id: batch.id.clone() };
@@ -102,6 +123,47 @@ fn failed(batch: &BatchObject, context: Context<'_>) -> End {
     let code = error.map_or_else(|| "batch_failed".to_owned(), |error| error.code_or("batch_failed"));
     let message = error.and_then(|error| error.message.as_deref()).unwrap_or("The provider gave no reason.");
     End::failed(ran, temporary.is_some(), &code, message)
+}
+
+/// Where the provider says which lines are to blame that nothing ran, they alone are, and the others may go again at once; unless
+/// it is something that all of them share.
+fn refused_lines(batch: &BatchObject, input: &str, context: Context<'_>) -> Option<Phase> {
+    let End::Failed { ran: Ran::Refused, temporary: false, code, message, .. } = failed(batch, context)
+    else {
+        return None;
+    };
+    let mut reasons = BTreeMap::new();
+    for error in batch.errors() {
+        if SHARED.contains(&error.code_or("").as_str()) {
+            return None;
+        }
+        if let Some(line) = error.line() {
+            reasons.entry(line).or_insert(error.message.as_deref().unwrap_or("The provider gave no reason."));
+        }
+    }
+    if reasons.is_empty() || reasons.len() as u64 >= u64::from(context.batch.waiting) {
+        return None;
+    }
+    let cut = |text: &str| text.chars().take(LINE_MESSAGE_CHARS).collect();
+    let line = |(number, message)| RefusedLine { number, message: cut(message) };
+    let lines = reasons.into_iter().take(LINES_MAX).map(line).collect();
+    let end = End::failed(Ran::Refused, true, &code, &message);
+    Some(Phase::Refuse { input: input.to_owned(), lines, end })
+}
+
+/// What became of the lines that were refused. Where the daemon knew none of them, the same batch is not made again at once.
+pub(super) fn refused(
+    event: &Event,
+    input: String,
+    lines: Vec<RefusedLine>,
+    end: End,
+    context: Context<'_>,
+) -> Next {
+    match event {
+        Event::Read(summary) if summary.results > 0 => conclude(vec![input], end.after_ms(Some(0)), context),
+        Event::Read(_) => conclude(vec![input], end, context),
+        _ => Next::Act(Phase::Refuse { input, lines, end }),
+    }
 }
 
 /// The outcome of asking to stop the batch. Whatever the answer, a look tells what came of it.

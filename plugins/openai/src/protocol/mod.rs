@@ -17,9 +17,12 @@ mod simulation;
 mod tests;
 
 use offpeak_plugin::{
-    Header,
+    DidItRun, Header,
     batch::{self, Cancel, End, How, Pauses, Protocol, Ran, Shown},
-    provider::{Batch, Effect, Event, Framing, Multipart, Reading, ReadingForm, Request, Step, Upload},
+    provider::{
+        Batch, Effect, Event, Framing, ItemFailure, ItemOutcome, ItemResult, Multipart, Reading, ReadingForm,
+        Request, Step, Upload,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +96,8 @@ pub(crate) enum Phase {
     Cancel { input: String, id: String },
     /// Reading the first of `left`.
     Read { input: String, left: Vec<ResultFile>, read: Vec<String>, end: End },
+    /// Handing over the lines that the provider refused the whole batch for.
+    Refuse { input: String, lines: Vec<RefusedLine>, end: End },
     /// Deleting the first of `files`, which came to nothing `tries` times.
     Delete {
         files: Vec<String>,
@@ -117,6 +122,27 @@ pub(crate) struct Search {
 pub(crate) struct ResultFile {
     source: Source,
     id: String,
+}
+
+/// A line of the input that the provider found fault with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RefusedLine {
+    /// From 1.
+    number: u64,
+    /// Why.
+    message: String,
+}
+
+impl RefusedLine {
+    /// What the retry policy runs alone: there the provider says what it has against it, if anything.
+    const CODE: &str = "line_refused";
+
+    fn result(&self) -> ItemResult {
+        let RefusedLine { number, message } = self;
+        let failure =
+            ItemFailure { ran: DidItRun::Refused, code: Self::CODE.to_owned(), message: message.clone() };
+        ItemResult { id: format!("#{number}"), outcome: ItemOutcome::Failed(failure) }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,6 +220,7 @@ impl Protocol for Context<'_> {
             Phase::Read { input, left, read, end } => {
                 collect::read(&event, input, left, read, end, notes, context)
             }
+            Phase::Refuse { input, lines, end } => collect::refused(&event, input, lines, end, context),
             Phase::Delete { files, end, tries } => deleted(Outcome::of(event), files, end, tries, context),
             Phase::Over { end } => Next::Act(Phase::Over { end }),
         }
@@ -268,6 +295,7 @@ impl Phase {
                 }),
                 None => end.effect(),
             },
+            Self::Refuse { lines, .. } => Effect::Results(lines.iter().map(RefusedLine::result).collect()),
             Self::Delete { files: left, end, .. } => match left.first() {
                 Some(file) => call("DELETE", format!("{files}/{}", escape(file))),
                 None => end.effect(),

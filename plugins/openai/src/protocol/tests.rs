@@ -440,6 +440,40 @@ fn a_failed_batch_tells_whether_to_try_again() {
 }
 
 #[test]
+fn a_batch_that_is_refused_for_some_of_its_lines_hands_over_these_alone() {
+    let refused = |code: &str, lines: &[u64]| {
+        let mut failed = batch_object("failed");
+        let error = |line| json!({"code": code, "message": "why", "param": null, "line": line});
+        failed["errors"] = json!({"data": lines.iter().map(error).collect::<Vec<_>>()});
+        failed
+    };
+    // What the daemon knows goes, and the rest may go again at once; what it does not know is not repeated at once.
+    for (known, retry_after_s) in [(1, Some(0)), (0, None)] {
+        let mut life = Life::polling();
+        let effect = life.answer(200, &refused("invalid_json_line", &[2, 2]));
+        let Effect::Results(results) = &effect else { panic!("{effect:?}") };
+        let [result] = &results[..] else { panic!("{results:?}") };
+        let ItemOutcome::Failed(failed) = &result.outcome else { panic!("{result:?}") };
+        assert_eq!(
+            (result.id.as_str(), failed.code.as_str(), failed.ran),
+            ("#2", "line_refused", DidItRun::Refused)
+        );
+        assert_eq!(life.on(Event::Interrupted), effect, "after a crash they are handed over again");
+        let summary =
+            ReadSummary { source: String::new(), status: 200, lines: 1, results: known, whole: true };
+        assert_eq!(sent(&life.on(Event::Read(summary))), "DELETE /v1/files/file-1");
+        let end = failure(life.on(answered(200, &json!({}))));
+        assert_eq!((end.ran, end.temporary, end.retry_after_s), (DidItRun::Refused, true, retry_after_s));
+    }
+    // What all of them have in common is nothing of theirs alone.
+    for batch in [refused("model_not_found", &[1]), refused("invalid_json_line", &[1, 2])] {
+        let mut life = Life::polling();
+        assert_eq!(sent(&life.answer(200, &batch)), "DELETE /v1/files/file-1");
+        assert!(!failure(life.on(answered(200, &json!({})))).temporary);
+    }
+}
+
+#[test]
 fn a_failed_batch_with_results_is_read_and_the_rest_is_unknown() {
     let mut life = Life::polling();
     let effect = life.answer(200, &over("failed", Some("file-out"), None));

@@ -3,6 +3,7 @@
 use provider_sim::{BatchFault, Endpoint, Fault, Faults, ItemFault, ItemRule, Mode, PicoDollars, Server};
 use serde_json::{Value, json};
 
+use crate::anthropic;
 use crate::rig::{BY_HAND, CHAT, Daemon, MODEL, Rig, chat, eventually, send, sim};
 
 /// Dollars as the admin plane writes them, in the bill's unit.
@@ -67,6 +68,24 @@ async fn a_stream_whose_usage_nobody_asked_for_is_reckoned_and_not_changed() {
     assert_eq!(sum["estimated"], 1);
     let (reckoned, billed) = (pico(&sum["cost_usd"]).0, rig.provider.bill().total().0);
     assert!(reckoned > billed / 2 && reckoned < billed * 2, "{reckoned} of {billed}");
+}
+
+/// Anthropic says at the beginning what the input was, and at the end what the output was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_messages_that_is_cut_is_reckoned_by_what_passed() {
+    let rig = anthropic::rig(Faults::default(), "").await;
+    let prompt = "so many words that the cut comes among them ".repeat(20);
+    let body = json!({ "model": anthropic::CLAUDE, "max_tokens": 500, "stream": true,
+        "messages": [{ "role": "user", "content": prompt }] });
+    rig.provider.faults().next(Endpoint::Messages, Fault::CutBody);
+    let answer = rig.daemon.post("/v1/messages", &body).send().await.unwrap();
+    let passed = answer.text().await;
+    assert!(passed.is_err(), "it was cut: {passed:?}");
+    let sum = total(&rig.daemon, 1).await;
+    assert_eq!(sum["estimated"], 1, "{sum}");
+    let whole = rig.provider.bill().total();
+    let cost = pico(&sum["cost_usd"]);
+    assert!(cost > PicoDollars(whole.0 / 10) && cost < whole, "{cost:?} of {whole:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -39,6 +39,7 @@ mod retries;
 mod rig;
 mod shares;
 mod tenants;
+mod tickets;
 mod translated;
 mod upstream;
 mod wire;

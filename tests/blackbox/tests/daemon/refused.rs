@@ -2,7 +2,7 @@
 
 use provider_sim::{BatchFault, Endpoint, Fault, Limits, Mode};
 
-use crate::rig::{BY_HAND, Rig, sim};
+use crate::rig::{BY_HAND, Rig, eventually, sim};
 
 fn failing(code: &str) -> Vec<BatchFault> {
     vec![BatchFault::FailValidation { code: code.to_owned() }]
@@ -25,6 +25,41 @@ async fn for_good_everybody_is_told_why_and_nothing_is_tried_again() {
     let next = rig.daemon.ticket("the next one").await;
     rig.daemon.flush().await;
     rig.all_answered(&[next]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_that_the_provider_finds_fault_with_takes_nobody_with_it() {
+    let rig = Rig::start(sim(), BY_HAND).await;
+    rig.provider.faults().next_batch(vec![BatchFault::RefuseLines { lines: vec![3] }]);
+    let tickets = rig.daemon.tickets(10, |n| format!("question {n}")).await;
+    rig.daemon.flush().await;
+    eventually("the batch is refused", async || {
+        (rig.daemon.metric("offpeak_batches_ended_total", "invalid_json_line").await == 1).then_some(())
+    })
+    .await;
+    eventually("the others wait for the next one", async || {
+        let waiting = rig.daemon.lanes().await.iter().map(|lane| lane["waiting_requests"].as_u64()).sum();
+        (waiting == Some(9)).then_some(())
+    })
+    .await;
+    rig.daemon.flush().await;
+    let answers = rig.all_answered(&tickets).await;
+    assert!(answers.iter().all(|answer| answer.header("x-offpeak-attempts") == "1"), "{answers:?}");
+    assert_eq!((rig.batches(), rig.billed(Mode::Batch), rig.billed(Mode::Realtime)), (2, 9, 1));
+    let alone: Vec<_> =
+        answers.iter().filter(|answer| answer.header("x-offpeak-mode") == "realtime").collect();
+    assert_eq!(alone.len(), 1, "{answers:?}");
+    assert!(alone[0].answers(crate::rig::MODEL, "question 2"), "the third line: {alone:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_without_batches_is_bought_otherwise() {
+    let rig = Rig::start(sim(), BY_HAND).await;
+    rig.provider.faults().next_batch(failing("model_not_supported"));
+    let tickets = rig.daemon.tickets(4, |n| format!("question {n}")).await;
+    rig.daemon.flush().await;
+    rig.all_answered(&tickets).await;
+    assert_eq!((rig.batches(), rig.billed(Mode::Batch), rig.provider.bill().lines.len()), (1, 0, 4));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

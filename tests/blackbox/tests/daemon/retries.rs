@@ -185,6 +185,28 @@ async fn some_bad_seconds_do_not_use_up_what_a_rescue_has() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_cancelled_between_two_tries_has_them_on_record() {
+    let rig = rescues_only("[retry]\nmax_attempts = 3\nbase = \"10ms\"\ncap = \"1h\"").await;
+    for _ in 0..2 {
+        rig.provider
+            .faults()
+            .next(Endpoint::ChatCompletions, Fault::Status { status: 503, retry_after_ms: None });
+    }
+    let ticket = rig.daemon.ticket_of("search", "urgent", "18s").await;
+    eventually("its last attempt waits", async || {
+        let told = explained(&rig, &ticket).await;
+        (told["why"].as_array()?.iter().filter(|why| why.to_string().contains("503")).count() == 2)
+            .then_some(())
+    })
+    .await;
+    rig.daemon.delete(&ticket.location).await;
+    let cancelled = rig.daemon.get(&ticket.location).await;
+    assert_eq!(cancelled.status, http::StatusCode::CONFLICT, "{cancelled:?}");
+    assert_eq!(cancelled.header("x-offpeak-attempts"), "2", "{cancelled:?}");
+    assert_eq!(rig.billed(Mode::Realtime), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rescues_go_through_a_storm_of_429_and_5xx() {
     let settings = "[backends.simulated]\nconfig.batch_usual = \"2s\"\nlanes.max_running = 1\nlanes.rescue_concurrency = 4\n\
                     [retry]\nmax_attempts = 9\n[breaker]\nfailures = 4\nrest = \"100ms\"";

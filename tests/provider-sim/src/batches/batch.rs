@@ -107,6 +107,9 @@ pub(super) struct BatchView<'a> {
     metadata: &'a Metadata,
 }
 
+/// What a batch says that fails by order.
+const PLANNED: &str = "The batch was refused by the simulator's fault plan.";
+
 impl Batch {
     /// Decides, from the seed and the fault plan, how the batch will go.
     pub(super) fn plan(
@@ -118,15 +121,17 @@ impl Batch {
         let mut rng = StdRng::seed_from_u64(scatter(inner.seed ^ scatter(serial)));
         let faults = inner.faults.for_batch(serial);
         let refused = faults.iter().find_map(|fault| match fault {
-            BatchFault::FailValidation { code } => Some(code),
+            BatchFault::FailValidation { code } => Some(vec![BatchError::of_file(code, PLANNED)]),
+            BatchFault::RefuseLines { lines } => {
+                let of_line = |line: &usize| BatchError {
+                    line: Some(*line),
+                    ..BatchError::of_file("invalid_json_line", PLANNED)
+                };
+                Some(lines.iter().map(of_line).collect())
+            }
             _ => None,
         });
-        let checked = match refused {
-            Some(code) => {
-                Err(vec![BatchError::of_file(code, "The batch was refused by the simulator's fault plan.")])
-            }
-            None => checked,
-        };
+        let checked = refused.map_or(checked, Err);
         let created = order.created;
         let conditions = inner.conditions();
         let validated = created.plus(conditions.timing.validation);

@@ -73,6 +73,7 @@ pub(crate) fn damage(output: &mut Vec<u8>, faults: &[BatchFault], stray_line: im
             BatchFault::Stall
             | BatchFault::LoseItems { .. }
             | BatchFault::FailValidation { .. }
+            | BatchFault::RefuseLines { .. }
             | BatchFault::Turnaround { .. } => {}
         }
     }

@@ -17,11 +17,12 @@ const ENOUGH: u64 = 400;
 const TWICE: u64 = 8;
 
 /// Seeds that found something, with what it was. They stay.
-const FOUND: [(u64, &str); 10] = [
+const FOUND: [(u64, &str); 11] = [
     (
         106,
         "the file of a message batch was removed when the store failed, and the job was there after a restart",
     ),
+    (152, "a job's window was over while its line was tried in real time, and those tries were on no record"),
     (
         261,
         "results that can never be read are an error at once, which was taken for one that nothing explains",
