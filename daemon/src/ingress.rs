@@ -10,6 +10,7 @@ pub mod query;
 pub mod responses;
 pub mod uploads;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
+use percent_encoding::percent_decode_str;
 
 use crate::body::{ReplyBody, RequestBody};
 use crate::defer::Kept;
@@ -107,14 +109,19 @@ async fn begin(gateway: &Arc<Gateway>, request: Request<RequestBody>) -> Result<
     model_call(gateway, caller, request).await
 }
 
-/// What a path has below another: nothing, or the names of things there.
+/// What a path has below another: nothing, or the names of things there, as their owners write them. Clients escape what a
+/// path takes for its own: the slash in a model's name is `%2F`. What does not decode to text is no name of ours, and stays.
 fn below(path: &str, above: &str) -> Option<Vec<String>> {
     let rest = path.strip_prefix(above)?;
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     match rest.strip_prefix('/') {
-        Some(names) => Some(names.split('/').map(str::to_owned).collect()),
+        Some(names) => Some(names.split('/').map(decoded).collect()),
         None => rest.is_empty().then(Vec::new),
     }
+}
+
+fn decoded(name: &str) -> String {
+    percent_decode_str(name).decode_utf8().map_or_else(|_| name.to_owned(), Cow::into_owned)
 }
 
 /// A call that names a model.
