@@ -24,7 +24,7 @@ use percent_encoding::percent_decode_str;
 use crate::body::{ReplyBody, RequestBody};
 use crate::defer::Kept;
 use crate::gateway::Gateway;
-use crate::reply::{Dialect, Refusal, stamp};
+use crate::reply::{Dialect, MODEL_NOT_FOUND, Refusal, stamp};
 use crate::route::{self, Routed};
 use crate::tenant::Identified;
 use crate::tenant::keys::SlaScope;
@@ -136,14 +136,19 @@ async fn model_call(
     let grow = |length: usize| in_memory.grow_to(length as u64);
     let body = read_body(&head.headers, body, gateway.max_body, grow).await?;
     let arrived = (gateway.clock.now(), Instant::now());
-    let envelope = envelope::read(&head.headers, body, caller.account().sla)?;
+    let envelope = envelope::read_call(head.uri.path(), &head.headers, body, caller.account().sla)?;
     if envelope.background && head.uri.path() == responses::PATH {
         caller.admit_plain(gateway.tenants.asked(arrived.0, Dialect::OpenAi))?;
         caller.account().check_budget(arrived.0)?;
         let created = responses::create(gateway, &caller, &head.headers, envelope, arrived.0);
         return Box::pin(created).await.map(Begun::Answered);
     }
-    match route::route(gateway, &caller, head.uri.path(), &head.headers, &envelope, arrived.0)? {
+    let routed = route::route(gateway, &caller, head.uri.path(), &head.headers, &envelope, arrived.0);
+    let routed = routed.map_err(|refusal| {
+        let is_it = envelope.is_default_model && refusal.code == MODEL_NOT_FOUND;
+        if is_it { envelope::no_default_model(head.uri.path(), &envelope.model) } else { refusal }
+    });
+    match routed? {
         Routed::Now(call) => {
             if defer::may_be_a_repetition(&head.headers, &envelope) {
                 let kept = route::kept_anywhere(&gateway.backends, &head.headers);

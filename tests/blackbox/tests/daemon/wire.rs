@@ -16,12 +16,13 @@ use reqwest::Client;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use crate::again;
-use crate::rig::{CHAT, Daemon, MODEL, PROVIDER_KEY, Rig, chat, eventually, key_of, sim};
+use crate::rig::{CHAT, Daemon, MODEL, PROVIDER_KEY, Rig, chat, eventually, key_of, send, sim};
 use crate::upstream::{Body, Upstream, full};
 
 const LIMIT: Duration = Duration::from_mins(1);
@@ -282,6 +283,27 @@ async fn deferred_answers_are_the_providers_own_bytes() {
     assert_eq!(headers["x-offpeak-mode"], "deferred");
     let id = ticket.location.rsplit('/').next().unwrap();
     assert_eq!(headers["x-offpeak-request-id"], id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_moderation_need_not_name_its_model() {
+    let path = "/v1/moderations";
+    let rig = Rig::start(sim(), "").await;
+    for sla in ["realtime", "24h"] {
+        let call = rig.daemon.post(path, &json!({ "input": "kind words" })).header("x-offpeak-sla", sla);
+        let answer = send(call).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.body["model"].as_str()),
+            (200, Some("omni-moderation-latest")),
+            "{sla}: {answer:?}"
+        );
+        assert_eq!(answer.body["results"].as_array().map(Vec::len), Some(1), "{sla}");
+    }
+    let rig = Rig::start(sim(), "[backends.simulated]\nmodels = [\"gpt-*\"]").await;
+    let refused = send(rig.daemon.post(path, &json!({ "input": "kind words" }))).await;
+    assert_eq!(refused.error(), (400, "missing_required_parameter"));
+    let message = refused.body["error"]["message"].as_str().unwrap();
+    assert!(message.contains("omni-moderation-latest") && message.contains("/v1/models"), "{message}");
 }
 
 /// On one connection, so that the same thread of the daemon's serves all of them.
