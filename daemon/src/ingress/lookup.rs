@@ -27,7 +27,9 @@ pub async fn answer(
             .await
             .map_err(|error| store_failed(&error)),
         (&Method::GET, Standing::Waiting { attempts, .. }) => {
-            Ok(delivery::ticket(origin, attempts, None, gateway.public_url.as_deref()))
+            // That of the request itself: an attempt of it may have one of its own.
+            let deadline = gateway.store.deadline(origin).await.map_err(|error| store_failed(&error))?;
+            Ok(delivery::ticket(origin, attempts, deadline, gateway.public_url.as_deref()))
         }
         (&Method::DELETE, Standing::Waiting { .. }) => cancel(gateway, origin).await,
         (&Method::DELETE, Standing::Final(_)) => {

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use crate::again;
-use crate::rig::{CHAT, Daemon, MODEL, PROVIDER_KEY, Rig, chat, eventually, key_of, send, sim};
+use crate::rig::{BY_HAND, CHAT, Daemon, MODEL, PROVIDER_KEY, Rig, chat, eventually, key_of, send, sim};
 use crate::upstream::{Body, Upstream, full};
 
 const LIMIT: Duration = Duration::from_mins(1);
@@ -283,6 +283,17 @@ async fn deferred_answers_are_the_providers_own_bytes() {
     assert_eq!(headers["x-offpeak-mode"], "deferred");
     let id = ticket.location.rsplit('/').next().unwrap();
     assert_eq!(headers["x-offpeak-request-id"], id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ticket_tells_its_deadline_as_long_as_it_waits() {
+    let rig = Rig::start(sim(), BY_HAND).await;
+    let given = rig.daemon.defer("search", MODEL, "tomorrow", "24h").await;
+    let deadline = given.body["deadline_at"].as_u64().unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    assert!((now + 86_000..=now + 86_400).contains(&deadline), "{given:?}");
+    let seen = send(rig.daemon.call("search", Method::GET, given.header("location"))).await;
+    assert_eq!((seen.status.as_u16(), seen.body["deadline_at"].as_u64()), (202, Some(deadline)), "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
