@@ -1,5 +1,6 @@
 //! The one place that opens, links, spawns and drains.
 
+mod parts;
 mod reloads;
 
 use std::net::SocketAddr;
@@ -23,6 +24,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::parts::check;
+use self::parts::{Parts, check_cache, check_store};
 use self::reloads::remember_spending;
 pub use self::reloads::{ReloadError, Reloads};
 use crate::alerts::{self, Alerts, Due, Target};
@@ -35,7 +38,7 @@ use crate::costs::ledger::{self, Pages};
 use crate::costs::{Costs, Ledger};
 use crate::engine;
 use crate::fallback::Fallbacks;
-use crate::gateway::{Gateway, Router};
+use crate::gateway::Gateway;
 use crate::health::Health;
 use crate::held::Held;
 use crate::history;
@@ -46,7 +49,6 @@ use crate::lanes;
 use crate::listen::Terms;
 use crate::next_tries::NextTries;
 use crate::plugins::{LoadError, Loader, Reloader, Seat, Seated};
-use crate::retries::Retries;
 use crate::room::{Bodies, Room};
 use crate::spool::Spool;
 use crate::telemetry::Metrics;
@@ -77,6 +79,21 @@ const LANES_STAY: Millis = Millis::from_mins(1);
 /// The daemon could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// A folder that offpeak writes to.
+    #[error(
+        "{what} could not be opened: {key} is {path}, {problem}. Name a folder that offpeak may write to, or mend the rights of \
+         this one"
+    )]
+    Folder {
+        /// The key that names it.
+        key: &'static str,
+        /// What lies there.
+        what: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
     /// The store.
     #[error("the store could not be opened: {0}")]
     Store(#[from] StoreError),
@@ -211,29 +228,31 @@ impl Core {
         let weights =
             config.access.tenants().iter().map(|tenant| (tenant.id.clone(), tenant.share)).collect();
         let (lanes, commands) = LaneBook::new(weights);
+        if world.place.is_none() {
+            check_store(&config.store.folder)?;
+        }
         let (store, recovered) = open_store(config, &lanes, &world)?;
         let spool = Spool::open(config.store.folder.join("files")).map_err(jobs::JobError::from)?;
         let numbers = jobs::largest_number(&store, &spool).await?;
         let engine = match &world.engine {
             Some(engine) => engine.clone(),
-            None => Engine::new(&EngineOptions {
-                cache_dir: Some(config.plugins.cache.clone()),
-                pool_instances: config.plugins.instances,
-                ..EngineOptions::default()
-            })?,
+            None => {
+                check_cache(&config.plugins.cache)?;
+                Engine::new(&EngineOptions {
+                    cache_dir: Some(config.plugins.cache.clone()),
+                    pool_instances: config.plugins.instances,
+                    ..EngineOptions::default()
+                })?
+            }
         };
         let records = keys::all(&store).await?;
         let pepper = open_pepper(config, &world, !records.is_empty())?;
         let World { clock, chance, network, .. } = world;
         let metrics = Arc::new(Metrics::new());
         let loader = Loader::new(engine, clock);
-        let costs = open_costs(config, &loader, &metrics, chance.bits())?;
-        let retries = loader.retry_policy(&config.plugins.retry_policy)?;
-        let retries = Retries::new(retries, config.retry, metrics.clone());
-        let chain = loader.chain(&config.plugins.routers)?.into_iter().map(|(_, plugin)| plugin);
-        let router = Router::new(chain, loader.router(&config.plugins.router)?, &config.plugins);
+        let Parts { costs, retries, router, alerts, telling, backends } =
+            Parts::open(config, &loader, &network, &metrics, chance.bits())?;
         let (ledger, pages) = Ledger::new(metrics.clone());
-        let (alerts, telling) = open_alerts(config)?;
         let tenants = Tenants::new(pepper, records, alerts);
         let now = clock.now();
         // All that the ledger has is from before.
@@ -243,7 +262,7 @@ impl Core {
             clock,
             ids: RequestIds::new(&chance),
             tenants,
-            backends: Arc::new(open_backends(config, &loader, &network)?),
+            backends: Arc::new(backends),
             router: ArcSwap::from_pointee(router),
             plugins: Reloader::new(&loader, config),
             store,
@@ -349,7 +368,7 @@ impl App {
     /// Opens the store, loads the plugins, and takes the addresses. Nothing is served yet.
     pub async fn open(config: &Config) -> Result<Self, StartError> {
         upstream::install_crypto();
-        let tls = config.server.tls.clone().map(Tls::open).transpose()?.map(Arc::new);
+        let tls = open_tls(config)?.map(Arc::new);
         let core = Core::open(config, World::real()).await?;
         let backends = core.gateway.backends.clone();
         let warm = move || backends.iter().for_each(|backend| backend.upstream.warm());
@@ -503,6 +522,10 @@ fn open_store(config: &Config, lanes: &LaneBook, world: &World) -> Result<(Store
             Store::open_on(place.disk.clone(), options, world.clock.now())
         }
     }
+}
+
+fn open_tls(config: &Config) -> Result<Option<Tls>, TlsError> {
+    config.server.tls.clone().map(Tls::open).transpose()
 }
 
 /// The way to the operator, if there is one, and what the task at its other end needs.

@@ -31,7 +31,7 @@ use crate::engine::Engine;
 use crate::fallback::Fallbacks;
 use crate::lost_offers::LostOffers;
 use crate::members::{self, Edit};
-use crate::reply::Refusal;
+use crate::reply::{MODEL_NOT_FOUND, Refusal};
 use crate::turns::Turns;
 use crate::upstream::{BadPath, Upstream};
 
@@ -658,5 +658,5 @@ fn model_not_found(endpoint: &str, model: &str) -> Refusal {
         "No backend serves the model '{model}' at {endpoint}. Check the name, or add it to the models of a backend in \
          offpeak's configuration."
     );
-    Refusal::not_found("model_not_found", message).param("model")
+    Refusal::not_found(MODEL_NOT_FOUND, message).param("model")
 }

@@ -53,22 +53,8 @@ impl Config {
     }
 
     fn load_from(path: Option<&Path>, env: &impl Env, usual: &[PathBuf]) -> Result<Self, ConfigErrors> {
-        let from_variable = env.get(CONFIG_VARIABLE).filter(|value| !value.is_empty());
-        let named = match (path, from_variable) {
-            (Some(path), _) => Some((path.to_owned(), "the argument")),
-            (None, Some(value)) => Some((value.into(), "the environment variable OFFPEAK_CONFIG")),
-            (None, None) => {
-                usual.iter().find(|path| path.exists()).map(|path| (path.clone(), "its permissions"))
-            }
-        };
-        match named {
-            Some((path, named_by)) => match std::fs::read_to_string(&path) {
-                Ok(text) => Self::from_text(&path.to_string_lossy(), &text, env),
-                Err(source) => Err(ConfigErrors::Unreadable { path, named_by, source: not_text(source) }),
-            },
-            None if names_a_backend(env) => Self::from_text("the environment", "", env),
-            None => Err(ConfigErrors::NotFound { tried: usual.to_vec() }),
-        }
+        let (name, text) = find(path, env, usual, &["OFFPEAK_BACKENDS__"])?;
+        Self::from_text(&name, &text, env)
     }
 
     /// Reads a text; `name` is what errors call it.
@@ -89,8 +75,52 @@ impl Config {
     }
 }
 
-fn names_a_backend(env: &impl Env) -> bool {
-    overrides::variables(env).iter().any(|name| name.starts_with("OFFPEAK_BACKENDS__"))
+/// The store's folder, as the configuration names it that [`Config::load`] would read. Nothing else of it is looked at: who
+/// looks after the folder needs no secret, and need not mend the rest first.
+pub fn store_folder(path: Option<&Path>, env: &impl Env) -> Result<PathBuf, ConfigErrors> {
+    let (name, text) =
+        find(path, env, &USUAL_PLACES.map(PathBuf::from), &["OFFPEAK_BACKENDS__", "OFFPEAK_STORE__"])?;
+    folder_in(&name, &text, env)
+}
+
+fn folder_in(name: &str, text: &str, env: &impl Env) -> Result<PathBuf, ConfigErrors> {
+    let name = name.into();
+    let invalid = |problems| ConfigErrors::Invalid(Problems::new(problems));
+    let mut table = node::parse(&name, text).map_err(invalid)?;
+    let mut problems = overrides::apply(&mut table, env);
+    problems.retain(|problem| problem.path.split('.').next() == Some("store"));
+    let context = section::Context::new(name, env);
+    let store = check::store(section::Section::root(&context, &table).section("store"));
+    problems.extend(context.take_findings().0);
+    if problems.is_empty() { Ok(store.folder) } else { Err(invalid(problems)) }
+}
+
+/// The name and the text of the configuration. No file is needed where a variable's name begins with one of `enough`.
+fn find(
+    path: Option<&Path>,
+    env: &impl Env,
+    usual: &[PathBuf],
+    enough: &[&str],
+) -> Result<(String, String), ConfigErrors> {
+    let from_variable = env.get(CONFIG_VARIABLE).filter(|value| !value.is_empty());
+    let named = match (path, from_variable) {
+        (Some(path), _) => Some((path.to_owned(), "the argument")),
+        (None, Some(value)) => Some((value.into(), "the environment variable OFFPEAK_CONFIG")),
+        (None, None) => usual.iter().find(|path| path.exists()).map(|path| (path.clone(), "its permissions")),
+    };
+    match named {
+        Some((path, named_by)) => match std::fs::read_to_string(&path) {
+            Ok(text) => Ok((path.to_string_lossy().into_owned(), text)),
+            Err(source) => Err(ConfigErrors::Unreadable { path, named_by, source: not_text(source) }),
+        },
+        None if overrides::variables(env)
+            .iter()
+            .any(|name| enough.iter().any(|begin| name.starts_with(begin))) =>
+        {
+            Ok(("the environment".to_owned(), String::new()))
+        }
+        None => Err(ConfigErrors::NotFound { tried: usual.to_vec() }),
+    }
 }
 
 /// The usual text for this is about streams.

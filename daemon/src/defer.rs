@@ -5,10 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName};
 use http::{Response, StatusCode};
-use offpeak_core::extent::Range;
 use offpeak_core::room::Load;
 use offpeak_core::sla::Sla;
-use offpeak_core::words::{KeptHeaders, LaneId, LaneKey, Millis, Place, Seq, Timestamp};
+use offpeak_core::words::{KeptHeaders, LaneId, LaneKey, Millis, Place, Timestamp};
 use offpeak_store::{Appended, Idempotency, NewRequest, Standing, StoreError, body_hash};
 use sha2::{Digest, Sha256};
 
@@ -106,16 +105,11 @@ impl Repetition {
 /// What a ticket says of a request. None if it is not kept any more.
 pub async fn standing_of(gateway: &Gateway, origin: Place) -> Result<Option<TicketStanding>, Refusal> {
     let standing = gateway.store.outcome(origin).await.map_err(|error| store_failed(&error))?;
-    let Some(standing) = standing else { return Ok(None) };
-    Ok(Some(match standing {
-        Standing::Waiting { current, attempts } => {
-            let range = Range { lane: current.lane, from: current.seq, to: Seq(current.seq.0 + 1) };
-            let waiting = gateway.store.waiting(range).await.map_err(|error| store_failed(&error))?;
-            TicketStanding { attempts, deadline: waiting.first().map(|waiting| waiting.due), is_done: false }
-        }
-        Standing::Final(outcome) => {
-            TicketStanding { attempts: outcome.attempts, deadline: None, is_done: true }
-        }
+    // That of the request itself: an attempt of it may have one of its own.
+    let deadline = gateway.store.deadline(origin).await.map_err(|error| store_failed(&error))?;
+    Ok(standing.map(|standing| match standing {
+        Standing::Waiting { attempts, .. } => TicketStanding { attempts, deadline, is_done: false },
+        Standing::Final(outcome) => TicketStanding { attempts: outcome.attempts, deadline, is_done: true },
     }))
 }
 

@@ -17,7 +17,7 @@ use crate::costs::Entry;
 use crate::costs::ledger::{self, Of};
 use crate::fallback::STAND_IN;
 use crate::reply::stamp;
-use crate::reply::{self, ATTEMPTS, COST, Dialect, ErrorText, REALTIME_COST};
+use crate::reply::{self, ATTEMPTS, COST, Dialect, ErrorText, MODEL_NOT_FOUND, REALTIME_COST};
 
 /// Where tickets are.
 pub const PATH: &str = "/v1/deferred/";
@@ -78,13 +78,21 @@ async fn charged(store: &Store, outcome: &Outcome) -> Result<Option<Entry>, Stor
 }
 
 fn failed(dialect: Dialect, id: &str, code: &str, message: &str) -> Response<ReplyBody> {
-    let status = match code {
-        CANCELLED_BY_CALLER => StatusCode::CONFLICT,
-        _ => StatusCode::BAD_GATEWAY,
-    };
     let code = code.strip_prefix(PERMANENT).unwrap_or(code);
-    let text = ErrorText { status: status.as_u16(), code, message, param: None, id };
+    let status = status_of(code);
+    let param = (code == MODEL_NOT_FOUND).then_some("model");
+    let text = ErrorText { status: status.as_u16(), code, message, param, id };
     reply::json(status, Bytes::from(reply::error_body(dialect, text)))
+}
+
+/// The status that goes with the code of a request that got no answer. A batch has no statuses: one that its provider does not
+/// take because of the model says what a call in real time would have been told with a 404.
+pub fn status_of(code: &str) -> StatusCode {
+    match code {
+        CANCELLED_BY_CALLER => StatusCode::CONFLICT,
+        MODEL_NOT_FOUND => StatusCode::NOT_FOUND,
+        _ => StatusCode::BAD_GATEWAY,
+    }
 }
 
 #[derive(Serialize)]

@@ -18,11 +18,16 @@ const MODEL_MAX: usize = 512;
 /// The header that tags a request with its SLA.
 pub const SLA: &str = "x-offpeak-sla";
 
+/// The model that OpenAI's API takes for an endpoint where a request names none; no other endpoint has one.
+const DEFAULT_MODELS: [(&str, &str); 1] = [("/v1/moderations", "omni-moderation-latest")];
+
 /// A request, read as far as it needs to be.
 #[derive(Debug)]
 pub struct Envelope {
-    /// The model it names.
+    /// The model it names, or that of the API where it need not name one.
     pub model: String,
+    /// It named none.
+    pub is_default_model: bool,
     /// How long it may take.
     pub sla: Sla,
     /// Where that was found.
@@ -81,8 +86,29 @@ pub struct SlaDefaults {
     pub deferrable: Millis,
 }
 
-/// Reads head and body.
+/// Reads head and body of a call to an endpoint. A model that the call need not name is written into its body: what is decided
+/// about by that name is asked for by it, now and later.
+pub fn read_call(
+    endpoint: &str,
+    headers: &HeaderMap,
+    body: Bytes,
+    defaults: SlaDefaults,
+) -> Result<Envelope, Refusal> {
+    let default = DEFAULT_MODELS.iter().find(|(of, _)| *of == endpoint).map(|(_, model)| *model);
+    read_with(headers, body, defaults, default)
+}
+
+/// Reads head and body of a request that names its model.
 pub fn read(headers: &HeaderMap, body: Bytes, defaults: SlaDefaults) -> Result<Envelope, Refusal> {
+    read_with(headers, body, defaults, None)
+}
+
+fn read_with(
+    headers: &HeaderMap,
+    body: Bytes,
+    defaults: SlaDefaults,
+    default_model: Option<&str>,
+) -> Result<Envelope, Refusal> {
     // Serde would take an array for a struct's members in their order.
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(not_json(&"it does not begin with {"));
@@ -90,7 +116,8 @@ pub fn read(headers: &HeaderMap, body: Bytes, defaults: SlaDefaults) -> Result<E
     // Strings that nobody reads here are in a batch read by the provider, which would refuse all that leaves with them.
     let text = str::from_utf8(&body).map_err(|error| not_json(&error))?;
     let peek: Peek<'_> = serde_json::from_str(text).map_err(|error| not_json(&error))?;
-    let model: Option<Cow<'_, str>> = value(peek.model);
+    let default_model = default_model.filter(|_| peek.model.is_none_or(|model| model.get() == "null"));
+    let model: Option<Cow<'_, str>> = default_model.map(Cow::Borrowed).or_else(|| value(peek.model));
     let model = model.filter(|model| !model.is_empty()).ok_or_else(no_model)?.into_owned();
     if model.len() > MODEL_MAX {
         return Err(long_model(model.len()));
@@ -106,12 +133,18 @@ pub fn read(headers: &HeaderMap, body: Bytes, defaults: SlaDefaults) -> Result<E
         [peek.stream, peek.stream_options, peek.service_tier, peek.background, peek.speed]
             .iter()
             .any(Option::is_some);
-    let untagged = match (tagged, peek.metadata) {
-        (Some(_), Some(metadata)) => Some(without_tag(&body, metadata)?),
-        _ => None,
+    let mut edits = Vec::new();
+    if let (Some(_), Some(metadata)) = (tagged, peek.metadata) {
+        edits.push(without_tag(metadata)?);
+    }
+    edits.extend(default_model.map(|model| Edit::set("model", serde_json::Value::from(model).to_string())));
+    let edited = match edits.is_empty() {
+        true => None,
+        false => Some(members::edit(&body, &edits).map(Bytes::from).map_err(|error| not_json(&error))?),
     };
     Ok(Envelope {
         model,
+        is_default_model: default_model.is_some(),
         sla,
         tag,
         stream,
@@ -119,7 +152,7 @@ pub fn read(headers: &HeaderMap, body: Bytes, defaults: SlaDefaults) -> Result<E
         max_output_tokens,
         background: value(peek.background).unwrap_or(false),
         has_delivery_members,
-        body: untagged.unwrap_or(body),
+        body: edited.unwrap_or(body),
     })
 }
 
@@ -161,15 +194,14 @@ fn metadata_tag(metadata: Option<&RawValue>) -> Option<String> {
 }
 
 /// The tag is for offpeak: the provider does not get to see it, nor a metadata object that held nothing else.
-fn without_tag(body: &[u8], metadata: &RawValue) -> Result<Bytes, Refusal> {
+fn without_tag(metadata: &RawValue) -> Result<Edit, Refusal> {
     let rest = members::edit(metadata.get().as_bytes(), &[Edit::remove("offpeak_sla")])
         .map_err(|error| not_json(&error))?;
-    let edit = if members::is_empty(&rest) {
+    Ok(if members::is_empty(&rest) {
         Edit::remove("metadata")
     } else {
         Edit::set("metadata", String::from_utf8_lossy(&rest))
-    };
-    members::edit(body, &[edit]).map(Bytes::from).map_err(|error| not_json(&error))
+    })
 }
 
 fn not_json(error: &dyn std::fmt::Display) -> Refusal {
@@ -183,6 +215,15 @@ fn not_json(error: &dyn std::fmt::Display) -> Refusal {
 
 fn no_model() -> Refusal {
     let message = "The request names no model. Set \"model\" to the name of a model, as text.";
+    Refusal::bad_request("missing_required_parameter", message).param("model")
+}
+
+/// Nobody sells the model that is meant where a request names none.
+pub fn no_default_model(endpoint: &str, model: &str) -> Refusal {
+    let message = format!(
+        "The request names no model, and no backend sells '{model}', which the API takes for {endpoint} then. Set \"model\" to one \
+         that GET /v1/models lists, or add '{model}' to the models of a backend in offpeak's configuration."
+    );
     Refusal::bad_request("missing_required_parameter", message).param("model")
 }
 
@@ -272,6 +313,29 @@ mod tests {
         let named = |bytes| envelope(None, &format!(r#"{{"model":"{}"}}"#, "m".repeat(bytes)));
         assert_eq!(named(MODEL_MAX).unwrap().model.len(), MODEL_MAX);
         assert_eq!(named(MODEL_MAX + 1).unwrap_err().code, "invalid_model");
+    }
+
+    #[test]
+    fn a_model_that_need_not_be_named_is_written_into_the_body() {
+        let call = |endpoint: &str, body: &'static str| {
+            read_call(endpoint, &HeaderMap::new(), Bytes::from_static(body.as_bytes()), DEFAULTS)
+        };
+        let body = r#"{"input":"x","model":null,"metadata":{"offpeak_sla":"1h"}}"#;
+        let moderation = call("/v1/moderations", body).unwrap();
+        assert_eq!(
+            (moderation.model.as_str(), moderation.is_default_model),
+            ("omni-moderation-latest", true)
+        );
+        assert_eq!(&moderation.body[..], br#"{"input":"x","model":"omni-moderation-latest"}"#);
+        let named = call("/v1/moderations", r#"{"input":"x","model":"mine"}"#).unwrap();
+        assert_eq!((named.model.as_str(), named.is_default_model), ("mine", false));
+        for (endpoint, body) in [
+            ("/v1/moderations", r#"{"input":"x","model":7}"#),
+            ("/v1/moderations", r#"{"input":"x","model":""}"#),
+            ("/v1/embeddings", r#"{"input":"x"}"#),
+        ] {
+            assert_eq!(call(endpoint, body).unwrap_err().code, "missing_required_parameter", "{body}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod query;
 pub mod responses;
 pub mod uploads;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,11 +19,12 @@ use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
+use percent_encoding::percent_decode_str;
 
 use crate::body::{ReplyBody, RequestBody};
 use crate::defer::Kept;
 use crate::gateway::Gateway;
-use crate::reply::{Dialect, Refusal, stamp};
+use crate::reply::{Dialect, MODEL_NOT_FOUND, Refusal, stamp};
 use crate::route::{self, Routed};
 use crate::tenant::Identified;
 use crate::tenant::keys::SlaScope;
@@ -107,14 +109,19 @@ async fn begin(gateway: &Arc<Gateway>, request: Request<RequestBody>) -> Result<
     model_call(gateway, caller, request).await
 }
 
-/// What a path has below another: nothing, or the names of things there.
+/// What a path has below another: nothing, or the names of things there, as their owners write them. Clients escape what a
+/// path takes for its own: the slash in a model's name is `%2F`. What does not decode to text is no name of ours, and stays.
 fn below(path: &str, above: &str) -> Option<Vec<String>> {
     let rest = path.strip_prefix(above)?;
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     match rest.strip_prefix('/') {
-        Some(names) => Some(names.split('/').map(str::to_owned).collect()),
+        Some(names) => Some(names.split('/').map(decoded).collect()),
         None => rest.is_empty().then(Vec::new),
     }
+}
+
+fn decoded(name: &str) -> String {
+    percent_decode_str(name).decode_utf8().map_or_else(|_| name.to_owned(), Cow::into_owned)
 }
 
 /// A call that names a model.
@@ -129,14 +136,19 @@ async fn model_call(
     let grow = |length: usize| in_memory.grow_to(length as u64);
     let body = read_body(&head.headers, body, gateway.max_body, grow).await?;
     let arrived = (gateway.clock.now(), Instant::now());
-    let envelope = envelope::read(&head.headers, body, caller.account().sla)?;
+    let envelope = envelope::read_call(head.uri.path(), &head.headers, body, caller.account().sla)?;
     if envelope.background && head.uri.path() == responses::PATH {
         caller.admit_plain(gateway.tenants.asked(arrived.0, Dialect::OpenAi))?;
         caller.account().check_budget(arrived.0)?;
         let created = responses::create(gateway, &caller, &head.headers, envelope, arrived.0);
         return Box::pin(created).await.map(Begun::Answered);
     }
-    match route::route(gateway, &caller, head.uri.path(), &head.headers, &envelope, arrived.0)? {
+    let routed = route::route(gateway, &caller, head.uri.path(), &head.headers, &envelope, arrived.0);
+    let routed = routed.map_err(|refusal| {
+        let is_it = envelope.is_default_model && refusal.code == MODEL_NOT_FOUND;
+        if is_it { envelope::no_default_model(head.uri.path(), &envelope.model) } else { refusal }
+    });
+    match routed? {
         Routed::Now(call) => {
             if defer::may_be_a_repetition(&head.headers, &envelope) {
                 let kept = route::kept_anywhere(&gateway.backends, &head.headers);

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use offpeak::app::{App, Reloads};
+use offpeak::app::{self, App, Reloads};
 use offpeak::config::{self, Config, ProcessEnv};
 use offpeak::operate::client::{AdminArgs, OperateError};
 use offpeak::operate::{costs, db, keys};
-use offpeak::{asking, author, cli, demo, listen, plugins, telemetry};
+use offpeak::{asking, author, cli, demo, listen, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,7 @@ struct Cli {
 enum Command {
     /// Run the daemon until SIGTERM or Ctrl-C; what is deferred survives its end.
     Serve(ConfigArgs),
-    /// Read the configuration, try its plugins, and say what the daemon would do, without doing it.
+    /// Read the configuration, try its plugins, files and folders, and say what the daemon would do, without doing it.
     Check {
         #[command(flatten)]
         config: ConfigArgs,
@@ -144,7 +144,7 @@ fn with_config(args: &ConfigArgs, run: impl FnOnce(Config) -> ExitCode) -> ExitC
 }
 
 fn check(config: &Config, json: bool) -> ExitCode {
-    if let Err(error) = plugins::check(config) {
+    if let Err(error) = app::check(config) {
         eprintln!("offpeak could not start: {error}");
         return ExitCode::from(EXIT_USAGE);
     }

@@ -50,7 +50,7 @@ impl Dialect {
     }
 
     /// The type of an error with this status.
-    const fn error_type(self, status: u16) -> &'static str {
+    pub const fn error_type(self, status: u16) -> &'static str {
         match (self, status) {
             (_, 401) => "authentication_error",
             (_, 403) => "permission_error",
@@ -67,6 +67,9 @@ impl Dialect {
         }
     }
 }
+
+/// The code that says that nobody has the model which a request names, in OpenAI's words.
+pub const MODEL_NOT_FOUND: &str = "model_not_found";
 
 /// An error as it is written.
 #[derive(Debug, Clone, Copy)]

@@ -22,15 +22,19 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// One of them cannot be read.
-    #[error("{path}: {problem}; check server.tls in the configuration")]
+    #[error("the file {path} cannot be used: {problem}. Check {key} in the configuration")]
     File {
+        /// The key that names it.
+        key: &'static str,
         /// Which.
         path: PathBuf,
         /// Why.
         problem: String,
     },
     /// They do not fit together.
-    #[error("the certificate and the key of server.tls cannot be used: {0}")]
+    #[error(
+        "server.tls.certificate and server.tls.key cannot be used together: {0}. Name a certificate and the key that belongs to it"
+    )]
     Unfit(#[from] rustls::Error),
     /// There is nothing in the file of client certificates to check them with.
     #[error("the certificates of server.tls.client_ca cannot be used: {0}")]
@@ -98,14 +102,15 @@ impl Tls {
 }
 
 fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
-    let chain = certificates(&files.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong(&files.key, &error))?;
+    let chain = certificates("server.tls.certificate", &files.certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&files.key);
+    let key = key.map_err(|error| wrong("server.tls.key", &files.key, &error))?;
     let builder = ServerConfig::builder();
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(path)? {
+            for certificate in certificates("server.tls.client_ca", path)? {
                 roots.add(certificate).map_err(|error| TlsError::ClientCa(error.to_string()))?;
             }
             let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build();
@@ -118,17 +123,21 @@ fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found = CertificateDer::pem_file_iter(path).map_err(|error| wrong(path, &error))?;
-    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|error| wrong(path, &error))?;
+fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found = CertificateDer::pem_file_iter(path).map_err(|error| wrong(key, path, &error))?;
+    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|error| wrong(key, path, &error))?;
     if found.is_empty() {
-        return Err(TlsError::File { path: path.to_owned(), problem: "it holds no certificate".to_owned() });
+        return Err(TlsError::File {
+            key,
+            path: path.to_owned(),
+            problem: "it holds no certificate".to_owned(),
+        });
     }
     Ok(found)
 }
 
-fn wrong(path: &Path, error: &rustls::pki_types::pem::Error) -> TlsError {
-    TlsError::File { path: path.to_owned(), problem: error.to_string() }
+fn wrong(key: &'static str, path: &Path, error: &rustls::pki_types::pem::Error) -> TlsError {
+    TlsError::File { key, path: path.to_owned(), problem: error.to_string() }
 }
 
 #[cfg(test)]

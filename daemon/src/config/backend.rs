@@ -18,6 +18,10 @@ const VERSION: &str = "/v1";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Pauses between calls, as provider plugins have them in their `config`: the bundled ones, and those made with the SDK's batch
+/// protocol. The plugin says what else is wrong with its settings, and not on which line.
+const PAUSES: [&str; 3] = ["poll_ms", "retry_ms", "retry_max_ms"];
+
 /// As long as SDKs wait by default: models that think are silent for minutes.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(10);
 
@@ -56,7 +60,11 @@ fn backend(name: &str, section: Section<'_>, defaults: &Lanes, plugins: &Plugins
         section.get("provider").and_then(|f| provider(&f, plugins)).unwrap_or_else(|| "openai".to_owned());
     let connect_timeout = section.get("connect_timeout").and_then(|f| f.duration(Least::AboveZero));
     let answer_timeout = section.get("answer_timeout").and_then(|f| f.duration(Least::AboveZero));
-    let config = section.get("config").and_then(|f| f.json()).unwrap_or_else(|| "{}".to_owned());
+    let config = section.get("config");
+    if let Some(config) = &config {
+        config.refuse_zeros(&PAUSES, "without a pause the provider would be called in a loop; leave it out for the usual pause, or give milliseconds");
+    }
+    let config = config.and_then(|f| f.json()).unwrap_or_else(|| "{}".to_owned());
     let lanes = lanes(section.section("lanes"), Some(defaults));
     let engine = engine(section.section("engine"));
     let own_limits = section.section("limits");

@@ -125,7 +125,7 @@ fn tls(section: Section<'_>) -> Option<TlsFiles> {
     Some(TlsFiles { certificate: certificate?, key: key?, client_ca })
 }
 
-fn store(section: Section<'_>) -> Store {
+pub(super) fn store(section: Section<'_>) -> Store {
     let store = Store {
         folder: section.get("folder").and_then(|f| f.path_buf()).unwrap_or_else(|| "./offpeak-data".into()),
         keep_results: section

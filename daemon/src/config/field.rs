@@ -289,6 +289,22 @@ impl<'a> Field<'a> {
         secret.map_err(|error| at.problem(error.to_string())).ok()
     }
 
+    /// Refuses members of a free table that are zero. `why` follows upon "must be above zero: ".
+    pub(super) fn refuse_zeros(&self, names: &[&str], why: &str) {
+        let Value::Table(table) = &self.node.value else { return };
+        for entry in names.iter().filter_map(|name| table.get(name)) {
+            let is_zero = match &entry.node.value {
+                Value::Integer(number) => *number == 0,
+                Value::Variable(text) => text.trim().parse() == Ok(0),
+                _ => false,
+            };
+            if is_zero {
+                let path = format!("{}.{}", self.path, entry.key);
+                self.context.problem(&entry.node.place, &path, format!("must be above zero: {why}"));
+            }
+        }
+    }
+
     /// A free table as the text of a JSON object.
     pub(super) fn json(&self) -> Option<String> {
         Some(Json::Object(self.json_table(self.table()?)?).to_string())

@@ -20,7 +20,7 @@ pub enum BookError {
     /// It is not what it should be.
     #[error(
         "the price file {path} is not of the form of model_prices_and_context_window.json (an object of models, each an object \
-         with members such as \"input_cost_per_token\"): {source}"
+         with members such as \"input_cost_per_token\"): {source}. Check costs.prices in the configuration"
     )]
     NotAPriceFile {
         /// Which.

@@ -13,10 +13,11 @@ use offpeak_store::{Finished, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::delivery::{request_id, spent};
+use crate::delivery::{request_id, spent, status_of};
 use crate::documents::job::{Api, Sums, Usage};
 use crate::documents::job_cost::Spent;
 use crate::fallback::STAND_IN;
+use crate::reply::Dialect;
 
 /// Answers that are in memory at once, in bytes.
 pub const CHUNK_BYTES: usize = 1 << 20;
@@ -246,20 +247,21 @@ struct AnthropicInner<'a> {
 }
 
 fn anthropic<'a>(finished: &'a Finished, custom_id: &'a str) -> AnthropicLine<'a> {
-    let failed = |message| {
-        let error = AnthropicInner { r#type: "api_error", message };
+    let failed = |code: &str, message| {
+        let status = status_of(code.strip_prefix(PERMANENT).unwrap_or(code));
+        let error = AnthropicInner { r#type: Dialect::Anthropic.error_type(status.as_u16()), message };
         AnthropicResult::Errored { error: Error::Ours(AnthropicError { r#type: "error", error }) }
     };
     let result = match (Kind::of(&finished.outcome.ending), &finished.outcome.ending) {
         (Kind::Succeeded, _) => AnthropicResult::Succeeded { message: one_line(&finished.body) },
         (Kind::Cancelled, _) => AnthropicResult::Canceled,
         (Kind::Expired, _) => AnthropicResult::Expired,
-        (Kind::Errored, Ending::Failed { message, .. }) => failed(message),
+        (Kind::Errored, Ending::Failed { code, message, .. }) => failed(code, message),
         (Kind::Errored, Ending::Answered { .. }) if is_anthropic_error(&finished.body) => {
             AnthropicResult::Errored { error: Error::Theirs(one_line(&finished.body)) }
         }
         (Kind::Errored, Ending::Answered { .. }) => {
-            failed("The provider refused the request without saying why.")
+            failed("refused", "The provider refused the request without saying why.")
         }
     };
     AnthropicLine { custom_id, result }
@@ -381,6 +383,9 @@ mod tests {
         assert_eq!(bad["error"]["error"]["type"], "invalid_request_error");
         assert_eq!(bad["type"], "errored");
         assert_eq!(result(failed("result_missing"), "")["error"]["error"]["message"], "why");
+        let kind = |code| result(failed(code), "")["error"]["error"]["type"].clone();
+        assert_eq!(kind("result_missing"), "api_error");
+        assert_eq!(kind("permanent:model_not_found"), "not_found_error");
         assert_eq!(result(failed(WINDOW_OVER), ""), json!({"type": "expired"}));
         assert_eq!(result(failed(CANCELLED), ""), json!({"type": "canceled"}));
     }

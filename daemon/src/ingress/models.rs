@@ -17,7 +17,7 @@ use crate::backends::Backend;
 use crate::body::{ReplyBody, RequestBody};
 use crate::gateway::Gateway;
 use crate::ingress::files::no_such_call;
-use crate::reply::{self, Refusal};
+use crate::reply::{self, MODEL_NOT_FOUND, Refusal};
 use crate::tenant::Identified;
 
 /// Where models are.
@@ -63,7 +63,7 @@ pub async fn answer(
 fn not_found(name: &str) -> Refusal {
     let name: String = name.chars().take(100).collect();
     let message = format!("The model '{name}' does not exist or this API key may not use it.");
-    Refusal::not_found("model_not_found", message).param("model")
+    Refusal::not_found(MODEL_NOT_FOUND, message).param("model")
 }
 
 /// A model, and who serves it.

@@ -11,7 +11,7 @@ use crate::upstream::install_crypto;
 #[derive(Debug, Clone, Args)]
 pub struct AdminArgs {
     /// The address of the daemon's admin plane.
-    #[arg(long, env = "OFFPEAK_ADMIN_URL", default_value = "http://127.0.0.1:8401")]
+    #[arg(long, alias = "admin", env = "OFFPEAK_ADMIN_URL", default_value = "http://127.0.0.1:8401")]
     pub admin_url: String,
 }
 
@@ -86,4 +86,29 @@ fn refused(status: StatusCode, text: &str) -> OperateError {
     let body: Value = serde_json::from_str(text).unwrap_or_default();
     let message = body["error"]["message"].as_str();
     OperateError::Refused(message.map_or_else(|| format!("the daemon answers {status}"), str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        admin: AdminArgs,
+    }
+
+    #[test]
+    fn the_admin_plane_has_one_name_and_a_short_one() {
+        for name in ["--admin-url", "--admin"] {
+            let command = Command::try_parse_from(["offpeak", name, "http://127.0.0.1:9"]).map_err(drop);
+            assert_eq!(
+                command.map(|command| command.admin.admin_url),
+                Ok("http://127.0.0.1:9".to_owned()),
+                "{name}"
+            );
+        }
+    }
 }

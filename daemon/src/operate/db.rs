@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use offpeak_store::{Audit, Compacted, Options, Store, StoreError};
 use serde_json::json;
 
-use crate::config::{Config, ProcessEnv};
+use crate::config::{self, ProcessEnv};
 
 /// Exit codes: damage was found; the command cannot do anything here as things are (sysexits.h); the disk failed (likewise).
 const DAMAGED: u8 = 1;
@@ -79,8 +79,8 @@ pub fn run(args: &Args) -> Result<Done, DbError> {
     let folder = if let Some(folder) = &args.folder {
         folder.clone()
     } else {
-        let config = Config::load(args.config.as_deref(), &ProcessEnv);
-        config.map_err(|errors| DbError::Config(errors.to_string()))?.store.folder
+        let folder = config::store_folder(args.config.as_deref(), &ProcessEnv);
+        folder.map_err(|errors| DbError::Config(errors.to_string()))?
     };
     let options = Options::new(folder);
     Ok(match args.command {
@@ -173,6 +173,27 @@ mod tests {
 
     fn args(folder: &std::path::Path, command: Command, json: bool) -> Args {
         Args { command, folder: Some(folder.to_owned()), config: None, json }
+    }
+
+    #[test]
+    fn the_folder_is_found_without_the_secrets_of_the_configuration_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (place, config) = (folder.path().join("data"), folder.path().join("offpeak.toml"));
+        drop(Store::open(Options::new(&place), offpeak_core::words::Timestamp(0)).unwrap());
+        let text = |store: &str| {
+            format!(
+                "{store}\n[backends.b]\nbase_url = \"https://api.openai.com\"\nmodels = [\"*\"]\n\
+                 api_key.env = \"SET_NOWHERE\"\n[alerts]\nurl = \"https://a.example\"\nsecret.file = \"/nowhere\""
+            )
+        };
+        let check = |store: &str| {
+            std::fs::write(&config, text(store)).unwrap();
+            run(&Args { command: Command::Check, folder: None, config: Some(config.clone()), json: false })
+        };
+        assert_eq!(check(&format!("store.folder = '{}'", place.display())).unwrap().exit_code, 0);
+        let misspelt = check("store.foldr = '/x'").unwrap_err();
+        assert!(misspelt.to_string().contains("did you mean `folder`?"), "{misspelt}");
+        assert_eq!(misspelt.exit_code(), USAGE);
     }
 
     #[test]

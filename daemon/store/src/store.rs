@@ -291,6 +291,11 @@ impl Store {
             .await
     }
 
+    /// When an entry's answer must be there. Its body is not read for that.
+    pub async fn deadline(&self, place: Place) -> Result<Option<Timestamp>, StoreError> {
+        self.0.read(move |view, _| Ok(view.entry(place)?.map(|entry| entry.deadline))).await
+    }
+
     /// The identity of a request with this body among the latest of some lanes: one that is not finished, or that was
     /// finished at `finished_since` or later ([`Timestamp::NEVER`] for none of these).
     pub async fn find_by_body(

@@ -57,6 +57,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ("backends.b.provider = 'openia'", r#"t.toml:1:23: backends.b.provider: there is no provider plugin "openia"; did you mean `openai`?"#),
     ("backends.b.provider = 'cohere'", r#"t.toml:1:23: backends.b.provider: there is no provider plugin "cohere"; there are anthropic, openai, vllm; others come from a file named in [plugins.providers.<name>]"#),
     ("backends.b.config = 'x'", "t.toml:1:21: backends.b.config: must be a table, not a text"),
+    ("backends.b.config.poll_ms = 0", "t.toml:1:29: backends.b.config.poll_ms: must be above zero: without a pause the provider would be called in a loop; leave it out for the usual pause, or give milliseconds"),
+    ("backends.b.config = { retry_ms = 1, retry_max_ms = 0 }", "t.toml:1:52: backends.b.config.retry_max_ms: must be above zero: without a pause the provider would be called in a loop; leave it out for the usual pause, or give milliseconds"),
     ("backends.b.config.x = inf", "t.toml:1:23: backends.b.config: holds a number that JSON cannot: write it as a text"),
     ("backends.c.base_url = 'ftp://x'\nbackends.c.models = ['*']", r#"t.toml:1:23: backends.c.base_url: must begin with http:// or https://, such as "https://api.openai.com""#),
     ("backends.c.base_url = 'https://me:pw@x'\nbackends.c.models = ['*']", "t.toml:1:23: backends.c.base_url: must not hold credentials: a backend's credential is its api_key"),

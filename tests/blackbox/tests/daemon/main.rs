@@ -11,6 +11,7 @@ mod background;
 mod bent;
 mod breaker;
 mod chaos;
+mod checked;
 mod costs;
 mod credential;
 mod described;

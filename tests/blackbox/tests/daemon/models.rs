@@ -58,3 +58,17 @@ async fn a_backend_that_cannot_be_asked_shows_the_names_in_full() {
     let list = rig.daemon.get("/v1/models").await.body;
     assert!(ids(&list).len() > 1, "it is asked again: {list}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_models_name_may_come_escaped() {
+    let rig = Rig::start(sim(), "[backends.simulated]\nmodels = [\"meta/llama 3\"]").await;
+    for path in ["meta%2Fllama%203", "meta/llama%203", "meta%2fllama%203/"] {
+        let found = rig.daemon.get(&format!("/v1/models/{path}")).await;
+        assert_eq!((found.status.as_u16(), &found.body["id"]), (200, &json!("meta/llama 3")), "{path}");
+    }
+    // What is escaped twice, or is no text, is another name.
+    for path in ["meta%252Fllama%203", "meta%2Fllama%ff", "meta%2Fllama%2"] {
+        let other = rig.daemon.get(&format!("/v1/models/{path}")).await;
+        assert_eq!(other.error(), (404, "model_not_found"), "{path}");
+    }
+}

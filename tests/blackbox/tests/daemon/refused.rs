@@ -2,7 +2,7 @@
 
 use provider_sim::{BatchFault, Endpoint, Fault, Limits, Mode};
 
-use crate::rig::{BY_HAND, Rig, eventually, sim};
+use crate::rig::{BY_HAND, CHAT, Rig, chat, eventually, send, sim};
 
 fn failing(code: &str) -> Vec<BatchFault> {
     vec![BatchFault::FailValidation { code: code.to_owned() }]
@@ -16,7 +16,7 @@ async fn for_good_everybody_is_told_why_and_nothing_is_tried_again() {
     rig.daemon.flush().await;
     for ticket in &tickets {
         let answer = rig.daemon.redeem(ticket).await;
-        assert_eq!(answer.error(), (502, "model_not_found"));
+        assert_eq!(answer.error(), (404, "model_not_found"));
         assert_eq!((answer.header("x-offpeak-attempts"), answer.header("x-should-retry")), ("1", "false"));
     }
     assert_eq!((rig.batches(), rig.provider.bill().lines.len()), (1, 0));
@@ -46,10 +46,9 @@ async fn a_line_that_the_provider_finds_fault_with_takes_nobody_with_it() {
     let answers = rig.all_answered(&tickets).await;
     assert!(answers.iter().all(|answer| answer.header("x-offpeak-attempts") == "1"), "{answers:?}");
     assert_eq!((rig.batches(), rig.billed(Mode::Batch), rig.billed(Mode::Realtime)), (2, 9, 1));
-    let alone: Vec<_> =
-        answers.iter().filter(|answer| answer.header("x-offpeak-mode") == "realtime").collect();
-    assert_eq!(alone.len(), 1, "{answers:?}");
-    assert!(alone[0].answers(crate::rig::MODEL, "question 2"), "the third line: {alone:?}");
+    let id = tickets[2].location.rsplit('/').next().unwrap();
+    let told = rig.daemon.admin(&format!("/admin/v1/explain/{id}")).await.body.to_string();
+    assert!(told.contains("line_refused"), "the third line is the one: {told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,6 +59,23 @@ async fn a_model_without_batches_is_bought_otherwise() {
     rig.daemon.flush().await;
     rig.all_answered(&tickets).await;
     assert_eq!((rig.batches(), rig.billed(Mode::Batch), rig.provider.bill().lines.len()), (1, 0, 4));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_nobody_has_is_told_later_as_it_is_told_now() {
+    let rig = Rig::start(sim(), "").await;
+    let now = rig.daemon.ask("no-such-model", "now").await;
+    let request = rig.daemon.post(CHAT, &chat("no-such-model", "later")).header("x-offpeak-sla", "24h");
+    let later = send(request).await;
+    for answer in [&now, &later] {
+        assert_eq!(answer.error(), (404, "model_not_found"), "{answer:?}");
+        assert_eq!(answer.body["error"]["type"], "invalid_request_error");
+    }
+    assert_eq!(
+        (later.body["error"]["param"].as_str(), later.header("x-should-retry")),
+        (Some("model"), "false")
+    );
+    assert_eq!(rig.provider.bill().lines.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
@@ -16,12 +16,13 @@ use reqwest::Client;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use crate::again;
-use crate::rig::{CHAT, Daemon, MODEL, PROVIDER_KEY, Rig, chat, eventually, key_of, sim};
+use crate::rig::{BY_HAND, CHAT, Daemon, MODEL, PROVIDER_KEY, Rig, chat, eventually, key_of, send, sim};
 use crate::upstream::{Body, Upstream, full};
 
 const LIMIT: Duration = Duration::from_mins(1);
@@ -282,6 +283,38 @@ async fn deferred_answers_are_the_providers_own_bytes() {
     assert_eq!(headers["x-offpeak-mode"], "deferred");
     let id = ticket.location.rsplit('/').next().unwrap();
     assert_eq!(headers["x-offpeak-request-id"], id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ticket_tells_its_deadline_as_long_as_it_waits() {
+    let rig = Rig::start(sim(), BY_HAND).await;
+    let given = rig.daemon.defer("search", MODEL, "tomorrow", "24h").await;
+    let deadline = given.body["deadline_at"].as_u64().unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    assert!((now + 86_000..=now + 86_400).contains(&deadline), "{given:?}");
+    let seen = send(rig.daemon.call("search", Method::GET, given.header("location"))).await;
+    assert_eq!((seen.status.as_u16(), seen.body["deadline_at"].as_u64()), (202, Some(deadline)), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_moderation_need_not_name_its_model() {
+    let path = "/v1/moderations";
+    let rig = Rig::start(sim(), "").await;
+    for sla in ["realtime", "24h"] {
+        let call = rig.daemon.post(path, &json!({ "input": "kind words" })).header("x-offpeak-sla", sla);
+        let answer = send(call).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.body["model"].as_str()),
+            (200, Some("omni-moderation-latest")),
+            "{sla}: {answer:?}"
+        );
+        assert_eq!(answer.body["results"].as_array().map(Vec::len), Some(1), "{sla}");
+    }
+    let rig = Rig::start(sim(), "[backends.simulated]\nmodels = [\"gpt-*\"]").await;
+    let refused = send(rig.daemon.post(path, &json!({ "input": "kind words" }))).await;
+    assert_eq!(refused.error(), (400, "missing_required_parameter"));
+    let message = refused.body["error"]["message"].as_str().unwrap();
+    assert!(message.contains("omni-moderation-latest") && message.contains("/v1/models"), "{message}");
 }
 
 /// On one connection, so that the same thread of the daemon's serves all of them.
