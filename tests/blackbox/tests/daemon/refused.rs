@@ -37,11 +37,7 @@ async fn a_line_that_the_provider_finds_fault_with_takes_nobody_with_it() {
         (rig.daemon.metric("offpeak_batches_ended_total", "invalid_json_line").await == 1).then_some(())
     })
     .await;
-    eventually("the others wait for the next one", async || {
-        let waiting = rig.daemon.lanes().await.iter().map(|lane| lane["waiting_requests"].as_u64()).sum();
-        (waiting == Some(9)).then_some(())
-    })
-    .await;
+    rig.daemon.wait_for_waiting(9).await;
     rig.daemon.flush().await;
     let answers = rig.all_answered(&tickets).await;
     assert!(answers.iter().all(|answer| answer.header("x-offpeak-attempts") == "1"), "{answers:?}");
