@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
+use offpeak_core::extent::HURRIED;
 use offpeak_core::money::Money;
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::retry::{self, Class, Judged};
@@ -29,9 +30,6 @@ use crate::reply::{self, Dialect, ErrorText};
 use crate::retries::{Failed, Meaning};
 use crate::sent;
 use crate::telemetry::Line;
-
-/// When a request is due that is to be run in real time next.
-const HURRIED: Millis = Millis::from_secs(1);
 
 /// An attempt that ended, before it is judged.
 #[derive(Clone)]
@@ -298,7 +296,7 @@ pub fn meaning(
     Meaning { class, ..meaning }
 }
 
-/// Where a request goes next.
+/// Where a request goes next. No pause lasts beyond the last chance to keep its deadline.
 async fn requeued(
     gateway: &Gateway,
     lane: LaneId,
@@ -309,13 +307,18 @@ async fn requeued(
     Ok(match verdict {
         retry::Verdict::Deliver => Verdict::Final,
         // Back into its lane, with the deadline it has.
-        retry::Verdict::Again(not_before) => Verdict::Requeue { lane, deadline: due, not_before },
+        retry::Verdict::Again(not_before) => {
+            Verdict::Requeue { lane, deadline: due, not_before: retry::bounded(not_before, due, now) }
+        }
         retry::Verdict::Elsewhere(not_before) => match elsewhere(gateway, lane, now).await? {
             Some(lane) => Verdict::Requeue { lane, deadline: due, not_before: now },
-            None => Verdict::Requeue { lane, deadline: due, not_before },
+            None => {
+                Verdict::Requeue { lane, deadline: due, not_before: retry::bounded(not_before, due, now) }
+            }
         },
         // No batch keeps a deadline that is as near as that.
         retry::Verdict::Now(not_before) => {
+            let not_before = retry::bounded(not_before, due, now);
             let deadline = due.min(not_before.after(HURRIED));
             Verdict::Requeue { lane, deadline, not_before }
         }

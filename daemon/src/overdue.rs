@@ -196,6 +196,7 @@ mod tests {
             tokens: 0,
             oldest: Timestamp(0),
             earliest_deadline: Timestamp(0),
+            not_before: Timestamp(0),
         }
     }
 

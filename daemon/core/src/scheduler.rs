@@ -320,6 +320,8 @@ pub enum Next {
     Paced(Timestamp),
     /// Its tenant's budget is used up; there is money again then.
     ForMoney(Timestamp),
+    /// For its pause to end: it goes again after a failure, and was told when.
+    Paused(Timestamp),
 }
 
 #[derive(Debug)]
@@ -401,7 +403,7 @@ pub struct LaneView {
     pub lane: LaneId,
     /// What its requests have in common.
     pub key: LaneKey,
-    /// What waits.
+    /// What waits, pauses included.
     pub sums: Sums,
     /// When the oldest of those that wait arrived.
     pub oldest: Option<Timestamp>,
@@ -469,7 +471,7 @@ impl Scheduler {
             Event::Opened { lane, key, terms } => self.open(lane, key, terms),
             Event::Appended(extent) => {
                 if let Some(berth) = self.berths.get_mut(&extent.lane) {
-                    berth.lane.append(extent);
+                    berth.lane.append(extent, now);
                 }
             }
             Event::UnderWay { batch, freight, cargo, since, is_recovered } => {
@@ -520,9 +522,10 @@ impl Scheduler {
                 self.forget_outlooks();
             }
             Event::Flush(lane) => {
-                // What comes to an empty one later lingers as usual.
-                if let Some(berth) = self.berths.get_mut(&lane).filter(|berth| !berth.lane.is_empty()) {
-                    berth.flush = true;
+                // What comes to an empty one later lingers as usual, and what pauses leaves when its pause is over.
+                if let Some(berth) = self.berths.get_mut(&lane) {
+                    berth.flush |= !berth.lane.is_empty();
+                    berth.lane.flush_paused();
                 }
             }
             Event::Tick => {}
@@ -545,12 +548,12 @@ impl Scheduler {
             LaneView {
                 lane: *id,
                 key: berth.key.clone(),
-                sums: berth.lane.sums(),
-                oldest: berth.lane.oldest(),
-                earliest_deadline: berth.lane.earliest_deadline(),
+                sums: berth.lane.all_sums(),
+                oldest: berth.lane.all().map(|extent| extent.oldest).min(),
+                earliest_deadline: berth.lane.all().map(|extent| extent.earliest_deadline).min(),
                 next: match group {
                     Some(group) if !berth.lane.is_empty() => berth.held_up.unwrap_or(group.next),
-                    _ => Next::Empty,
+                    _ => berth.lane.paused_until().map_or(Next::Empty, Next::Paused),
                 },
                 plans: rungs
                     .map(|(outlook, rung)| Plan {
@@ -608,7 +611,8 @@ impl Scheduler {
 
     /// Forgets a lane in which nothing waits. False if something does, or it is not known.
     pub fn close(&mut self, lane: LaneId) -> bool {
-        let Some(berth) = self.berths.get(&lane).filter(|berth| berth.lane.is_empty()) else { return false };
+        let is_idle = |berth: &&Berth| berth.lane.all().next().is_none();
+        let Some(berth) = self.berths.get(&lane).filter(is_idle) else { return false };
         let party = Party::of(berth);
         self.berths.remove(&lane);
         self.leave(&party, lane);

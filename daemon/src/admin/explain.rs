@@ -351,6 +351,9 @@ fn coming(next: Next, now: Timestamp) -> Coming {
             Some(at),
             "its tenant's budget begins anew; until then it leaves as money is there, or fails when it is due",
         ),
+        Next::Paused(at) => {
+            (Some(at), "it may leave; it goes again after a failure, and was told not to before then")
+        }
         Next::NotSold => (None, "nothing is known to buy for it; were its backend's offers taken away?"),
     };
     Coming { in_ms: at.map(|at| at.since(now).0), what: what.to_owned() }

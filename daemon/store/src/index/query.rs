@@ -7,7 +7,7 @@ use offpeak_core::extent::{Extent, Range};
 use offpeak_core::outcome::Ending;
 use offpeak_core::words::{LaneId, Place, Seq, Timestamp};
 
-use super::extents::{Indexed, Row, summary};
+use super::extents::{Indexed, Row};
 use super::lanes::LaneRow;
 use super::lookup::{Rows, View, row_before};
 use super::outcomes::OutcomeRow;
@@ -263,25 +263,23 @@ pub(crate) fn find_by_body(
 /// What no batch has of a lane, in order.
 pub(crate) fn unsealed(view: &View, lane: LaneId, row: &LaneRow) -> Result<Vec<Extent>, StoreError> {
     let mut extents: Vec<Extent> = Vec::new();
-    let mut add = |part: Option<Extent>| match (extents.last_mut(), part) {
-        (_, None) => {}
-        (Some(last), Some(part)) if last.end() == part.first && last.count + part.count <= EXTENT_ENTRIES => {
-            last.join(&part);
+    let mut add = |parts: Vec<Extent>| {
+        for part in parts {
+            match extents.last_mut() {
+                Some(last) if last.goes_on_with(&part) && last.count + part.count <= EXTENT_ENTRIES => {
+                    last.join(&part);
+                }
+                _ => extents.push(part),
+            }
         }
-        (_, Some(part)) => extents.push(part),
     };
     for (from, to) in row.sealed.gaps(0, row.next) {
         if let Some(row) = row_before(&view.extents, Place { lane, seq: Seq(from) })? {
-            add(row.part(from, to));
+            add(row.parts(from, to));
         }
         for row in view.extents.range((lane.0, from + 1)..(lane.0, to.max(from + 1)))? {
             let (at, value) = row?;
-            let (_, extent) = summary(at.value(), value.value())?;
-            if extent.end().0 <= to {
-                add(Some(extent));
-            } else {
-                add(Row::decode(at.value(), value.value())?.part(from, to));
-            }
+            add(Row::decode(at.value(), value.value())?.parts(from, to));
         }
     }
     Ok(extents)

@@ -166,6 +166,7 @@ fn what_has_no_money_until_it_is_due_is_given_up_and_the_rest_is_put_back() {
         tokens: 1500,
         oldest: START,
         earliest_deadline: now.after(Millis(1)),
+        not_before: Timestamp(0),
     };
     world.step(Event::Returned(back), now);
     assert_eq!(world.scheduler.lanes().next().unwrap().sums.count, 606);
