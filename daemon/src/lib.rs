@@ -25,6 +25,7 @@ pub mod batch;
 pub mod idle;
 pub mod rescue;
 pub mod overdue;
+pub mod damaged;
 pub mod outcomes;
 pub mod delivery;
 pub mod gateway;

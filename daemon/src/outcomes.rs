@@ -233,15 +233,10 @@ async fn judge(
     }
     let mut verdict = Verdict::Final;
     if !attempt.ending.is_success()
-        && let Some(entry) = store.entry(attempt.place).await?
+        && let Some(entry) = store.about(attempt.place).await?
     {
         // What was hurried on the way is due when its caller said.
-        let mut due = entry.deadline;
-        if entry.origin != entry.place
-            && let Some(origin) = store.entry(entry.origin).await?
-        {
-            due = due.max(origin.deadline);
-        }
+        let due = entry.due;
         let meaning = meaning(gateway, &source.sale, source.mode, &attempt, attempts, due, now);
         if !meaning.class.is_attempt() {
             attempts = made_before;
@@ -456,8 +451,8 @@ async fn learn(
     let mut reckoned = None;
     for (outcome, usage) in outcomes.iter().zip(taken).filter_map(|(o, taken)| Some((o, taken.usage?))) {
         if reckoned.is_none() {
-            let entry = store.entry(outcome.place).await?;
-            reckoned = Some(entry.map_or(0, |entry| u64::from(entry.tokens)));
+            let entry = store.about(outcome.place).await?;
+            reckoned = Some(entry.map_or(0, |entry| entry.extent.tokens));
             source.sale.learnt.learn(reckoned.unwrap_or(0), usage);
         } else {
             source.sale.learnt.learn(0, usage);

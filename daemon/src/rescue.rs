@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::backends::{Backend, DressError, Dressed, PrepareError, PreparedCall};
 use crate::costs::{SharedSale, Took};
+use crate::damaged;
 use crate::fallback::StandIn;
 use crate::gateway::Gateway;
 use crate::history::{self, Note};
@@ -110,7 +111,7 @@ async fn run_to_the_end(
     rescue.give_up_interrupted().await?;
     let mut selection = Some(Selection::from(ranges));
     while let Some(what) = selection {
-        let chunk = gateway.store.requests(what, CHUNK_BYTES).await?;
+        let chunk = damaged::sound(gateway, what, CHUNK_BYTES).await?;
         selection = chunk.rest;
         let attempts = stream::iter(chunk.entries)
             .map(|entry| rescue.run_one(entry))
