@@ -1,6 +1,6 @@
 //! One task around the pure scheduler: events in, effects out to [`crate::batch`] and [`crate::rescue`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use offpeak_core::scheduler::{Effect, Event, Freight, Holder, Means, Reckoning, 
 use offpeak_core::turnaround::{Sketch, Way};
 use offpeak_core::words::{BatchId, LaneId, LaneKey, Mode, Place, TenantId, Timestamp};
 use offpeak_store::{BatchRecord, Document, Kind, LaneState, NewBatch, Order, Store, StoreError};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
@@ -130,13 +131,16 @@ struct Task {
     means: HashMap<Holder, Means>,
     /// What it was told of lanes' requests.
     reckoned: HashMap<LaneId, (Reckoning, Option<Arc<str>>)>,
+    commands: Commands,
+    /// What came while the task waited for the store.
+    later: VecDeque<Command>,
 }
 
 /// What is reckoned of requests is told again when it has changed by more than this part.
 const RECKONED_PART: u64 = 16;
 
 /// Runs the scheduler until the daemon stops.
-pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
+pub async fn run(gateway: Arc<Gateway>, commands: Commands) {
     let mut task = Task {
         gateway: gateway.clone(),
         scheduler: Scheduler::new(),
@@ -145,15 +149,19 @@ pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
         tenants: BTreeSet::new(),
         means: HashMap::new(),
         reckoned: HashMap::new(),
+        commands,
+        later: VecDeque::new(),
     };
     let mut waiting_commands = Vec::new();
     loop {
         let pause: Duration =
             task.wake_at.since(gateway.clock.now()).min(offpeak_core::words::Millis::from_hours(1)).into();
+        waiting_commands.extend(task.later.drain(..));
+        let pause = if waiting_commands.is_empty() { pause } else { Duration::ZERO };
         tokio::select! {
             biased;
             () = gateway.stopping.cancelled() => return,
-            taken = commands.recv_many(&mut waiting_commands, COMMANDS_AT_ONCE) => {
+            taken = task.commands.recv_many(&mut waiting_commands, COMMANDS_AT_ONCE) => {
                 if taken == 0 {
                     return;
                 }
@@ -176,14 +184,7 @@ pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
                     }
                     drop(reply.send(closed));
                 }
-                Command::View(reply) => {
-                    let view = View {
-                        lanes: task.scheduler.lanes().collect(),
-                        voyages: task.scheduler.voyages(gateway.clock.now()).collect(),
-                    };
-                    // Whoever asked may have gone.
-                    drop(reply.send(view));
-                }
+                Command::View(reply) => task.show(reply),
             }
         }
         publish(&gateway, &task.scheduler);
@@ -191,6 +192,34 @@ pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
 }
 
 impl Task {
+    /// Shows what waits and what is under way.
+    fn show(&self, reply: oneshot::Sender<View>) {
+        let view = View {
+            lanes: self.scheduler.lanes().collect(),
+            voyages: self.scheduler.voyages(self.gateway.clock.now()).collect(),
+        };
+        // Whoever asked may have gone.
+        drop(reply.send(view));
+    }
+
+    /// Waits for the store, which may take as long as its disk is full; whoever asks meanwhile what waits is answered. All
+    /// else is done afterwards, in its order.
+    async fn answering<T>(&mut self, waited_for: impl Future<Output = T>) -> T {
+        let mut waited_for = std::pin::pin!(waited_for);
+        loop {
+            let command = tokio::select! {
+                biased;
+                done = &mut waited_for => return done,
+                command = self.commands.recv() => command,
+            };
+            match command {
+                Some(Command::View(reply)) => self.show(reply),
+                Some(command) => self.later.push_back(command),
+                None => return waited_for.await,
+            }
+        }
+    }
+
     /// One event, and what follows from it.
     async fn step(&mut self, event: Event) {
         if let Event::Ended { batch, .. } = &event {
@@ -274,7 +303,10 @@ impl Task {
             headers: record.headers.clone(),
         };
         let (is_beside, cargo) = match &journey {
-            Journey::Realtime => (false, self.cargo_of(&record.ranges).await),
+            Journey::Realtime => {
+                let gateway = self.gateway.clone();
+                (false, self.answering(cargo_of(&gateway.store, &record.ranges)).await)
+            }
             Journey::Beside { batch, cargo } => {
                 self.gateway.beside.begin(*batch, cargo);
                 (true, cargo.clone())
@@ -294,24 +326,6 @@ impl Task {
         let batch = record.id;
         self.spawn(record, journey);
         self.step(Event::Sent { batch, freight, cargo, is_beside, is_recovered: true }).await;
-    }
-
-    /// What an earlier run's rescue was made of, as far as it matters for what it will cost: all requests of a range are
-    /// reckoned as the first one.
-    async fn cargo_of(&self, ranges: &[Range]) -> Vec<Cargo> {
-        let mut all = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            let first = Place { lane: range.lane, seq: range.from };
-            let entry = self.gateway.store.entry(first).await;
-            let entry = entry.unwrap_or_else(|error| {
-                tracing::error!(lane = range.lane.0, %error, "what a rescue will cost is not known");
-                None
-            });
-            let (tokens, deadline) =
-                entry.map_or((0, Timestamp::NEVER), |e| (u64::from(e.tokens), e.deadline));
-            all.push(Cargo { range: *range, tokens: tokens.saturating_mul(range.len()), deadline });
-        }
-        all
     }
 
     /// What the scheduler is to be told beside an event, the last first.
@@ -371,7 +385,7 @@ impl Task {
 
     /// Seals what leaves. None if the daemon stops before; it is in its lane then.
     async fn leave(
-        &self,
+        &mut self,
         freight: Freight,
         ranges: Vec<Range>,
         reason: Reason,
@@ -391,7 +405,8 @@ impl Task {
             created_at: self.gateway.clock.now(),
             progress: journey::encode(&journey),
         };
-        let record = seal(&self.gateway, batch).await?;
+        let gateway = self.gateway.clone();
+        let record = self.answering(seal(&gateway, batch)).await?;
         self.gateway.metrics.sealed(freight.backend.as_str(), reason, requests);
         if let Some(backend) = self.gateway.backends.get(&freight.backend) {
             backend.retries.lock().earn(requests);
@@ -435,6 +450,24 @@ impl Task {
             }
         }
     }
+}
+
+/// What an earlier run's rescue was made of, as far as it matters for what it will cost: all requests of a range are
+/// reckoned as the first one.
+async fn cargo_of(store: &Store, ranges: &[Range]) -> Vec<Cargo> {
+    let mut all = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let first = Place { lane: range.lane, seq: range.from };
+        let entry = store.about(first).await;
+        let entry = entry.unwrap_or_else(|error| {
+            tracing::error!(lane = range.lane.0, %error, "what a rescue will cost is not known");
+            None
+        });
+        let (tokens, deadline) =
+            entry.map_or((0, Timestamp::NEVER), |e| (e.extent.tokens, e.extent.earliest_deadline));
+        all.push(Cargo { range: *range, tokens: tokens.saturating_mul(range.len()), deadline });
+    }
+    all
 }
 
 fn journey_of(record: &BatchRecord) -> Option<Journey> {

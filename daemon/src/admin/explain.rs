@@ -104,8 +104,8 @@ async fn of_request(gateway: &Gateway, view: &View, place: Place) -> Result<Expl
         let lane = view.lanes.iter().find(|lane| lane.lane == current.lane).ok_or_else(nothing)?;
         of_lane(gateway, lane)
     };
-    if let Some(entry) = gateway.store.entry(current).await.map_err(|error| store_failed(&error))? {
-        let in_ms = Some(entry.deadline.since(gateway.clock.now()).0);
+    if let Some(entry) = gateway.store.about(current).await.map_err(|error| store_failed(&error))? {
+        let in_ms = Some(entry.extent.earliest_deadline.since(gateway.clock.now()).0);
         told.deadline_in_ms = in_ms;
         let key = gateway.store.lane_key(current.lane);
         if key.is_some_and(|key| gateway.stand_in(&key, &key.backend).is_some()) {
