@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
 use crate::journey;
-use crate::lane_book::{Command, Commands, LaneError, View, Waiting};
-use crate::{batch, idle, overdue, rescue};
+use crate::lane_book::{Command, Commands, View, Waiting};
+use crate::{batch, idle, orphaned, overdue, rescue};
 
 /// A pause before trying again what the store refused.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -35,15 +35,15 @@ pub fn recover(gateway: &Arc<Gateway>, lanes: Vec<LaneState>, batches: Vec<Batch
     let mut waiting = Vec::new();
     let mut later = Vec::new();
     for state in lanes {
-        match gateway.lanes.open(&gateway.backends, state.id, state.key.clone(), now) {
-            Ok(()) => waiting.extend(state.extents),
-            Err(error @ LaneError::Plugin(_)) => {
+        match gateway.lanes.reopen(&gateway.backends, state.id, state.key.clone(), now) {
+            Ok(is_sold) => {
+                tell_of(gateway, &state, is_sold);
+                waiting.extend(state.extents);
+            }
+            Err(error) => {
                 tracing::error!(lane = state.id.0, %error, "the requests of a lane wait until its backend's plugin works");
                 gateway.lanes.remember(state.id, state.extents);
                 later.push((state.id, state.key));
-            }
-            Err(error) => {
-                tracing::error!(lane = state.id.0, %error, "the requests of a lane are kept and wait for the next start");
             }
         }
     }
@@ -63,6 +63,24 @@ pub fn recover(gateway: &Arc<Gateway>, lanes: Vec<LaneState>, batches: Vec<Batch
     }
 }
 
+/// Tells of requests whose backend was taken out of the configuration, or sells nothing of what they ask for.
+fn tell_of(gateway: &Gateway, LaneState { id, key, extents, .. }: &LaneState, is_sold: bool) {
+    let requests: u64 = extents.iter().map(|extent| u64::from(extent.count)).sum();
+    let (lane, backend, model) = (id.0, &key.backend, &key.model);
+    if requests == 0 {
+        return;
+    }
+    if !is_sold {
+        tracing::error!(
+            lane, %backend, %model, requests,
+            "nobody sells what waits in a lane, or it may go to no other backend than its own: it waits until somebody does, \
+             and gets an error when it is due; is a backend missing in the configuration?"
+        );
+    } else if gateway.backends.get(backend).is_none() {
+        tracing::warn!(lane, %backend, %model, requests, "the backend of a lane is configured no more; its requests go to others");
+    }
+}
+
 /// Opens lanes whose backend's plugin failed at the start.
 async fn open_later(gateway: Arc<Gateway>, mut lanes: Vec<(LaneId, LaneKey)>) {
     while !lanes.is_empty() {
@@ -75,7 +93,7 @@ async fn open_later(gateway: Arc<Gateway>, mut lanes: Vec<(LaneId, LaneKey)>) {
         lanes.retain(|(id, key)| {
             // One that was removed meanwhile is made anew when it is needed.
             gateway.store.lane_key(*id).is_some()
-                && gateway.lanes.open(&gateway.backends, *id, key.clone(), now).is_err()
+                && gateway.lanes.reopen(&gateway.backends, *id, key.clone(), now).is_err()
         });
     }
 }
@@ -266,20 +284,20 @@ impl Task {
                 Some(Event::Sent { batch, freight, cargo, is_beside: true, is_recovered: false })
             }
             Effect::Cancel { batch, deadline } => {
+                // One whose backend is configured no more cannot be stopped.
+                let stop = self.stops.get(&batch)?;
                 let in_s = deadline.since(self.gateway.clock.now()).0 / 1000;
                 tracing::warn!(%batch, deadline_in_s = in_s, "a batch threatens its deadline; the provider is asked to stop it");
-                if let Some(stop) = self.stops.get(&batch) {
-                    stop.cancel();
-                }
+                stop.cancel();
                 let now = self.gateway.clock.now();
                 let view = self.scheduler.voyages(now).find(|voyage| voyage.batch == batch)?;
                 let backend = view.freight.backend;
                 self.gateway.metrics.escalated(backend.as_str(), "cancel", view.requests);
                 None
             }
-            Effect::Expire { extents, until } => {
+            Effect::Expire { extents, lack } => {
                 let gateway = self.gateway.clone();
-                self.gateway.spawn(overdue::give_up(gateway, extents, until));
+                self.gateway.spawn(overdue::give_up(gateway, extents, lack));
                 None
             }
             Effect::Keep(way, sketch) => {
@@ -420,14 +438,11 @@ impl Task {
 
     /// Starts, or goes on with, a batch.
     fn spawn(&mut self, record: BatchRecord, journey: Journey) {
-        let Some(backend) = self.gateway.backends.get(&record.backend).cloned() else {
-            tracing::error!(
-                batch = %record.id, backend = %record.backend,
-                "the backend of a batch under way is no longer configured; the batch goes on when it is"
-            );
+        let gateway = self.gateway.clone();
+        let Some(backend) = gateway.backends.get(&record.backend).cloned() else {
+            self.gateway.spawn(orphaned::see_through(gateway, record, journey));
             return;
         };
-        let gateway = self.gateway.clone();
         let here = gateway.clone();
         match journey {
             Journey::Realtime => {

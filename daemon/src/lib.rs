@@ -23,6 +23,7 @@ pub mod defer;
 pub mod lanes;
 pub mod batch;
 pub mod idle;
+pub mod orphaned;
 pub mod rescue;
 pub mod overdue;
 pub mod damaged;

@@ -336,19 +336,21 @@ async fn elsewhere(gateway: &Gateway, lane: LaneId, now: Timestamp) -> Result<Op
 }
 
 /// The same lane at the next backend in the order of the configuration that sells the model as something that can wait. Later
-/// ones only: so a request that nobody takes does not go round in circles.
+/// ones only: so a request that nobody takes does not go round in circles. A backend that is configured no more comes before all
+/// others.
 pub fn next_backend(gateway: &Gateway, key: &LaneKey, now: Timestamp) -> Option<LaneKey> {
-    let own = gateway.backends.get(&key.backend)?;
+    let own = gateway.backends.get(&key.backend).map(|own| &**own);
     if !gateway.backends.may_go_elsewhere(own, key) {
         return None;
     }
     let menu = gateway.backends.menu(key.endpoint.as_str(), key.model.as_str(), now).ok()?;
-    let is_own = |seller: &&Seller| seller.backend.id == key.backend;
-    let at = menu.sellers.iter().position(|seller| is_own(&seller))?;
-    menu.sellers.iter().skip(at + 1).find_map(|seller| {
-        // Headers that change a request's meaning do so at their own provider.
-        let understands =
-            key.headers.iter().next().is_none() || seller.backend.provider().name() == own.provider().name();
+    let is_own = |seller: &Seller| seller.backend.id == key.backend;
+    let later = match own {
+        Some(_) => menu.sellers.iter().position(is_own)? + 1,
+        None => 0,
+    };
+    menu.sellers.iter().skip(later).find_map(|seller| {
+        let understands = gateway.backends.understands(&seller.backend, key);
         let deferred = seller.offers.iter().filter(|offer| offer.mode() != Mode::Realtime);
         let takes_work =
             |offer: &&Offer| gateway.health.shut_until(&seller.backend.id, offer.mode(), now).is_none();

@@ -133,6 +133,27 @@ async fn run_to_the_end(
     Ok(())
 }
 
+/// What was under way when the daemon stopped may have run.
+pub async fn give_up_interrupted(
+    gateway: &Arc<Gateway>,
+    source: &Source,
+    tried: impl Iterator<Item = &Sent>,
+) -> Result<(), StoreError> {
+    for Sent { place, tries, .. } in tried.filter(|sent| sent.is_under_way).copied() {
+        let ending = Ending::Failed {
+            ran: DidItRun::Unknown,
+            code: "interrupted".into(),
+            message: "offpeak was stopped while the provider may have run this request".into(),
+        };
+        let (retry_after, request_id, body) = (None, None, Bytes::new());
+        let took = Took::NO_TIME;
+        let attempt = Attempt { place, ending, tries, retry_after, request_id, body, took };
+        tracing::warn!(%place, batch = %source.batch, "a request that was being run by itself was interrupted");
+        outcomes::record(gateway, source, vec![attempt]).await?;
+    }
+    Ok(())
+}
+
 /// Records how attempts ended. They were paid for, so they are not given up while the store is in trouble.
 pub async fn record_surely(
     gateway: &Arc<Gateway>,
@@ -253,23 +274,9 @@ impl Rescue<'_> {
         Source { batch: self.record.id, backend: self.record.backend.clone(), mode: Mode::Realtime, sale }
     }
 
-    /// What was under way when the daemon stopped may have run.
     async fn give_up_interrupted(&self) -> Result<(), StoreError> {
         let Some(rung) = self.rungs.first() else { return Ok(()) };
-        let interrupted = self.tried.values().filter(|sent| sent.is_under_way);
-        for Sent { place, tries, .. } in interrupted.copied() {
-            let ending = Ending::Failed {
-                ran: DidItRun::Unknown,
-                code: "interrupted".into(),
-                message: "offpeak was stopped while the provider may have run this request".into(),
-            };
-            let (retry_after, request_id, body) = (None, None, Bytes::new());
-            let took = Took::NO_TIME;
-            let attempt = Attempt { place, ending, tries, retry_after, request_id, body, took };
-            tracing::warn!(%place, batch = %self.record.id, "a request that was being run by itself was interrupted");
-            outcomes::record(self.gateway, &self.source(rung.sale.clone()), vec![attempt]).await?;
-        }
-        Ok(())
+        give_up_interrupted(self.gateway, &self.source(rung.sale.clone()), self.tried.values()).await
     }
 
     /// Puts a request on record just before it is sent. False if there is nothing to send any more: it was cancelled, its job

@@ -267,15 +267,24 @@ pub enum Effect {
         /// The parts.
         cargo: Vec<Cargo>,
     },
-    /// Give up what is due of this: its tenant has no money for it. What is not due yet is returned.
+    /// Give up what is due of this: it could not leave. What is not due yet is returned.
     Expire {
         /// Its parts.
         extents: Vec<Extent>,
-        /// When there is money again.
-        until: Timestamp,
+        /// Why it could not.
+        lack: Lack,
     },
     /// Keep what is known of a turnaround.
     Keep(Way, Sketch),
+}
+
+/// What requests lacked until they were due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// Their tenant's money; there is some again then.
+    Money(Timestamp),
+    /// Somebody who sells what they ask for.
+    Seller,
 }
 
 /// What one step asks for.

@@ -14,6 +14,7 @@ use crate::gateway::Gateway;
 use crate::history;
 use crate::journey;
 use crate::lane_book::View;
+use crate::orphaned;
 use crate::reply::Refusal;
 
 /// What has not changed for so long is said to stand.
@@ -180,9 +181,17 @@ fn of_batch(gateway: &Gateway, view: &View, record: &BatchRecord, place: Place) 
             let state = state.to_owned();
             let mut told = Explanation { about, state, deadline_in_ms: None, why, next: Vec::new() };
             told.why.extend(shut(gateway, backend.as_str()));
-            match view.voyages.iter().find(|voyage| voyage.batch == record.id) {
-                Some(voyage) => with_voyage(told, voyage, now),
-                None => told,
+            let voyage = view.voyages.iter().find(|voyage| voyage.batch == record.id);
+            match (voyage, orphaned::trouble(gateway, record)) {
+                (Some(voyage), None) => with_voyage(told, voyage, now),
+                (None, None) => told,
+                (voyage, Some(trouble)) => {
+                    told.why.push(trouble);
+                    let hedge_at = voyage.and_then(|voyage| voyage.hedge_at);
+                    let what = "what has no answer then is run in real time at another backend".to_owned();
+                    told.next.extend(hedge_at.map(|at| Coming { in_ms: Some(at.since(now).0), what }));
+                    told
+                }
             }
         }
     }
@@ -354,7 +363,10 @@ fn coming(next: Next, now: Timestamp) -> Coming {
         Next::Paused(at) => {
             (Some(at), "it may leave; it goes again after a failure, and was told not to before then")
         }
-        Next::NotSold => (None, "nothing is known to buy for it; were its backend's offers taken away?"),
+        Next::NotSold => (
+            None,
+            "nobody sells it, so that it gets an error when it is due; was its backend, or its offers, taken away?",
+        ),
     };
     Coming { in_ms: at.map(|at| at.since(now).0), what: what.to_owned() }
 }

@@ -13,7 +13,7 @@ use crate::retry::LAST_CHANCE;
 use crate::words::{BackendId, LaneId, Millis, Mode, OfferName, Seq, TenantId, Timestamp};
 
 use super::voyages::time_left;
-use super::{Effect, Effects, Freight, Next, Party, Prospect, Scheduler, Shut};
+use super::{Effect, Effects, Freight, Lack, Next, Party, Prospect, Scheduler, Shut};
 
 /// Where several tenants share a batch, one helping is at most this part of it, so that a small one is not all of one tenant.
 const HELPINGS: u64 = 16;
@@ -217,6 +217,10 @@ impl Scheduler {
         let Some(deal) = self.deal(party) else { return Next::NotSold };
         let freight = &party.freight;
         let lanes = self.groups.get(party).map(|group| group.lanes.clone()).unwrap_or_default();
+        if deal.ladder.is_empty() {
+            self.give_up_unsold(&lanes, now, done);
+            return Next::NotSold;
+        }
         self.rescue(party, &lanes, &deal, now, done);
         let mut urgent = None;
         for (cheaper, step) in deal.steps.iter().zip(deal.steps.iter().skip(1)).rev() {
@@ -225,6 +229,20 @@ impl Scheduler {
         }
         let next = self.depart_rest(freight, &lanes, &deal, now, done);
         urgent.unwrap_or(next)
+    }
+
+    /// Nobody sells what these lanes hold: it waits for somebody who does, and what is due by then is given up.
+    fn give_up_unsold(&mut self, lanes: &[LaneId], now: Timestamp, done: &mut Effects) {
+        for lane in lanes {
+            let Some(berth) = self.berths.get_mut(lane) else { continue };
+            let extents = berth.lane.take_overdue(now);
+            if !extents.is_empty() {
+                done.effects.push(Effect::Expire { extents, lack: Lack::Seller });
+            }
+            if let Some(deadline) = berth.lane.earliest_deadline() {
+                done.wake(deadline);
+            }
+        }
     }
 
     /// Lets go what the cheaper way would answer too late. Says what they wait for if they have to.

@@ -1,5 +1,6 @@
 mod means;
 mod pauses;
+mod unsold;
 
 use proptest::prelude::*;
 
