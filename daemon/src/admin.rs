@@ -27,6 +27,7 @@ use crate::browser;
 use crate::defer::store_failed;
 use crate::gateway::Gateway;
 use crate::journey;
+use crate::orphaned;
 use crate::reply::{Dialect, Refusal, json_of};
 
 /// Answers one request of an operator. `is_local` says that only this machine reaches the listener.
@@ -209,6 +210,8 @@ struct BatchRow {
     provider_failed: Option<u32>,
     age_ms: u64,
     ended: Option<String>,
+    /// What is wrong with it, and what to do.
+    trouble: Option<String>,
 }
 
 async fn batches(gateway: &Gateway) -> Result<List<BatchRow>, Refusal> {
@@ -237,6 +240,7 @@ fn batch_row(gateway: &Gateway, record: BatchRecord, finished: u64) -> BatchRow 
         provider_failed: tally.map(|tally| tally.failed),
         provider_id: progress.and_then(|progress| progress.provider_id),
         age_ms: gateway.clock.now().since(record.created_at).0,
+        trouble: orphaned::trouble(gateway, &record),
         backend: record.backend.to_string(),
         endpoint: record.endpoint.to_string(),
         model: record.model.to_string(),

@@ -315,10 +315,21 @@ impl Backends {
         })
     }
 
-    /// While its own backend takes no work, what waits in a lane may go to another one.
-    pub fn may_go_elsewhere(&self, own: &Backend, key: &LaneKey) -> bool {
+    /// While its own backend takes no work, or is configured no more, what waits in a lane may go to another one.
+    pub fn may_go_elsewhere(&self, own: Option<&Backend>, key: &LaneKey) -> bool {
         let (tenant, endpoint, model) = (key.tenant.as_str(), key.endpoint.as_str(), key.model.as_str());
-        own.lanes.elsewhere && self.fallbacks.may_go_elsewhere(tenant, endpoint, model)
+        own.is_none_or(|own| own.lanes.elsewhere) && self.fallbacks.may_go_elsewhere(tenant, endpoint, model)
+    }
+
+    /// Headers that change a request's meaning do so at their own provider. Where that is not known any more, whoever keeps
+    /// the same ones understands them.
+    pub fn understands(&self, other: &Backend, key: &LaneKey) -> bool {
+        let mut names = key.headers.iter().map(|(name, _)| name);
+        let provider = other.provider();
+        match self.get(&key.backend) {
+            Some(own) => names.next().is_none() || own.provider().name() == provider.name(),
+            None => names.all(|name| provider.description().kept_headers.iter().any(|kept| kept == name)),
+        }
     }
 
     /// Whether a lane's offer is sold as something that can wait.
@@ -328,44 +339,59 @@ impl Backends {
         Ok(rungs.iter().any(|rung| rung.offer == key.offer && rung.batch.is_some()))
     }
 
-    /// How what waits in a lane can be bought, and when it leaves. Where the offer that it came for is not sold any more, it is
-    /// bought otherwise. None if nobody sells anything of it.
+    /// How what waits in a lane can be bought, and when it leaves. Where the offer that it came for is not sold any more, or its
+    /// backend is configured no more, it is bought otherwise. None if nobody sells anything of it.
     pub fn terms(
         &self,
         key: &LaneKey,
         weight: u32,
         now: Timestamp,
     ) -> Result<Option<LaneTerms>, PluginError> {
-        let Some(backend) = self.get(&key.backend) else { return Ok(None) };
-        let mut ladder = backend.rungs(&key.endpoint, &key.model, now)?;
+        let own = self.get(&key.backend);
+        let mut ladder = match own {
+            Some(own) => own.rungs(&key.endpoint, &key.model, now)?,
+            None => Vec::new(),
+        };
         let is_sold_at_home = !ladder.is_empty();
         // What the provider refused to sell is not bought; what waits for it is bought otherwise.
         let is_sold = |rung: &Rung| !self.lost.has(&rung.way(&key.model));
         ladder.retain(is_sold);
-        let fastest = offers::fastest(&ladder).map_or(Millis(0), |rung| rung.usual);
-        let lanes = &backend.lanes;
-        let may_go_elsewhere = self.may_go_elsewhere(backend, key);
-        if may_go_elsewhere {
-            let others = self.all.iter().filter(|other| other.id != backend.id);
-            for other in others.filter(|other| other.models.matches(key.model.as_str())) {
-                match other.rungs(&key.endpoint, &key.model, now) {
-                    Ok(rungs) => ladder.extend(rungs.into_iter().filter(is_sold)),
-                    Err(error) => {
-                        tracing::error!(backend = %other.id, %error, "the backend is left out: its plugin failed");
-                    }
+        let fastest = offers::fastest(&ladder).map(|rung| rung.usual);
+        let may_go_elsewhere = self.may_go_elsewhere(own.map(|own| &**own), key);
+        let mut failed = None;
+        let others = self.all.iter().filter(|other| {
+            may_go_elsewhere
+                && other.id != key.backend
+                && other.models.matches(key.model.as_str())
+                && self.understands(other, key)
+        });
+        for other in others {
+            match other.rungs(&key.endpoint, &key.model, now) {
+                Ok(rungs) => ladder.extend(rungs.into_iter().filter(is_sold)),
+                Err(error) => {
+                    tracing::error!(backend = %other.id, %error, "the backend is left out: its plugin failed");
+                    failed = Some(error);
                 }
             }
         }
         if !is_sold_at_home && ladder.is_empty() {
-            return Ok(None);
+            return failed.map_or(Ok(None), Err);
         }
+        // A backend that is gone has left no terms: those of the first one that takes its place hold.
+        let heir = ladder.first().and_then(|rung| self.get(&rung.backend));
+        let Some(backend) = own.or(heir) else { return Ok(None) };
+        let lanes = &backend.lanes;
+        let fastest = match own {
+            Some(_) => fastest,
+            None => offers::fastest(&ladder).map(|rung| rung.usual),
+        };
         Ok(Some(LaneTerms {
             ladder: ladder.into(),
             linger: if backend.engine.is_some() { lanes.linger.min(PIECE_LINGER) } else { lanes.linger },
             rescue: RescueTerms {
                 least: lanes.rescue,
                 at_once: lanes.rescue_concurrency as u64,
-                each: fastest,
+                each: fastest.unwrap_or(Millis(0)),
                 a_minute: None,
                 cancel: lanes.cancel,
             },

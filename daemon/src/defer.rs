@@ -105,8 +105,8 @@ impl Repetition {
 /// What a ticket says of a request. None if it is not kept any more.
 pub async fn standing_of(gateway: &Gateway, origin: Place) -> Result<Option<TicketStanding>, Refusal> {
     let standing = gateway.store.outcome(origin).await.map_err(|error| store_failed(&error))?;
-    // That of the request itself: an attempt of it may have one of its own.
-    let deadline = gateway.store.deadline(origin).await.map_err(|error| store_failed(&error))?;
+    let about = gateway.store.about(origin).await.map_err(|error| store_failed(&error))?;
+    let deadline = about.map(|about| about.due);
     Ok(standing.map(|standing| match standing {
         Standing::Waiting { attempts, .. } => TicketStanding { attempts, deadline, is_done: false },
         Standing::Final(outcome) => TicketStanding { attempts: outcome.attempts, deadline, is_done: true },

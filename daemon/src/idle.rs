@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use self::merged::Merging;
 use crate::backends::{Backend, PrepareError, PreparedCall};
 use crate::costs::Took;
+use crate::damaged;
 use crate::engine::Engine;
 use crate::gateway::Gateway;
 use crate::outcomes::{Attempt, Source, next_backend};
@@ -141,7 +142,7 @@ impl Piece {
         let mut any_good = false;
         let mut selection = Some(Selection::from(extent::ranges(&self.cargo)));
         while let Some(what) = selection {
-            let chunk = self.gateway.store.requests(what, CHUNK_BYTES).await?;
+            let chunk = damaged::sound(&self.gateway, what, CHUNK_BYTES).await?;
             selection = chunk.rest;
             let mut attempts = self.run_all(engine, &call, chunk.entries).ready_chunks(RECORD_AT_ONCE);
             while let Some(attempts) = attempts.next().await {
@@ -221,7 +222,7 @@ impl Piece {
         let source = self.source();
         let mut selection = Some(Selection::from(extent::ranges(&self.cargo)));
         while let Some(what) = selection {
-            let chunk = self.gateway.store.requests(what, CHUNK_BYTES).await?;
+            let chunk = damaged::sound(&self.gateway, what, CHUNK_BYTES).await?;
             selection = chunk.rest;
             let attempts = chunk.entries.iter().map(given_back).collect();
             record_surely(&self.gateway, &source, attempts).await?;

@@ -274,6 +274,27 @@ impl LaneBook {
         now: Timestamp,
     ) -> Result<(), LaneError> {
         let terms = backends.terms(&key, self.weight(&key.tenant), now)?.ok_or_else(|| not_sold(&key))?;
+        self.open_with(lane, key, terms);
+        Ok(())
+    }
+
+    /// Makes a lane of an earlier run known again. Where nobody sells what it holds any more, that waits until somebody does,
+    /// or is given up when it is due. False if it is so.
+    pub fn reopen(
+        &self,
+        backends: &Backends,
+        lane: LaneId,
+        key: LaneKey,
+        now: Timestamp,
+    ) -> Result<bool, PluginError> {
+        let weight = self.weight(&key.tenant);
+        let terms = backends.terms(&key, weight, now)?;
+        let is_sold = terms.is_some();
+        self.open_with(lane, key, terms.unwrap_or_else(|| LaneTerms::of_nothing(weight)));
+        Ok(is_sold)
+    }
+
+    fn open_with(&self, lane: LaneId, key: LaneKey, terms: LaneTerms) {
         // Whoever opens it at the same time waits until all that was found in it is told.
         let mut found = self.found.lock();
         self.tell(Event::Opened { lane, key: key.clone(), terms });
@@ -282,7 +303,6 @@ impl LaneBook {
         }
         drop(found);
         self.book.write().insert(key, Known { lane, used: AtomicU64::new(self.elapsed()) });
-        Ok(())
     }
 
     /// A model is sold otherwise than before, or, without one, the configuration was read again: lanes are told. Those for
@@ -299,7 +319,7 @@ impl LaneBook {
                 Ok(Some(terms)) => terms,
                 Ok(None) => {
                     let (backend, model) = (&key.backend, &key.model);
-                    tracing::warn!(lane = lane.0, %backend, %model, "what waits in a lane is not sold any more; it waits until it is");
+                    tracing::warn!(lane = lane.0, %backend, %model, "what waits in a lane is not sold any more; it waits until it is, or gets an error when it is due");
                     LaneTerms::of_nothing(self.weight(&key.tenant))
                 }
                 Err(error) => {

@@ -1,6 +1,6 @@
 //! One task around the pure scheduler: events in, effects out to [`crate::batch`] and [`crate::rescue`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +12,13 @@ use offpeak_core::scheduler::{Effect, Event, Freight, Holder, Means, Reckoning, 
 use offpeak_core::turnaround::{Sketch, Way};
 use offpeak_core::words::{BatchId, LaneId, LaneKey, Mode, Place, TenantId, Timestamp};
 use offpeak_store::{BatchRecord, Document, Kind, LaneState, NewBatch, Order, Store, StoreError};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::Gateway;
 use crate::journey;
-use crate::lane_book::{Command, Commands, LaneError, View, Waiting};
-use crate::{batch, idle, overdue, rescue};
+use crate::lane_book::{Command, Commands, View, Waiting};
+use crate::{batch, idle, orphaned, overdue, rescue};
 
 /// A pause before trying again what the store refused.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
@@ -34,15 +35,15 @@ pub fn recover(gateway: &Arc<Gateway>, lanes: Vec<LaneState>, batches: Vec<Batch
     let mut waiting = Vec::new();
     let mut later = Vec::new();
     for state in lanes {
-        match gateway.lanes.open(&gateway.backends, state.id, state.key.clone(), now) {
-            Ok(()) => waiting.extend(state.extents),
-            Err(error @ LaneError::Plugin(_)) => {
+        match gateway.lanes.reopen(&gateway.backends, state.id, state.key.clone(), now) {
+            Ok(is_sold) => {
+                tell_of(gateway, &state, is_sold);
+                waiting.extend(state.extents);
+            }
+            Err(error) => {
                 tracing::error!(lane = state.id.0, %error, "the requests of a lane wait until its backend's plugin works");
                 gateway.lanes.remember(state.id, state.extents);
                 later.push((state.id, state.key));
-            }
-            Err(error) => {
-                tracing::error!(lane = state.id.0, %error, "the requests of a lane are kept and wait for the next start");
             }
         }
     }
@@ -62,6 +63,24 @@ pub fn recover(gateway: &Arc<Gateway>, lanes: Vec<LaneState>, batches: Vec<Batch
     }
 }
 
+/// Tells of requests whose backend was taken out of the configuration, or sells nothing of what they ask for.
+fn tell_of(gateway: &Gateway, LaneState { id, key, extents, .. }: &LaneState, is_sold: bool) {
+    let requests: u64 = extents.iter().map(|extent| u64::from(extent.count)).sum();
+    let (lane, backend, model) = (id.0, &key.backend, &key.model);
+    if requests == 0 {
+        return;
+    }
+    if !is_sold {
+        tracing::error!(
+            lane, %backend, %model, requests,
+            "nobody sells what waits in a lane, or it may go to no other backend than its own: it waits until somebody does, \
+             and gets an error when it is due; is a backend missing in the configuration?"
+        );
+    } else if gateway.backends.get(backend).is_none() {
+        tracing::warn!(lane, %backend, %model, requests, "the backend of a lane is configured no more; its requests go to others");
+    }
+}
+
 /// Opens lanes whose backend's plugin failed at the start.
 async fn open_later(gateway: Arc<Gateway>, mut lanes: Vec<(LaneId, LaneKey)>) {
     while !lanes.is_empty() {
@@ -74,7 +93,7 @@ async fn open_later(gateway: Arc<Gateway>, mut lanes: Vec<(LaneId, LaneKey)>) {
         lanes.retain(|(id, key)| {
             // One that was removed meanwhile is made anew when it is needed.
             gateway.store.lane_key(*id).is_some()
-                && gateway.lanes.open(&gateway.backends, *id, key.clone(), now).is_err()
+                && gateway.lanes.reopen(&gateway.backends, *id, key.clone(), now).is_err()
         });
     }
 }
@@ -130,13 +149,16 @@ struct Task {
     means: HashMap<Holder, Means>,
     /// What it was told of lanes' requests.
     reckoned: HashMap<LaneId, (Reckoning, Option<Arc<str>>)>,
+    commands: Commands,
+    /// What came while the task waited for the store.
+    later: VecDeque<Command>,
 }
 
 /// What is reckoned of requests is told again when it has changed by more than this part.
 const RECKONED_PART: u64 = 16;
 
 /// Runs the scheduler until the daemon stops.
-pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
+pub async fn run(gateway: Arc<Gateway>, commands: Commands) {
     let mut task = Task {
         gateway: gateway.clone(),
         scheduler: Scheduler::new(),
@@ -145,15 +167,19 @@ pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
         tenants: BTreeSet::new(),
         means: HashMap::new(),
         reckoned: HashMap::new(),
+        commands,
+        later: VecDeque::new(),
     };
     let mut waiting_commands = Vec::new();
     loop {
         let pause: Duration =
             task.wake_at.since(gateway.clock.now()).min(offpeak_core::words::Millis::from_hours(1)).into();
+        waiting_commands.extend(task.later.drain(..));
+        let pause = if waiting_commands.is_empty() { pause } else { Duration::ZERO };
         tokio::select! {
             biased;
             () = gateway.stopping.cancelled() => return,
-            taken = commands.recv_many(&mut waiting_commands, COMMANDS_AT_ONCE) => {
+            taken = task.commands.recv_many(&mut waiting_commands, COMMANDS_AT_ONCE) => {
                 if taken == 0 {
                     return;
                 }
@@ -176,14 +202,7 @@ pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
                     }
                     drop(reply.send(closed));
                 }
-                Command::View(reply) => {
-                    let view = View {
-                        lanes: task.scheduler.lanes().collect(),
-                        voyages: task.scheduler.voyages(gateway.clock.now()).collect(),
-                    };
-                    // Whoever asked may have gone.
-                    drop(reply.send(view));
-                }
+                Command::View(reply) => task.show(reply),
             }
         }
         publish(&gateway, &task.scheduler);
@@ -191,6 +210,34 @@ pub async fn run(gateway: Arc<Gateway>, mut commands: Commands) {
 }
 
 impl Task {
+    /// Shows what waits and what is under way.
+    fn show(&self, reply: oneshot::Sender<View>) {
+        let view = View {
+            lanes: self.scheduler.lanes().collect(),
+            voyages: self.scheduler.voyages(self.gateway.clock.now()).collect(),
+        };
+        // Whoever asked may have gone.
+        drop(reply.send(view));
+    }
+
+    /// Waits for the store, which may take as long as its disk is full; whoever asks meanwhile what waits is answered. All
+    /// else is done afterwards, in its order.
+    async fn answering<T>(&mut self, waited_for: impl Future<Output = T>) -> T {
+        let mut waited_for = std::pin::pin!(waited_for);
+        loop {
+            let command = tokio::select! {
+                biased;
+                done = &mut waited_for => return done,
+                command = self.commands.recv() => command,
+            };
+            match command {
+                Some(Command::View(reply)) => self.show(reply),
+                Some(command) => self.later.push_back(command),
+                None => return waited_for.await,
+            }
+        }
+    }
+
     /// One event, and what follows from it.
     async fn step(&mut self, event: Event) {
         if let Event::Ended { batch, .. } = &event {
@@ -237,20 +284,20 @@ impl Task {
                 Some(Event::Sent { batch, freight, cargo, is_beside: true, is_recovered: false })
             }
             Effect::Cancel { batch, deadline } => {
+                // One whose backend is configured no more cannot be stopped.
+                let stop = self.stops.get(&batch)?;
                 let in_s = deadline.since(self.gateway.clock.now()).0 / 1000;
                 tracing::warn!(%batch, deadline_in_s = in_s, "a batch threatens its deadline; the provider is asked to stop it");
-                if let Some(stop) = self.stops.get(&batch) {
-                    stop.cancel();
-                }
+                stop.cancel();
                 let now = self.gateway.clock.now();
                 let view = self.scheduler.voyages(now).find(|voyage| voyage.batch == batch)?;
                 let backend = view.freight.backend;
                 self.gateway.metrics.escalated(backend.as_str(), "cancel", view.requests);
                 None
             }
-            Effect::Expire { extents, until } => {
+            Effect::Expire { extents, lack } => {
                 let gateway = self.gateway.clone();
-                self.gateway.spawn(overdue::give_up(gateway, extents, until));
+                self.gateway.spawn(overdue::give_up(gateway, extents, lack));
                 None
             }
             Effect::Keep(way, sketch) => {
@@ -274,7 +321,10 @@ impl Task {
             headers: record.headers.clone(),
         };
         let (is_beside, cargo) = match &journey {
-            Journey::Realtime => (false, self.cargo_of(&record.ranges).await),
+            Journey::Realtime => {
+                let gateway = self.gateway.clone();
+                (false, self.answering(cargo_of(&gateway.store, &record.ranges)).await)
+            }
             Journey::Beside { batch, cargo } => {
                 self.gateway.beside.begin(*batch, cargo);
                 (true, cargo.clone())
@@ -294,24 +344,6 @@ impl Task {
         let batch = record.id;
         self.spawn(record, journey);
         self.step(Event::Sent { batch, freight, cargo, is_beside, is_recovered: true }).await;
-    }
-
-    /// What an earlier run's rescue was made of, as far as it matters for what it will cost: all requests of a range are
-    /// reckoned as the first one.
-    async fn cargo_of(&self, ranges: &[Range]) -> Vec<Cargo> {
-        let mut all = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            let first = Place { lane: range.lane, seq: range.from };
-            let entry = self.gateway.store.entry(first).await;
-            let entry = entry.unwrap_or_else(|error| {
-                tracing::error!(lane = range.lane.0, %error, "what a rescue will cost is not known");
-                None
-            });
-            let (tokens, deadline) =
-                entry.map_or((0, Timestamp::NEVER), |e| (u64::from(e.tokens), e.deadline));
-            all.push(Cargo { range: *range, tokens: tokens.saturating_mul(range.len()), deadline });
-        }
-        all
     }
 
     /// What the scheduler is to be told beside an event, the last first.
@@ -371,7 +403,7 @@ impl Task {
 
     /// Seals what leaves. None if the daemon stops before; it is in its lane then.
     async fn leave(
-        &self,
+        &mut self,
         freight: Freight,
         ranges: Vec<Range>,
         reason: Reason,
@@ -391,7 +423,8 @@ impl Task {
             created_at: self.gateway.clock.now(),
             progress: journey::encode(&journey),
         };
-        let record = seal(&self.gateway, batch).await?;
+        let gateway = self.gateway.clone();
+        let record = self.answering(seal(&gateway, batch)).await?;
         self.gateway.metrics.sealed(freight.backend.as_str(), reason, requests);
         if let Some(backend) = self.gateway.backends.get(&freight.backend) {
             backend.retries.lock().earn(requests);
@@ -405,14 +438,11 @@ impl Task {
 
     /// Starts, or goes on with, a batch.
     fn spawn(&mut self, record: BatchRecord, journey: Journey) {
-        let Some(backend) = self.gateway.backends.get(&record.backend).cloned() else {
-            tracing::error!(
-                batch = %record.id, backend = %record.backend,
-                "the backend of a batch under way is no longer configured; the batch goes on when it is"
-            );
+        let gateway = self.gateway.clone();
+        let Some(backend) = gateway.backends.get(&record.backend).cloned() else {
+            self.gateway.spawn(orphaned::see_through(gateway, record, journey));
             return;
         };
-        let gateway = self.gateway.clone();
         let here = gateway.clone();
         match journey {
             Journey::Realtime => {
@@ -435,6 +465,24 @@ impl Task {
             }
         }
     }
+}
+
+/// What an earlier run's rescue was made of, as far as it matters for what it will cost: all requests of a range are
+/// reckoned as the first one.
+async fn cargo_of(store: &Store, ranges: &[Range]) -> Vec<Cargo> {
+    let mut all = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let first = Place { lane: range.lane, seq: range.from };
+        let entry = store.about(first).await;
+        let entry = entry.unwrap_or_else(|error| {
+            tracing::error!(lane = range.lane.0, %error, "what a rescue will cost is not known");
+            None
+        });
+        let (tokens, deadline) =
+            entry.map_or((0, Timestamp::NEVER), |e| (e.extent.tokens, e.extent.earliest_deadline));
+        all.push(Cargo { range: *range, tokens: tokens.saturating_mul(range.len()), deadline });
+    }
+    all
 }
 
 fn journey_of(record: &BatchRecord) -> Option<Journey> {

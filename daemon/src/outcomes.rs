@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
+use offpeak_core::extent::HURRIED;
 use offpeak_core::money::Money;
 use offpeak_core::outcome::{DidItRun, Ending};
 use offpeak_core::retry::{self, Class, Judged};
@@ -29,9 +30,6 @@ use crate::reply::{self, Dialect, ErrorText};
 use crate::retries::{Failed, Meaning};
 use crate::sent;
 use crate::telemetry::Line;
-
-/// When a request is due that is to be run in real time next.
-const HURRIED: Millis = Millis::from_secs(1);
 
 /// An attempt that ended, before it is judged.
 #[derive(Clone)]
@@ -235,15 +233,10 @@ async fn judge(
     }
     let mut verdict = Verdict::Final;
     if !attempt.ending.is_success()
-        && let Some(entry) = store.entry(attempt.place).await?
+        && let Some(entry) = store.about(attempt.place).await?
     {
         // What was hurried on the way is due when its caller said.
-        let mut due = entry.deadline;
-        if entry.origin != entry.place
-            && let Some(origin) = store.entry(entry.origin).await?
-        {
-            due = due.max(origin.deadline);
-        }
+        let due = entry.due;
         let meaning = meaning(gateway, &source.sale, source.mode, &attempt, attempts, due, now);
         if !meaning.class.is_attempt() {
             attempts = made_before;
@@ -298,7 +291,7 @@ pub fn meaning(
     Meaning { class, ..meaning }
 }
 
-/// Where a request goes next.
+/// Where a request goes next. No pause lasts beyond the last chance to keep its deadline.
 async fn requeued(
     gateway: &Gateway,
     lane: LaneId,
@@ -309,13 +302,18 @@ async fn requeued(
     Ok(match verdict {
         retry::Verdict::Deliver => Verdict::Final,
         // Back into its lane, with the deadline it has.
-        retry::Verdict::Again(not_before) => Verdict::Requeue { lane, deadline: due, not_before },
+        retry::Verdict::Again(not_before) => {
+            Verdict::Requeue { lane, deadline: due, not_before: retry::bounded(not_before, due, now) }
+        }
         retry::Verdict::Elsewhere(not_before) => match elsewhere(gateway, lane, now).await? {
             Some(lane) => Verdict::Requeue { lane, deadline: due, not_before: now },
-            None => Verdict::Requeue { lane, deadline: due, not_before },
+            None => {
+                Verdict::Requeue { lane, deadline: due, not_before: retry::bounded(not_before, due, now) }
+            }
         },
         // No batch keeps a deadline that is as near as that.
         retry::Verdict::Now(not_before) => {
+            let not_before = retry::bounded(not_before, due, now);
             let deadline = due.min(not_before.after(HURRIED));
             Verdict::Requeue { lane, deadline, not_before }
         }
@@ -338,19 +336,21 @@ async fn elsewhere(gateway: &Gateway, lane: LaneId, now: Timestamp) -> Result<Op
 }
 
 /// The same lane at the next backend in the order of the configuration that sells the model as something that can wait. Later
-/// ones only: so a request that nobody takes does not go round in circles.
+/// ones only: so a request that nobody takes does not go round in circles. A backend that is configured no more comes before all
+/// others.
 pub fn next_backend(gateway: &Gateway, key: &LaneKey, now: Timestamp) -> Option<LaneKey> {
-    let own = gateway.backends.get(&key.backend)?;
+    let own = gateway.backends.get(&key.backend).map(|own| &**own);
     if !gateway.backends.may_go_elsewhere(own, key) {
         return None;
     }
     let menu = gateway.backends.menu(key.endpoint.as_str(), key.model.as_str(), now).ok()?;
-    let is_own = |seller: &&Seller| seller.backend.id == key.backend;
-    let at = menu.sellers.iter().position(|seller| is_own(&seller))?;
-    menu.sellers.iter().skip(at + 1).find_map(|seller| {
-        // Headers that change a request's meaning do so at their own provider.
-        let understands =
-            key.headers.iter().next().is_none() || seller.backend.provider().name() == own.provider().name();
+    let is_own = |seller: &Seller| seller.backend.id == key.backend;
+    let later = match own {
+        Some(_) => menu.sellers.iter().position(is_own)? + 1,
+        None => 0,
+    };
+    menu.sellers.iter().skip(later).find_map(|seller| {
+        let understands = gateway.backends.understands(&seller.backend, key);
         let deferred = seller.offers.iter().filter(|offer| offer.mode() != Mode::Realtime);
         let takes_work =
             |offer: &&Offer| gateway.health.shut_until(&seller.backend.id, offer.mode(), now).is_none();
@@ -453,8 +453,8 @@ async fn learn(
     let mut reckoned = None;
     for (outcome, usage) in outcomes.iter().zip(taken).filter_map(|(o, taken)| Some((o, taken.usage?))) {
         if reckoned.is_none() {
-            let entry = store.entry(outcome.place).await?;
-            reckoned = Some(entry.map_or(0, |entry| u64::from(entry.tokens)));
+            let entry = store.about(outcome.place).await?;
+            reckoned = Some(entry.map_or(0, |entry| entry.extent.tokens));
             source.sale.learnt.learn(reckoned.unwrap_or(0), usage);
         } else {
             source.sale.learnt.learn(0, usage);

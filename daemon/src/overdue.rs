@@ -1,5 +1,5 @@
-//! Deferred requests that are due and that their tenants' budgets do not pay for: each gets an error that says so. What stands
-//! beside them and is not due yet goes on waiting.
+//! Deferred requests that are due and that their tenants' budgets do not pay for, or that nobody sells: each gets an error that
+//! says so. What stands beside them and is not due yet goes on waiting.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use http::StatusCode;
 use offpeak_core::batch::Journey;
 use offpeak_core::extent::{Extent, Range};
 use offpeak_core::outcome::Ending;
-use offpeak_core::scheduler::Event;
+use offpeak_core::scheduler::{Event, Lack};
 use offpeak_core::words::{BatchId, Millis, Place, Timestamp};
 use offpeak_store::{NewBatch, NewOutcome, Recorded, StoreError, Verdict, Waiting};
 
@@ -28,10 +28,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 const GIVEN_UP: &str = "given up";
 
 /// Gives up what is due of these, and tells the lanes of the rest.
-pub async fn give_up(gateway: Arc<Gateway>, extents: Vec<Extent>, until: Timestamp) {
+pub async fn give_up(gateway: Arc<Gateway>, extents: Vec<Extent>, lack: Lack) {
     for extent in extents {
         let rest = loop {
-            match give_up_one(&gateway, &extent, until).await {
+            match give_up_one(&gateway, &extent, lack).await {
                 Ok(rest) => break rest,
                 Err(error) if !is_worth_waiting(&gateway, &extent, &error).await => return,
                 Err(_) => {}
@@ -62,7 +62,7 @@ async fn is_worth_waiting(gateway: &Gateway, extent: &Extent, error: &StoreError
     if matches!(error, StoreError::Closed) {
         return false;
     }
-    tracing::error!(lane = extent.lane.0, %error, "requests without money wait for the store");
+    tracing::error!(lane = extent.lane.0, %error, "requests that are to be given up wait for the store");
     tokio::select! {
         biased;
         () = gateway.stopping.cancelled() => false,
@@ -70,23 +70,19 @@ async fn is_worth_waiting(gateway: &Gateway, extent: &Extent, error: &StoreError
     }
 }
 
-async fn give_up_one(
-    gateway: &Gateway,
-    extent: &Extent,
-    until: Timestamp,
-) -> Result<Vec<Extent>, StoreError> {
+async fn give_up_one(gateway: &Gateway, extent: &Extent, lack: Lack) -> Result<Vec<Extent>, StoreError> {
     let range = Range { lane: extent.lane, from: extent.first, to: extent.end() };
     let now = gateway.clock.now();
     let mut rest: Vec<Extent> = Vec::new();
     let mut outcomes = Vec::new();
     for waiting in gateway.store.waiting(range).await? {
         if waiting.due <= now {
-            outcomes.push(outcome(gateway, &waiting, until, now));
+            outcomes.push(outcome(gateway, &waiting, lack, now));
         } else {
             keep(&mut rest, &waiting, now);
         }
     }
-    record(gateway, outcomes).await?;
+    record(gateway, outcomes, lack).await?;
     Ok(rest)
 }
 
@@ -123,21 +119,36 @@ async fn seal(gateway: &Gateway, gone: Vec<Range>) -> Result<Option<BatchId>, St
     gateway.store.seal(batch).await.map(Some)
 }
 
-/// The error is the one that the tenant's new requests get.
-fn outcome(gateway: &Gateway, waiting: &Waiting, until: Timestamp, now: Timestamp) -> NewOutcome {
-    let seconds = until.since(now).0.div_ceil(1000);
-    let message = format!(
-        "The tenant's budget did not pay for this request before its deadline, so it was not sent. There is money again in \
-         {seconds} s; offpeak's operator can raise the budget."
-    );
+/// For want of money, the error is the one that the tenant's new requests get.
+fn outcome(gateway: &Gateway, waiting: &Waiting, lack: Lack, now: Timestamp) -> NewOutcome {
+    let key = gateway.store.lane_key(waiting.extent.lane);
+    let (status, code, message) = match lack {
+        Lack::Money(until) => {
+            let seconds = until.since(now).0.div_ceil(1000);
+            let message = format!(
+                "The tenant's budget did not pay for this request before its deadline, so it was not sent. There is money \
+                 again in {seconds} s; offpeak's operator can raise the budget."
+            );
+            (StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", message)
+        }
+        Lack::Seller => {
+            let (model, backend) =
+                key.as_ref().map_or(("", ""), |key| (key.model.as_str(), key.backend.as_str()));
+            let message = format!(
+                "Nobody sold the model '{model}' to this request before its deadline, so it got no answer: its backend \
+                 '{backend}' does not any more, or was taken out of offpeak's configuration, and it may go to no other one. \
+                 Hand it in again for a model that GET /v1/models lists; offpeak's operator can put the backend back."
+            );
+            (StatusCode::SERVICE_UNAVAILABLE, "not_sold", message)
+        }
+    };
     let text = ErrorText {
-        status: StatusCode::TOO_MANY_REQUESTS.as_u16(),
-        code: "insufficient_quota",
+        status: status.as_u16(),
+        code,
         message: &message,
         param: None,
         id: &request_id(waiting.origin),
     };
-    let key = gateway.store.lane_key(waiting.extent.lane);
     let dialect = key.map_or(Dialect::OpenAi, |key| Dialect::of(key.endpoint.as_str()));
     NewOutcome {
         place: waiting.place(),
@@ -152,7 +163,7 @@ fn outcome(gateway: &Gateway, waiting: &Waiting, until: Timestamp, now: Timestam
     }
 }
 
-async fn record(gateway: &Gateway, outcomes: Vec<NewOutcome>) -> Result<(), StoreError> {
+async fn record(gateway: &Gateway, outcomes: Vec<NewOutcome>, lack: Lack) -> Result<(), StoreError> {
     if outcomes.is_empty() {
         return Ok(());
     }
@@ -162,10 +173,11 @@ async fn record(gateway: &Gateway, outcomes: Vec<NewOutcome>) -> Result<(), Stor
         Recorded::Duplicate | Recorded::Unknown => None,
     });
     let ended: Vec<Place> = ended.collect();
-    tracing::warn!(
-        requests = ended.len(),
-        "requests were given up at their deadlines: their tenants' budgets are used up"
-    );
+    let why = match lack {
+        Lack::Money(_) => "their tenants' budgets are used up",
+        Lack::Seller => "no backend of the configuration sells what they ask for, or they may not go there",
+    };
+    tracing::warn!(requests = ended.len(), why, "requests were given up at their deadlines");
     gateway.jobs.finished(ended.iter().map(|origin| (*origin, false)));
     gateway.held.tell(ended);
     Ok(())
@@ -196,6 +208,7 @@ mod tests {
             tokens: 0,
             oldest: Timestamp(0),
             earliest_deadline: Timestamp(0),
+            not_before: Timestamp(0),
         }
     }
 

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::backends::{Backend, DressError, Dressed, PrepareError, PreparedCall};
 use crate::costs::{SharedSale, Took};
+use crate::damaged;
 use crate::fallback::StandIn;
 use crate::gateway::Gateway;
 use crate::history::{self, Note};
@@ -110,7 +111,7 @@ async fn run_to_the_end(
     rescue.give_up_interrupted().await?;
     let mut selection = Some(Selection::from(ranges));
     while let Some(what) = selection {
-        let chunk = gateway.store.requests(what, CHUNK_BYTES).await?;
+        let chunk = damaged::sound(gateway, what, CHUNK_BYTES).await?;
         selection = chunk.rest;
         let attempts = stream::iter(chunk.entries)
             .map(|entry| rescue.run_one(entry))
@@ -129,6 +130,27 @@ async fn run_to_the_end(
     gateway.store.end(record.id, gateway.clock.now(), "rescued").await?;
     gateway.metrics.ended(record.backend.as_str(), "rescued");
     gateway.lanes.tell(Event::Over(record.id));
+    Ok(())
+}
+
+/// What was under way when the daemon stopped may have run.
+pub async fn give_up_interrupted(
+    gateway: &Arc<Gateway>,
+    source: &Source,
+    tried: impl Iterator<Item = &Sent>,
+) -> Result<(), StoreError> {
+    for Sent { place, tries, .. } in tried.filter(|sent| sent.is_under_way).copied() {
+        let ending = Ending::Failed {
+            ran: DidItRun::Unknown,
+            code: "interrupted".into(),
+            message: "offpeak was stopped while the provider may have run this request".into(),
+        };
+        let (retry_after, request_id, body) = (None, None, Bytes::new());
+        let took = Took::NO_TIME;
+        let attempt = Attempt { place, ending, tries, retry_after, request_id, body, took };
+        tracing::warn!(%place, batch = %source.batch, "a request that was being run by itself was interrupted");
+        outcomes::record(gateway, source, vec![attempt]).await?;
+    }
     Ok(())
 }
 
@@ -252,23 +274,9 @@ impl Rescue<'_> {
         Source { batch: self.record.id, backend: self.record.backend.clone(), mode: Mode::Realtime, sale }
     }
 
-    /// What was under way when the daemon stopped may have run.
     async fn give_up_interrupted(&self) -> Result<(), StoreError> {
         let Some(rung) = self.rungs.first() else { return Ok(()) };
-        let interrupted = self.tried.values().filter(|sent| sent.is_under_way);
-        for Sent { place, tries, .. } in interrupted.copied() {
-            let ending = Ending::Failed {
-                ran: DidItRun::Unknown,
-                code: "interrupted".into(),
-                message: "offpeak was stopped while the provider may have run this request".into(),
-            };
-            let (retry_after, request_id, body) = (None, None, Bytes::new());
-            let took = Took::NO_TIME;
-            let attempt = Attempt { place, ending, tries, retry_after, request_id, body, took };
-            tracing::warn!(%place, batch = %self.record.id, "a request that was being run by itself was interrupted");
-            outcomes::record(self.gateway, &self.source(rung.sale.clone()), vec![attempt]).await?;
-        }
-        Ok(())
+        give_up_interrupted(self.gateway, &self.source(rung.sale.clone()), self.tried.values()).await
     }
 
     /// Puts a request on record just before it is sent. False if there is nothing to send any more: it was cancelled, its job

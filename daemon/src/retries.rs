@@ -19,6 +19,9 @@ const BODY_MAX: usize = 4096;
 /// The code of what was not sent because its backend is out of order, and another one takes it.
 pub const OUT_OF_ORDER: &str = "backend_out_of_order";
 
+/// The code of what was under way at a backend that was taken out of the configuration.
+pub const BACKEND_GONE: &str = "backend_removed";
+
 /// The retry policy, the one that stands in for it, and the bounds of what both may decide.
 pub struct Retries {
     /// The policy.
@@ -71,8 +74,9 @@ impl Retries {
 
     /// What a failed attempt means. If no policy can tell, its status and whether it ran do.
     pub fn meaning(&self, failed: &Failed<'_>, now: Timestamp) -> Meaning {
-        // It was not sent, and where it goes is the breaker's affair.
-        if matches!(failed.ending, Ending::Failed { code, .. } if code == OUT_OF_ORDER) {
+        // Nobody failed, and where it goes is not a policy's affair.
+        if matches!(failed.ending, Ending::Failed { code, .. } if code == OUT_OF_ORDER || code == BACKEND_GONE)
+        {
             return Meaning { class: Class::Elsewhere, not_before: None };
         }
         // What a caller has ended is over, whatever a policy thinks of it.

@@ -3,7 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::words::{LaneId, Seq, Timestamp};
+use crate::words::{LaneId, Millis, Seq, Timestamp};
+
+/// Pauses that end as close together as this are one, which ends when the last of them does.
+const PAUSES_ALIKE: Millis = Millis::from_secs(5);
+
+/// A request that is to be run in real time after its pause is due so long after it, so that no batch keeps its deadline.
+pub const HURRIED: Millis = Millis::from_secs(1);
 
 /// Requests `first .. first + count` of one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +28,8 @@ pub struct Extent {
     pub oldest: Timestamp,
     /// The earliest of their deadlines.
     pub earliest_deadline: Timestamp,
+    /// Before this none of them leaves, unless its deadline forces it; 0 for those that were never sent.
+    pub not_before: Timestamp,
 }
 
 impl Extent {
@@ -29,6 +37,29 @@ impl Extent {
     #[must_use]
     pub const fn end(&self) -> Seq {
         Seq(self.first.0 + self.count as u64)
+    }
+
+    /// The other one follows directly, and they may wait as one: both were never sent, or their pauses end nearly together, and
+    /// neither's deadline comes before the end of both.
+    #[must_use]
+    pub fn goes_on_with(&self, next: &Self) -> bool {
+        let is_paused = |extent: &Self| extent.not_before > Timestamp(0);
+        let first = self.oldest.min(next.oldest);
+        let last = self.not_before.max(next.not_before);
+        let is_kept =
+            |extent: &Self| last <= extent.earliest_deadline || extent.earliest_deadline < extent.not_before;
+        (self.lane, self.end()) == (next.lane, next.first)
+            && is_paused(self) == is_paused(next)
+            && last.since(first) <= PAUSES_ALIKE
+            && is_kept(self)
+            && is_kept(next)
+    }
+
+    /// Its deadlines say only that it is run in real time after its pause ([`HURRIED`]): they do not shorten the pause.
+    #[must_use]
+    pub fn is_hurried(&self) -> bool {
+        self.not_before > Timestamp(0)
+            && (self.oldest..=self.oldest.after(HURRIED)).contains(&self.earliest_deadline)
     }
 
     /// Takes in the extent that follows directly. The caller has made sure that it does.
@@ -39,6 +70,7 @@ impl Extent {
         self.tokens += next.tokens;
         self.oldest = self.oldest.min(next.oldest);
         self.earliest_deadline = self.earliest_deadline.min(next.earliest_deadline);
+        self.not_before = self.not_before.max(next.not_before);
     }
 }
 
@@ -96,5 +128,35 @@ impl Range {
     #[must_use]
     pub fn contains(&self, place: crate::words::Place) -> bool {
         self.lane == place.lane && self.from <= place.seq && place.seq < self.to
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_pauses_waits_as_one_only_as_far_as_that_costs_no_deadline() {
+        let pausing = |first, until: u64, deadline: u64| Extent {
+            lane: LaneId(1),
+            first: Seq(first),
+            count: 1,
+            bytes: 1,
+            tokens: 1,
+            oldest: Timestamp(until),
+            earliest_deadline: Timestamp(deadline),
+            not_before: Timestamp(until),
+        };
+        let one = pausing(1, 10_000, 90_000);
+        assert!(one.goes_on_with(&pausing(2, 14_000, 90_000)));
+        assert!(!one.goes_on_with(&pausing(2, 16_000, 90_000)), "that is another pause");
+        assert!(!one.goes_on_with(&pausing(3, 10_000, 90_000)), "something is between them");
+        assert!(!one.goes_on_with(&pausing(2, 0, 90_000)), "that was never sent");
+        let hurried = pausing(1, 10_000, 11_000);
+        assert!(hurried.is_hurried() && !one.is_hurried());
+        assert!(hurried.goes_on_with(&pausing(2, 10_900, 11_900)));
+        assert!(!hurried.goes_on_with(&pausing(2, 14_000, 90_000)), "it would be late");
+        assert!(!pausing(0, 14_000, 90_000).goes_on_with(&hurried), "it would be late");
+        assert!(pausing(1, 10_000, 5000).goes_on_with(&pausing(2, 14_000, 90_000)), "it is late anyway");
     }
 }

@@ -1,4 +1,4 @@
-//! A lane as the scheduler sees it: the extents that wait in it, and their sums.
+//! A lane as the scheduler sees it: the extents that wait in it, those that pause, and their sums.
 
 use std::collections::VecDeque;
 
@@ -17,9 +17,31 @@ pub struct Lane {
     id: LaneId,
     waiting: VecDeque<Extent>,
     sums: Sums,
+    paused: Vec<Paused>,
+    paused_sums: Sums,
 }
 
-/// Sums over what waits.
+/// What may not leave yet: it goes again after a failure, and was told when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Paused {
+    /// What.
+    pub extent: Extent,
+    /// Since when it pauses.
+    pub since: Timestamp,
+    /// It leaves when its pause is over, and waits for no others.
+    pub is_flushed: bool,
+}
+
+/// What became of the pauses in a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pauses {
+    /// When the next one ends.
+    pub next: Option<Timestamp>,
+    /// One has ended of what is to wait for no others.
+    pub is_flushed: bool,
+}
+
+/// Sums over requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sums {
     /// Requests.
@@ -35,6 +57,13 @@ impl Sums {
         self.count += u64::from(extent.count);
         self.bytes += extent.bytes;
         self.tokens += extent.tokens;
+    }
+
+    fn plus(mut self, other: Self) -> Self {
+        self.count += other.count;
+        self.bytes += other.bytes;
+        self.tokens += other.tokens;
+        self
     }
 
     fn sub(&mut self, extent: &Extent) {
@@ -96,7 +125,8 @@ impl Room {
 impl Lane {
     /// A lane in which nothing waits.
     pub const fn new(id: LaneId) -> Self {
-        Self { id, waiting: VecDeque::new(), sums: Sums { count: 0, bytes: 0, tokens: 0 } }
+        let none = Sums { count: 0, bytes: 0, tokens: 0 };
+        Self { id, waiting: VecDeque::new(), sums: none, paused: Vec::new(), paused_sums: none }
     }
 
     /// Its number.
@@ -104,22 +134,37 @@ impl Lane {
         self.id
     }
 
-    /// Sums over what waits.
+    /// Sums over what may leave.
     pub const fn sums(&self) -> Sums {
         self.sums
     }
 
-    /// Nothing waits.
+    /// Sums over everything in it: what may leave, and what pauses.
+    pub fn all_sums(&self) -> Sums {
+        self.sums.plus(self.paused_sums)
+    }
+
+    /// Nothing may leave: there is nothing, or all of it pauses.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// When the oldest of those that wait arrived.
+    /// The end of the first pause in it; none if nothing pauses.
+    pub fn paused_until(&self) -> Option<Timestamp> {
+        self.paused.iter().map(|paused| paused.extent.not_before).min()
+    }
+
+    /// Everything in it: what may leave, and what pauses.
+    pub fn all(&self) -> impl Iterator<Item = &Extent> {
+        self.waiting.iter().chain(self.paused.iter().map(|paused| &paused.extent))
+    }
+
+    /// When the oldest of those that may leave arrived.
     pub fn oldest(&self) -> Option<Timestamp> {
         self.waiting.iter().map(|extent| extent.oldest).min()
     }
 
-    /// The earliest deadline of those that wait.
+    /// The earliest deadline of those that may leave.
     pub fn earliest_deadline(&self) -> Option<Timestamp> {
         self.waiting.iter().map(|extent| extent.earliest_deadline).min()
     }
@@ -130,19 +175,43 @@ impl Lane {
     }
 
     /// Takes in what was appended. Extents come in the order of the lane.
-    pub fn append(&mut self, extent: Extent) {
+    pub fn append(&mut self, extent: Extent, now: Timestamp) {
         debug_assert_eq!(extent.lane, self.id);
-        self.sums.add(&extent);
-        if let Some(last) = self.waiting.back_mut() {
-            let joins = last.end() == extent.first
-                && last.count + extent.count <= EXTENT_MAX_REQUESTS
-                && last.bytes + extent.bytes <= EXTENT_MAX_BYTES;
-            if joins {
-                last.join(&extent);
-                return;
+        if extent.not_before <= now {
+            self.put_back(extent);
+            return;
+        }
+        self.paused_sums.add(&extent);
+        match self.paused.last_mut() {
+            Some(last) if last.extent.goes_on_with(&extent) && is_small(&last.extent, &extent) => {
+                last.extent.join(&extent);
+            }
+            _ => self.paused.push(Paused { extent, since: now, is_flushed: false }),
+        }
+    }
+
+    /// What pauses is to wait for no others when its pause is over.
+    pub fn flush_paused(&mut self) {
+        for paused in &mut self.paused {
+            paused.is_flushed = true;
+        }
+    }
+
+    /// Lets those go on whose time has come.
+    pub fn end_pauses(&mut self, now: Timestamp, ends_at: impl Fn(&Paused) -> Timestamp) -> Pauses {
+        let mut pauses = Pauses::default();
+        for paused in std::mem::take(&mut self.paused) {
+            let at = ends_at(&paused);
+            if at <= now {
+                self.paused_sums.sub(&paused.extent);
+                self.put_back(paused.extent);
+                pauses.is_flushed |= paused.is_flushed;
+            } else {
+                pauses.next = Some(pauses.next.map_or(at, |next| next.min(at)));
+                self.paused.push(paused);
             }
         }
-        self.waiting.push_back(extent);
+        pauses
     }
 
     /// Takes the head extent, or as much of it as there is room for, and lessens the room by it.
@@ -179,11 +248,15 @@ impl Lane {
         due
     }
 
-    /// Takes back in what was taken out, at its place.
+    /// Takes in what may leave, at its place.
     pub fn put_back(&mut self, extent: Extent) {
-        let at = self.waiting.partition_point(|other| other.first < extent.first);
         self.sums.add(&extent);
-        self.waiting.insert(at, extent);
+        let at = self.waiting.partition_point(|other| other.first < extent.first);
+        let before = at.checked_sub(1).and_then(|at| self.waiting.get_mut(at));
+        match before.filter(|before| before.end() == extent.first && is_small(before, &extent)) {
+            Some(before) => before.join(&extent),
+            None => self.waiting.insert(at, extent),
+        }
     }
 
     /// Removes the first `count` requests of the head extent.
@@ -196,6 +269,11 @@ impl Lane {
         }
         taken
     }
+}
+
+/// Two extents are one that is not too large.
+const fn is_small(one: &Extent, other: &Extent) -> bool {
+    one.count + other.count <= EXTENT_MAX_REQUESTS && one.bytes + other.bytes <= EXTENT_MAX_BYTES
 }
 
 /// Cuts an extent after `count` requests; sums are shared out by the average, times stay those of the whole.
@@ -224,6 +302,8 @@ mod tests {
 
     use super::*;
 
+    const NOW: Timestamp = Timestamp(0);
+
     fn extent(first: u64, count: u32, bytes: u64) -> Extent {
         Extent {
             lane: LaneId(1),
@@ -233,6 +313,7 @@ mod tests {
             tokens: bytes / 4,
             oldest: Timestamp(first),
             earliest_deadline: Timestamp(1000 + first),
+            not_before: Timestamp(0),
         }
     }
 
@@ -244,7 +325,7 @@ mod tests {
     fn neighbours_are_joined() {
         let mut lane = Lane::new(LaneId(1));
         for seq in 0..1000 {
-            lane.append(extent(seq, 1, 100));
+            lane.append(extent(seq, 1, 100), NOW);
         }
         assert_eq!(lane.waiting.len(), 2);
         assert_eq!(lane.sums(), Sums { count: 1000, bytes: 100_000, tokens: 25_000 });
@@ -253,7 +334,7 @@ mod tests {
     #[test]
     fn a_range_ends_at_the_request_limit_exactly() {
         let mut lane = Lane::new(LaneId(1));
-        lane.append(extent(0, 256, 256_000));
+        lane.append(extent(0, 256, 256_000), NOW);
         let taken = lane.take(&mut room(10, u64::MAX));
         assert_eq!(
             taken.map(|cargo| cargo.range),
@@ -265,11 +346,39 @@ mod tests {
     #[test]
     fn overhead_counts() {
         let mut lane = Lane::new(LaneId(1));
-        lane.append(extent(0, 10, 1000));
+        lane.append(extent(0, 10, 1000), NOW);
         let mut room = Room { requests: 100, bytes: 1000, overhead_bytes: 100, tokens: u64::MAX };
         assert_eq!(lane.take(&mut room).map(|cargo| cargo.range.len()), Some(5));
         let mut room = Room { tokens: 60, ..Room::BOUNDLESS };
         assert_eq!(lane.take(&mut room).map(|cargo| cargo.range.len()), Some(2), "25 tokens each");
+    }
+
+    #[test]
+    fn what_pauses_waits_apart_and_comes_back_to_its_place() {
+        let pausing = |first, until| Extent {
+            oldest: Timestamp(until),
+            not_before: Timestamp(until),
+            ..extent(first, 1, 100)
+        };
+        let mut lane = Lane::new(LaneId(1));
+        for part in
+            [extent(0, 2, 200), pausing(2, 500), pausing(3, 900), pausing(4, 60_000), extent(5, 1, 100)]
+        {
+            lane.append(part, NOW);
+        }
+        assert_eq!((lane.sums().count, lane.all_sums().count), (3, 6));
+        let pauses: Vec<u32> = lane.paused.iter().map(|paused| paused.extent.count).collect();
+        assert_eq!(pauses, [2, 1], "pauses that end nearly together are one");
+        let ends_at = |paused: &Paused| paused.extent.not_before;
+        assert_eq!(lane.end_pauses(Timestamp(899), ends_at).next, Some(Timestamp(900)));
+        assert_eq!(lane.sums().count, 3);
+        assert_eq!(lane.end_pauses(Timestamp(900), ends_at).next, Some(Timestamp(60_000)));
+        let taken: Vec<Range> =
+            std::iter::from_fn(|| lane.take(&mut Room::BOUNDLESS.clone())).map(|cargo| cargo.range).collect();
+        let of = |from, to| Range { lane: LaneId(1), from: Seq(from), to: Seq(to) };
+        assert_eq!(taken, [of(0, 4), of(5, 6)]);
+        assert_eq!(lane.end_pauses(Timestamp(60_000), ends_at), Pauses::default());
+        assert_eq!(lane.all_sums(), lane.sums());
     }
 
     proptest! {
@@ -282,7 +391,7 @@ mod tests {
             let mut lane = Lane::new(LaneId(1));
             let mut next = 0;
             for (count, bytes) in counts {
-                lane.append(extent(next, count, bytes));
+                lane.append(extent(next, count, bytes), NOW);
                 next += u64::from(count);
             }
             let before = lane.sums();

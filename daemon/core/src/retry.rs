@@ -89,22 +89,15 @@ pub const LAST_CHANCE: Millis = Millis::from_secs(15);
 const AT_LAST: Millis = Millis::from_secs(1);
 
 impl RetryPolicy {
-    /// When a request that is run by itself is tried again: as it was judged, but no pause lasts beyond the last chance to keep
-    /// its deadline, and what is late does not wait for long. The last attempt that it has is kept for that chance, or for
-    /// twice the longest delay: a provider that is out of order for some seconds would use up all of them in these seconds.
+    /// When a request that is run by itself is tried again: as it was judged, but within its deadline ([`bounded`]). The last
+    /// attempt that it has is kept for the last chance, or for twice the longest delay: a provider that is out of order for
+    /// some seconds would use up all of them in these seconds.
     #[must_use]
     pub fn next_try(&self, judged: &Judged, not_before: Timestamp, now: Timestamp) -> Timestamp {
-        let (last_chance, at_last) = (judged.deadline.before(LAST_CHANCE), judged.deadline.before(AT_LAST));
-        if now >= at_last {
-            return not_before.min(now.after(LAST_CHANCE));
-        }
-        if now >= last_chance {
-            return not_before.min(at_last);
-        }
         let is_its_last = judged.class.is_attempt() && judged.attempts.saturating_add(1) >= self.max_attempts;
+        let is_kept = is_its_last && now < judged.deadline.before(LAST_CHANCE);
         let kept = now.after(Millis(self.cap.0.saturating_mul(2)));
-        let wanted = if is_its_last { not_before.max(kept) } else { not_before };
-        wanted.min(last_chance)
+        bounded(if is_kept { not_before.max(kept) } else { not_before }, judged.deadline, now)
     }
 
     /// Judges an attempt.
@@ -136,6 +129,20 @@ impl RetryPolicy {
         let jitter = self.base.0.saturating_mul(u64::from(jitter_permille.min(1000))) / 1000;
         Millis(doubled.saturating_add(jitter).min(self.cap.0))
     }
+}
+
+/// The end of a pause that binds nobody too long: it does not last beyond the last chance to keep a deadline, and what is late
+/// does not wait for long.
+#[must_use]
+pub fn bounded(not_before: Timestamp, deadline: Timestamp, now: Timestamp) -> Timestamp {
+    let (last_chance, at_last) = (deadline.before(LAST_CHANCE), deadline.before(AT_LAST));
+    not_before.min(if now < last_chance {
+        last_chance
+    } else if now < at_last {
+        at_last
+    } else {
+        now.after(LAST_CHANCE)
+    })
 }
 
 /// How many retries a backend gets: a share of what was sent to it for the first time, so that retries cannot multiply an

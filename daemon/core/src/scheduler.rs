@@ -267,15 +267,24 @@ pub enum Effect {
         /// The parts.
         cargo: Vec<Cargo>,
     },
-    /// Give up what is due of this: its tenant has no money for it. What is not due yet is returned.
+    /// Give up what is due of this: it could not leave. What is not due yet is returned.
     Expire {
         /// Its parts.
         extents: Vec<Extent>,
-        /// When there is money again.
-        until: Timestamp,
+        /// Why it could not.
+        lack: Lack,
     },
     /// Keep what is known of a turnaround.
     Keep(Way, Sketch),
+}
+
+/// What requests lacked until they were due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// Their tenant's money; there is some again then.
+    Money(Timestamp),
+    /// Somebody who sells what they ask for.
+    Seller,
 }
 
 /// What one step asks for.
@@ -320,6 +329,8 @@ pub enum Next {
     Paced(Timestamp),
     /// Its tenant's budget is used up; there is money again then.
     ForMoney(Timestamp),
+    /// For its pause to end: it goes again after a failure, and was told when.
+    Paused(Timestamp),
 }
 
 #[derive(Debug)]
@@ -401,7 +412,7 @@ pub struct LaneView {
     pub lane: LaneId,
     /// What its requests have in common.
     pub key: LaneKey,
-    /// What waits.
+    /// What waits, pauses included.
     pub sums: Sums,
     /// When the oldest of those that wait arrived.
     pub oldest: Option<Timestamp>,
@@ -469,7 +480,7 @@ impl Scheduler {
             Event::Opened { lane, key, terms } => self.open(lane, key, terms),
             Event::Appended(extent) => {
                 if let Some(berth) = self.berths.get_mut(&extent.lane) {
-                    berth.lane.append(extent);
+                    berth.lane.append(extent, now);
                 }
             }
             Event::UnderWay { batch, freight, cargo, since, is_recovered } => {
@@ -520,9 +531,10 @@ impl Scheduler {
                 self.forget_outlooks();
             }
             Event::Flush(lane) => {
-                // What comes to an empty one later lingers as usual.
-                if let Some(berth) = self.berths.get_mut(&lane).filter(|berth| !berth.lane.is_empty()) {
-                    berth.flush = true;
+                // What comes to an empty one later lingers as usual, and what pauses leaves when its pause is over.
+                if let Some(berth) = self.berths.get_mut(&lane) {
+                    berth.flush |= !berth.lane.is_empty();
+                    berth.lane.flush_paused();
                 }
             }
             Event::Tick => {}
@@ -545,12 +557,12 @@ impl Scheduler {
             LaneView {
                 lane: *id,
                 key: berth.key.clone(),
-                sums: berth.lane.sums(),
-                oldest: berth.lane.oldest(),
-                earliest_deadline: berth.lane.earliest_deadline(),
+                sums: berth.lane.all_sums(),
+                oldest: berth.lane.all().map(|extent| extent.oldest).min(),
+                earliest_deadline: berth.lane.all().map(|extent| extent.earliest_deadline).min(),
                 next: match group {
                     Some(group) if !berth.lane.is_empty() => berth.held_up.unwrap_or(group.next),
-                    _ => Next::Empty,
+                    _ => berth.lane.paused_until().map_or(Next::Empty, Next::Paused),
                 },
                 plans: rungs
                     .map(|(outlook, rung)| Plan {
@@ -608,7 +620,8 @@ impl Scheduler {
 
     /// Forgets a lane in which nothing waits. False if something does, or it is not known.
     pub fn close(&mut self, lane: LaneId) -> bool {
-        let Some(berth) = self.berths.get(&lane).filter(|berth| berth.lane.is_empty()) else { return false };
+        let is_idle = |berth: &&Berth| berth.lane.all().next().is_none();
+        let Some(berth) = self.berths.get(&lane).filter(is_idle) else { return false };
         let party = Party::of(berth);
         self.berths.remove(&lane);
         self.leave(&party, lane);

@@ -14,6 +14,7 @@ use crate::gateway::Gateway;
 use crate::history;
 use crate::journey;
 use crate::lane_book::View;
+use crate::orphaned;
 use crate::reply::Refusal;
 
 /// What has not changed for so long is said to stand.
@@ -104,8 +105,8 @@ async fn of_request(gateway: &Gateway, view: &View, place: Place) -> Result<Expl
         let lane = view.lanes.iter().find(|lane| lane.lane == current.lane).ok_or_else(nothing)?;
         of_lane(gateway, lane)
     };
-    if let Some(entry) = gateway.store.entry(current).await.map_err(|error| store_failed(&error))? {
-        let in_ms = Some(entry.deadline.since(gateway.clock.now()).0);
+    if let Some(entry) = gateway.store.about(current).await.map_err(|error| store_failed(&error))? {
+        let in_ms = Some(entry.extent.earliest_deadline.since(gateway.clock.now()).0);
         told.deadline_in_ms = in_ms;
         let key = gateway.store.lane_key(current.lane);
         if key.is_some_and(|key| gateway.stand_in(&key, &key.backend).is_some()) {
@@ -180,9 +181,17 @@ fn of_batch(gateway: &Gateway, view: &View, record: &BatchRecord, place: Place) 
             let state = state.to_owned();
             let mut told = Explanation { about, state, deadline_in_ms: None, why, next: Vec::new() };
             told.why.extend(shut(gateway, backend.as_str()));
-            match view.voyages.iter().find(|voyage| voyage.batch == record.id) {
-                Some(voyage) => with_voyage(told, voyage, now),
-                None => told,
+            let voyage = view.voyages.iter().find(|voyage| voyage.batch == record.id);
+            match (voyage, orphaned::trouble(gateway, record)) {
+                (Some(voyage), None) => with_voyage(told, voyage, now),
+                (None, None) => told,
+                (voyage, Some(trouble)) => {
+                    told.why.push(trouble);
+                    let hedge_at = voyage.and_then(|voyage| voyage.hedge_at);
+                    let what = "what has no answer then is run in real time at another backend".to_owned();
+                    told.next.extend(hedge_at.map(|at| Coming { in_ms: Some(at.since(now).0), what }));
+                    told
+                }
             }
         }
     }
@@ -351,7 +360,13 @@ fn coming(next: Next, now: Timestamp) -> Coming {
             Some(at),
             "its tenant's budget begins anew; until then it leaves as money is there, or fails when it is due",
         ),
-        Next::NotSold => (None, "nothing is known to buy for it; were its backend's offers taken away?"),
+        Next::Paused(at) => {
+            (Some(at), "it may leave; it goes again after a failure, and was told not to before then")
+        }
+        Next::NotSold => (
+            None,
+            "nobody sells it, so that it gets an error when it is due; was its backend, or its offers, taken away?",
+        ),
     };
     Coming { in_ms: at.map(|at| at.since(now).0), what: what.to_owned() }
 }

@@ -13,6 +13,7 @@ use offpeak_store::{BatchRecord, Selection};
 use parking_lot::Mutex;
 
 use crate::blocking::blocking;
+use crate::damaged;
 use crate::gateway::Gateway;
 use crate::outcomes::{self, Attempt, Source};
 
@@ -180,7 +181,7 @@ pub fn stream(items: Items, wrapping: Wrapping) -> impl Stream<Item = io::Result
 impl Items {
     /// The next requests, as the plugin writes them. Those that have an outcome already (cancelled, say) are left out.
     async fn encode(&self, selection: Selection) -> io::Result<(Vec<u8>, Option<Selection>)> {
-        let chunk = self.gateway.store.requests(selection, CHUNK_BYTES).await.map_err(io::Error::other)?;
+        let chunk = damaged::sound(&self.gateway, selection, CHUNK_BYTES).await.map_err(io::Error::other)?;
         let ids: Vec<String> = chunk.entries.iter().map(|entry| entry.place.to_string()).collect();
         let items: Vec<provider::Item<'_>> = ids
             .iter()

@@ -31,7 +31,7 @@ pub(crate) struct Engine {
 #[derive(Debug)]
 pub(crate) struct Written {
     pub(crate) group: Group,
-    /// New entries, one extent a lane.
+    /// New entries: of each lane one extent, or several where their pauses end at different times.
     pub(crate) extents: Vec<Extent>,
     pub(crate) answers: Vec<Answer>,
     /// How long writing and syncing took.
@@ -233,7 +233,8 @@ impl Engine {
 impl Draft {
     fn add_extent(&mut self, extent: Option<Extent>) {
         let Some(extent) = extent else { return };
-        match self.extents.iter_mut().find(|before| before.lane == extent.lane) {
+        let latest = self.extents.iter_mut().rev().find(|before| before.lane == extent.lane);
+        match latest.filter(|before| before.goes_on_with(&extent)) {
             Some(before) => before.join(&extent),
             None => self.extents.push(extent),
         }

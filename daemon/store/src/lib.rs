@@ -38,9 +38,10 @@ pub use error::StoreError;
 pub use options::{OnAppended, Options};
 pub use store::Store;
 pub use values::{
-    Appended, Audit, BatchEnd, BatchRecord, BodyAt, Chunk, Compacted, Counts, Document, Entry, Finished,
-    FinishedChunk, Idempotency, IdleLane, Kind, LaneState, NewBatch, NewOutcome, NewRequest, Order, Outcome,
-    Quarantined, Recorded, Recovered, Selection, Standing, Stats, Swept, Tally, Unfinished, Verdict, Waiting,
+    Appended, Audit, BatchEnd, BatchRecord, BodyAt, Chunk, Compacted, Counts, Damaged, Document, Entry,
+    Finished, FinishedChunk, Idempotency, IdleLane, Kind, LaneState, NewBatch, NewOutcome, NewRequest, Order,
+    Outcome, Quarantined, Recorded, Recovered, Selection, Standing, Stats, Swept, Tally, Unfinished, Verdict,
+    Waiting,
 };
 
 use sha2::{Digest, Sha256};

@@ -8,7 +8,7 @@ mod overlay;
 use std::collections::{HashMap, HashSet};
 
 use offpeak_core::extent::{Extent, Range};
-use offpeak_core::words::{BatchId, LaneId, LaneKey, Place, Seq};
+use offpeak_core::words::{BatchId, LaneId, LaneKey, Place, Seq, Timestamp};
 
 use crate::error::StoreError;
 use crate::index::lanes::{LaneRow, Sealed};
@@ -227,6 +227,7 @@ impl Planner {
             tokens: request.tokens.into(),
             oldest: request.arrived,
             earliest_deadline: request.deadline,
+            not_before: Timestamp(0),
         };
         Ok(Planned { answer: Appended::New(place), change: Some(change), extent: Some(extent) })
     }

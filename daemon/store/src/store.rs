@@ -269,7 +269,7 @@ impl Store {
     }
 
     /// The next requests of a selection that have no outcome: about `max_bytes` of them, at least one if there is
-    /// one.
+    /// one. Those whose records are damaged are told apart.
     pub async fn requests(&self, what: impl Into<Selection>, max_bytes: usize) -> Result<Chunk, StoreError> {
         let what = what.into();
         self.0.read(move |view, log| query::requests(view, log, what, max_bytes)).await
@@ -291,9 +291,15 @@ impl Store {
             .await
     }
 
-    /// When an entry's answer must be there. Its body is not read for that.
-    pub async fn deadline(&self, place: Place) -> Result<Option<Timestamp>, StoreError> {
-        self.0.read(move |view, _| Ok(view.entry(place)?.map(|entry| entry.deadline))).await
+    /// What the index knows of an entry, finished or not, for as long as it is kept: its record is not read, so that it may
+    /// be damaged.
+    pub async fn about(&self, place: Place) -> Result<Option<Waiting>, StoreError> {
+        self.0
+            .read(move |view, _| match view.entry(place)? {
+                Some(entry) => query::about(view, place, &entry).map(Some),
+                None => Ok(None),
+            })
+            .await
     }
 
     /// The identity of a request with this body among the latest of some lanes: one that is not finished, or that was

@@ -7,6 +7,7 @@ use offpeak_core::words::{
     BackendId, BatchId, Endpoint, KeptHeaders, LaneId, LaneKey, ModelId, OfferName, Place, Seq, Timestamp,
 };
 
+use crate::error::StoreError;
 use crate::log::Location;
 
 /// A request to append to a lane.
@@ -146,12 +147,23 @@ impl From<Vec<Place>> for Selection {
 }
 
 /// Some of the selected requests.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Chunk {
     /// Requests without an outcome, in the selection's order.
     pub entries: Vec<Entry>,
+    /// Those whose records do not have the checksum that they were written with: they cannot be had any more.
+    pub damaged: Vec<Damaged>,
     /// What is left to read; none at the end.
     pub rest: Option<Selection>,
+}
+
+/// A request whose record in the log is damaged.
+#[derive(Debug, Clone)]
+pub struct Damaged {
+    /// What the index knows of it.
+    pub waiting: Waiting,
+    /// Where its record is.
+    pub why: StoreError,
 }
 
 /// A request as it stands in a lane.

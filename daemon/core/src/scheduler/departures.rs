@@ -7,12 +7,13 @@ use crate::depart::{self, Departure, Reason, Terms, Waiting};
 use crate::escalate::RescueTerms;
 use crate::extent::Cargo;
 use crate::gate::Pass;
-use crate::lane::{Lane, Room};
+use crate::lane::{Lane, Paused, Room};
 use crate::offers::{self, BatchRoom, Outlook, Rung};
-use crate::words::{BackendId, LaneId, Mode, OfferName, Seq, TenantId, Timestamp};
+use crate::retry::LAST_CHANCE;
+use crate::words::{BackendId, LaneId, Millis, Mode, OfferName, Seq, TenantId, Timestamp};
 
 use super::voyages::time_left;
-use super::{Effect, Effects, Freight, Next, Party, Prospect, Scheduler, Shut};
+use super::{Effect, Effects, Freight, Lack, Next, Party, Prospect, Scheduler, Shut};
 
 /// Where several tenants share a batch, one helping is at most this part of it, so that a small one is not all of one tenant.
 const HELPINGS: u64 = 16;
@@ -42,6 +43,20 @@ impl Deal {
     fn soonest_kept(&self, now: Timestamp) -> Timestamp {
         self.steps.last().map_or(Timestamp::NEVER, |step| step.terms.soonest_kept(now))
     }
+
+    /// When a pause ends: when it was told to, or at the first moment of its deadline that comes meanwhile, since to leave
+    /// after it is worse than to leave early. A moment that was over when the pause began is lost anyway.
+    fn pause_ends_at(&self, Paused { extent, since, .. }: &Paused) -> Timestamp {
+        if extent.is_hurried() {
+            return extent.not_before;
+        }
+        let deadline = extent.earliest_deadline;
+        let safe = self.steps.first().map(|step| step.terms.latest_safe(deadline));
+        let last = self.steps.iter().map(|step| deadline.before(step.terms.needs).before(step.terms.rescue));
+        let rescue = [self.rescue.least, LAST_CHANCE, Millis(0)].map(|time| deadline.before(time));
+        let moments = last.chain(safe).chain(rescue);
+        moments.filter(|moment| moment > since).fold(extent.not_before, Timestamp::min)
+    }
 }
 
 /// What has to wait may become urgent while it does.
@@ -66,11 +81,31 @@ fn held_up(
 
 impl Scheduler {
     pub(super) fn depart(&mut self, now: Timestamp, done: &mut Effects) {
+        self.end_pauses(now, done);
         self.allot(now);
         for party in self.by_urgency(now) {
             let next = self.depart_group(&party, now, done);
             if let Some(group) = self.groups.get_mut(&party) {
                 group.next = next;
+            }
+        }
+    }
+
+    /// What was told to wait takes part again when its time has come.
+    fn end_pauses(&mut self, now: Timestamp, done: &mut Effects) {
+        let pauses = |lane: &LaneId| self.berths.get(lane).is_some_and(|b| b.lane.paused_until().is_some());
+        let parties = self.groups.iter().filter(|(_, group)| group.lanes.iter().any(pauses));
+        let parties: Vec<Party> = parties.map(|(party, _)| party.clone()).collect();
+        for party in parties {
+            let Some(deal) = self.deal(&party) else { continue };
+            let lanes = self.groups.get(&party).map(|group| group.lanes.clone()).unwrap_or_default();
+            for lane in lanes {
+                let Some(berth) = self.berths.get_mut(&lane) else { continue };
+                let pauses = berth.lane.end_pauses(now, |paused| deal.pause_ends_at(paused));
+                berth.flush |= pauses.is_flushed;
+                if let Some(at) = pauses.next {
+                    done.wake(at);
+                }
             }
         }
     }
@@ -182,6 +217,10 @@ impl Scheduler {
         let Some(deal) = self.deal(party) else { return Next::NotSold };
         let freight = &party.freight;
         let lanes = self.groups.get(party).map(|group| group.lanes.clone()).unwrap_or_default();
+        if deal.ladder.is_empty() {
+            self.give_up_unsold(&lanes, now, done);
+            return Next::NotSold;
+        }
         self.rescue(party, &lanes, &deal, now, done);
         let mut urgent = None;
         for (cheaper, step) in deal.steps.iter().zip(deal.steps.iter().skip(1)).rev() {
@@ -190,6 +229,20 @@ impl Scheduler {
         }
         let next = self.depart_rest(freight, &lanes, &deal, now, done);
         urgent.unwrap_or(next)
+    }
+
+    /// Nobody sells what these lanes hold: it waits for somebody who does, and what is due by then is given up.
+    fn give_up_unsold(&mut self, lanes: &[LaneId], now: Timestamp, done: &mut Effects) {
+        for lane in lanes {
+            let Some(berth) = self.berths.get_mut(lane) else { continue };
+            let extents = berth.lane.take_overdue(now);
+            if !extents.is_empty() {
+                done.effects.push(Effect::Expire { extents, lack: Lack::Seller });
+            }
+            if let Some(deadline) = berth.lane.earliest_deadline() {
+                done.wake(deadline);
+            }
+        }
     }
 
     /// Lets go what the cheaper way would answer too late. Says what they wait for if they have to.

@@ -13,7 +13,7 @@ use crate::tempo::{Load, Tempo, TempoLimits};
 use crate::words::{BatchId, LaneId, Millis, TenantId, Timestamp};
 
 use super::departures::Step;
-use super::{Effect, Effects, Freight, Next, Scheduler};
+use super::{Effect, Effects, Freight, Lack, Next, Scheduler};
 
 /// What waits for money is looked at again after this time: what real-time calls had set aside comes back without a word.
 const MONEY_LOOK: Millis = Millis::from_secs(10);
@@ -277,7 +277,7 @@ impl Scheduler {
             Next::ForMoney(until) => {
                 if berth.lane.earliest_deadline().is_some_and(|deadline| deadline <= now) {
                     let extents = berth.lane.take_overdue(now);
-                    done.effects.push(Effect::Expire { extents, until });
+                    done.effects.push(Effect::Expire { extents, lack: Lack::Money(until) });
                 }
                 let soon = [until, now.after(MONEY_LOOK), berth.lane.earliest_deadline().unwrap_or(until)];
                 for at in soon.into_iter().filter(|at| *at > now) {

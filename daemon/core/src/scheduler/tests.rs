@@ -1,4 +1,6 @@
 mod means;
+mod pauses;
+mod unsold;
 
 use proptest::prelude::*;
 
@@ -71,6 +73,7 @@ fn appended(lane: u32, first: u64, count: u32, arrived: Timestamp, sla: Millis) 
         tokens: u64::from(count) * 250,
         oldest: arrived,
         earliest_deadline: arrived.after(sla),
+        not_before: Timestamp(0),
     })
 }
 

@@ -79,6 +79,7 @@ impl Indexed {
             // One that goes again begins to wait anew, when it may.
             oldest: self.again.map_or(self.arrived, |again| again.not_before.max(self.arrived)),
             earliest_deadline: self.deadline,
+            not_before: self.again.map_or(Timestamp(0), |again| again.not_before),
         }
     }
 
@@ -188,15 +189,21 @@ impl Row {
             .filter_map(move |seq| Some((Place { lane, seq: Seq(seq) }, self.get(seq)?)))
     }
 
-    /// The entries in `from..to` summed up.
-    pub(crate) fn part(&self, from: u64, to: u64) -> Option<Extent> {
-        if from <= self.extent.first.0 && self.end() <= to {
-            return Some(self.extent);
+    /// The entries in `from..to`, summed up as far as they wait as one.
+    pub(crate) fn parts(&self, from: u64, to: u64) -> Vec<Extent> {
+        if !self.is_again && from <= self.extent.first.0 && self.end() <= to {
+            return vec![self.extent];
         }
-        let mut parts = self.entries(from, to).map(|(place, entry)| entry.extent(place));
-        let mut sum = parts.next()?;
-        parts.for_each(|part| sum.join(&part));
-        Some(sum)
+        let mut parts: Vec<Extent> = Vec::new();
+        for (place, entry) in self.entries(from, to) {
+            let next = entry.extent(place);
+            // Those that were never sent are one whatever their deadlines.
+            match parts.last_mut().filter(|last| !self.is_again || last.goes_on_with(&next)) {
+                Some(last) => last.join(&next),
+                None => parts.push(next),
+            }
+        }
+        parts
     }
 }
 
@@ -206,10 +213,17 @@ pub(crate) fn summary(key: (u32, u64), bytes: &[u8]) -> Result<(u32, Extent), St
     Ok((segment, extent))
 }
 
+/// When the last pause of a row's entries ends.
+fn paused_until(is_again: bool, entries: &[u8]) -> Timestamp {
+    let ends = |entry: &[u8]| Indexed::decode(entry, 0, true)?.again.map(|again| again.not_before);
+    let all = entries.chunks_exact(REQUEUED).filter(|_| is_again);
+    all.filter_map(ends).max().unwrap_or(Timestamp(0))
+}
+
 fn take_header((lane, first): (u32, u64), bytes: &[u8]) -> Option<(u32, bool, Extent, &[u8])> {
     let mut take = Take(bytes);
     let (segment, is_again, _) = (take.u32()?, take.u8()? != 0, take.u8()?);
-    let extent = Extent {
+    let mut extent = Extent {
         lane: LaneId(lane),
         first: Seq(first),
         count: take.u16()?.into(),
@@ -217,7 +231,9 @@ fn take_header((lane, first): (u32, u64), bytes: &[u8]) -> Option<(u32, bool, Ex
         tokens: take.u64()?,
         oldest: take.time()?,
         earliest_deadline: take.time()?,
+        not_before: Timestamp(0),
     };
+    extent.not_before = paused_until(is_again, take.0);
     let size = if is_again { REQUEUED } else { REQUEST };
     (take.0.len() == size * extent.count as usize && extent.count > 0)
         .then_some((segment, is_again, extent, take.0))
@@ -287,10 +303,8 @@ mod tests {
         fn parts_add_up((first, entries) in rows(), cut: prop::sample::Index) {
             let row = fill(first, &entries);
             let cut = first + cut.index(entries.len() + 1) as u64;
-            let sum = match (row.part(0, cut), row.part(cut, u64::MAX)) {
-                (Some(mut left), Some(right)) => { left.join(&right); Some(left) }
-                (left, right) => left.or(right),
-            };
+            let parts = row.parts(0, cut).into_iter().chain(row.parts(cut, u64::MAX));
+            let sum = parts.reduce(|mut sum, part| { sum.join(&part); sum });
             prop_assert_eq!(sum, Some(row.extent));
         }
     }

@@ -7,7 +7,7 @@ use offpeak_core::extent::{Extent, Range};
 use offpeak_core::outcome::Ending;
 use offpeak_core::words::{LaneId, Place, Seq, Timestamp};
 
-use super::extents::{Indexed, Row, summary};
+use super::extents::{Indexed, Row};
 use super::lanes::LaneRow;
 use super::lookup::{Rows, View, row_before};
 use super::outcomes::OutcomeRow;
@@ -15,7 +15,7 @@ use super::tables::key;
 use crate::error::StoreError;
 use crate::log::read::LogReader;
 use crate::log::{Change, Location};
-use crate::values::{BodyAt, Chunk, Counts, Entry, IdleLane, Outcome, Selection, Standing, Waiting};
+use crate::values::{BodyAt, Chunk, Counts, Damaged, Entry, IdleLane, Outcome, Selection, Standing, Waiting};
 
 /// What an entry without a body counts for in a chunk, in bytes.
 const ENTRY_BYTES: u64 = 256;
@@ -55,7 +55,8 @@ pub(crate) fn requests(
         Selection::Ranges(ranges) => in_ranges(view, ranges, max_bytes)?,
         Selection::Places(places) => in_places(view, places, max_bytes)?,
     };
-    Ok(Chunk { entries: read_entries(log, &found)?, rest })
+    let (entries, damaged) = read_sound(view, log, &found)?;
+    Ok(Chunk { entries, damaged, rest })
 }
 
 fn in_ranges(
@@ -109,6 +110,41 @@ fn in_places(
         }
     }
     Ok((found, None))
+}
+
+/// Reads what the log has of these entries, and sets those aside whose records are damaged: nobody else waits for them.
+fn read_sound(
+    view: &View,
+    log: &LogReader,
+    found: &[Found],
+) -> Result<(Vec<Entry>, Vec<Damaged>), StoreError> {
+    match read_entries(log, found) {
+        Err(StoreError::Corrupt { .. }) => {}
+        read => return Ok((read?, Vec::new())),
+    }
+    let (mut entries, mut damaged) = (Vec::new(), Vec::new());
+    for one in found {
+        match read_entries(log, &[*one]) {
+            Ok(read) => entries.extend(read),
+            Err(why @ StoreError::Corrupt { .. }) => {
+                damaged.push(Damaged { waiting: about(view, one.0, &one.1)?, why });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((entries, damaged))
+}
+
+/// What the index knows of an entry.
+pub(crate) fn about(view: &View, place: Place, entry: &Indexed) -> Result<Waiting, StoreError> {
+    let origin = entry.origin(place);
+    let first = if origin == place { None } else { view.entry(origin)? };
+    Ok(Waiting {
+        extent: entry.extent(place),
+        origin,
+        attempts: entry.attempts(),
+        due: first.map_or(entry.deadline, |first| first.deadline.max(entry.deadline)),
+    })
 }
 
 /// Reads what the log has of these entries.
@@ -209,18 +245,7 @@ pub(crate) fn waiting(view: &View, range: Range) -> Result<Vec<Waiting>, StoreEr
         }
         ControlFlow::Continue(())
     })?;
-    let mut waiting = Vec::with_capacity(found.len());
-    for (place, entry) in found {
-        let origin = entry.origin(place);
-        let first = if origin == place { None } else { view.entry(origin)? };
-        waiting.push(Waiting {
-            extent: entry.extent(place),
-            origin,
-            attempts: entry.attempts(),
-            due: first.map_or(entry.deadline, |first| first.deadline.max(entry.deadline)),
-        });
-    }
-    Ok(waiting)
+    found.iter().map(|(place, entry)| about(view, *place, entry)).collect()
 }
 
 /// How many of these ranges' entries have an outcome. Entries that are swept are finished.
@@ -263,25 +288,23 @@ pub(crate) fn find_by_body(
 /// What no batch has of a lane, in order.
 pub(crate) fn unsealed(view: &View, lane: LaneId, row: &LaneRow) -> Result<Vec<Extent>, StoreError> {
     let mut extents: Vec<Extent> = Vec::new();
-    let mut add = |part: Option<Extent>| match (extents.last_mut(), part) {
-        (_, None) => {}
-        (Some(last), Some(part)) if last.end() == part.first && last.count + part.count <= EXTENT_ENTRIES => {
-            last.join(&part);
+    let mut add = |parts: Vec<Extent>| {
+        for part in parts {
+            match extents.last_mut() {
+                Some(last) if last.goes_on_with(&part) && last.count + part.count <= EXTENT_ENTRIES => {
+                    last.join(&part);
+                }
+                _ => extents.push(part),
+            }
         }
-        (_, Some(part)) => extents.push(part),
     };
     for (from, to) in row.sealed.gaps(0, row.next) {
         if let Some(row) = row_before(&view.extents, Place { lane, seq: Seq(from) })? {
-            add(row.part(from, to));
+            add(row.parts(from, to));
         }
         for row in view.extents.range((lane.0, from + 1)..(lane.0, to.max(from + 1)))? {
             let (at, value) = row?;
-            let (_, extent) = summary(at.value(), value.value())?;
-            if extent.end().0 <= to {
-                add(Some(extent));
-            } else {
-                add(Row::decode(at.value(), value.value())?.part(from, to));
-            }
+            add(Row::decode(at.value(), value.value())?.parts(from, to));
         }
     }
     Ok(extents)

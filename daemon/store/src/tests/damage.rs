@@ -144,7 +144,13 @@ fn what_waits_is_told_without_its_bodies_so_that_a_damaged_one_is_in_nobodys_way
     now(store.record(vec![requeued(at(0), LANE), answered(at(2), "done")])).unwrap();
     let place = usize::try_from(begins[1]).unwrap() + 110;
     disk.damage(1, |bytes| bytes[place] ^= 1);
-    assert!(now(store.requests(range(LANE, 0, 4), 1000)).is_err());
+    let chunk = now(store.requests(range(LANE, 0, 4), 1000)).unwrap();
+    let read: Vec<_> = chunk.entries.iter().map(|entry| entry.place).collect();
+    assert_eq!(read, [at(3)], "the others can be had");
+    let [damaged] = &chunk.damaged[..] else { panic!("{:?}", chunk.damaged) };
+    assert_eq!(damaged.waiting.place(), at(1));
+    assert!(matches!(damaged.why, StoreError::Corrupt { segment: 1, .. }), "{:?}", damaged.why);
+    assert_eq!(now(store.about(at(1))).unwrap(), Some(damaged.waiting));
     let waiting = now(store.waiting(range(LANE, 0, 4))).unwrap();
     let told: Vec<_> = waiting.iter().map(|one| (one.place(), one.origin, one.attempts, one.due)).collect();
     let later = Timestamp(9000);

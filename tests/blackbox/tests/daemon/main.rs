@@ -31,6 +31,7 @@ mod models;
 mod partial;
 mod plugins;
 mod refused;
+mod removed;
 mod reloading;
 mod rescue;
 mod responses;

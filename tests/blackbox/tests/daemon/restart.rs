@@ -114,3 +114,47 @@ async fn what_was_learnt_of_turnarounds_survives() {
     daemon.wait_for_waiting(1).await;
     assert_eq!(ladder(&daemon).await, learnt);
 }
+
+/// Changes a byte of this text in the one file of the folder that has it.
+fn damage(folder: &std::path::Path, text: &str) {
+    let mut changed = 0;
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let mut bytes = std::fs::read(&path).unwrap();
+            if let Some(at) = bytes.windows(text.len()).position(|part| part == text.as_bytes()) {
+                bytes[at] ^= 1;
+                std::fs::write(&path, bytes).unwrap();
+                changed += 1;
+            }
+        }
+    }
+    assert_eq!(changed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_request_gets_an_error_and_those_beside_it_leave() {
+    let provider = sim().build();
+    let server = Server::on_free_port(provider.clone()).await.unwrap();
+    let daemon = Daemon::start(&server.url(), BY_HAND).await;
+    let before = daemon.ticket("stands before it").await;
+    let hit = daemon.ticket("the disk loses a bit of this").await;
+    let after = daemon.ticket("stands after it").await;
+    let folder = daemon.stop().await;
+    damage(folder.path(), "the disk loses a bit of this");
+    let daemon = Daemon::start_in(folder, &server.url(), BY_HAND).await;
+    daemon.wait_for_waiting(3).await;
+    daemon.flush().await;
+    let lost = daemon.redeem(&hit).await;
+    assert_eq!(lost.error(), (500, "request_damaged"));
+    let said = lost.body["error"]["message"].as_str().unwrap();
+    assert!(said.contains("Hand it in again") && said.contains("backup"), "{said}");
+    assert!(daemon.redeem(&before).await.is_to(&before));
+    assert!(daemon.redeem(&after).await.is_to(&after));
+    assert_eq!(provider.bill().requests(Mode::Batch), 2);
+}

@@ -170,7 +170,8 @@ impl Daemon {
         Self::start_in(tempfile::tempdir().unwrap(), provider, settings).await
     }
 
-    async fn start_in(folder: TempDir, provider: &str, settings: &str) -> Self {
+    /// On the folder of one that was stopped.
+    pub(crate) async fn start_in(folder: TempDir, provider: &str, settings: &str) -> Self {
         let app = App::open(&configuration(folder.path(), provider, settings)).await.unwrap();
         let (data, admin) = (app.data_address().unwrap(), app.admin_address().unwrap());
         let (stop, reloads) = (CancellationToken::new(), app.reloads());

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
+use http_body_util::Full;
+use offpeak::admin;
 use offpeak::clock::{Clock, VirtualClock};
 use offpeak::gateway::Gateway;
 use offpeak_store::disk::memory::MemoryDisk;
@@ -18,6 +21,9 @@ use crate::{PANICKED, Plugins, notice_panics};
 
 /// How long nothing can be written.
 const MINUTES: u64 = 30;
+
+/// An operator who looks is answered within this time.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// Plays it; returns what went otherwise than promised.
 ///
@@ -84,6 +90,15 @@ async fn while_it_lasts(life: &Arc<Life>, gateway: &Arc<Gateway>, minute: u64) {
         let prompt = format!("at once {minute}");
         let answered = ask(life, gateway, api, &prompt, "realtime").await;
         expect(world, "real time goes on", &answered, answered.is_to(api, &prompt));
+    }
+    for path in ["/admin/v1/lanes", "/admin/v1/explain/0", "/admin/v1/batches"] {
+        let request = http::Request::get(path).body(Full::new(Bytes::new()));
+        let Ok(request) = request else { continue };
+        let answer = admin::handle(gateway.clone(), true, request);
+        let answer = tokio::time::timeout(AT_ONCE, answer).await.map(|answer| answer.status());
+        if answer != Ok(StatusCode::OK) {
+            world.notes.violation(format!("{path} is not answered: {answer:?}"));
+        }
     }
 }
 

@@ -284,6 +284,7 @@ impl World {
             tokens: requests.len() as u64 * 1_000,
             oldest,
             earliest_deadline: deadline,
+            not_before: Timestamp(0),
         };
         items.extend_from_slice(requests);
         self.step(Event::Appended(extent), now);

@@ -155,7 +155,7 @@ fn what_has_no_money_until_it_is_due_is_given_up_and_the_rest_is_put_back() {
         expired = effects.effects;
     }
     assert_eq!(now, START.after(Millis::from_hours(2)));
-    let [Effect::Expire { extents, until: told }] = &expired[..] else { panic!("{expired:?}") };
+    let [Effect::Expire { extents, lack: Lack::Money(told) }] = &expired[..] else { panic!("{expired:?}") };
     let given_up: u32 = extents.iter().map(|extent| extent.count).sum();
     assert_eq!((given_up, *told), (10, until));
     let back = Extent {
@@ -166,6 +166,7 @@ fn what_has_no_money_until_it_is_due_is_given_up_and_the_rest_is_put_back() {
         tokens: 1500,
         oldest: START,
         earliest_deadline: now.after(Millis(1)),
+        not_before: Timestamp(0),
     };
     world.step(Event::Returned(back), now);
     assert_eq!(world.scheduler.lanes().next().unwrap().sums.count, 606);
