@@ -3,6 +3,8 @@
 //! All are loaded beside those at work: read, checked against their pins, compiled, linked, and asked to describe
 //! themselves. Only when all of them are there they are taken into use together; if one is not, nothing has changed.
 
+mod settings;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -77,6 +79,25 @@ pub enum LoadError {
     /// It cannot be loaded.
     #[error("a plugin could not be loaded: {0}")]
     Plugin(#[from] HostError),
+    /// That of a place in the configuration cannot be loaded.
+    #[error("the plugin of [{table}] could not be loaded: {error}")]
+    OfTable {
+        /// Which place.
+        table: String,
+        /// Why.
+        #[source]
+        error: HostError,
+    },
+    /// It crashed when it read its settings, which is how plugins refuse them.
+    #[error("{whose} does not take its settings in [{table}.config]: {why}")]
+    Settings {
+        /// Which plugin, in words.
+        whose: String,
+        /// Where its settings stand.
+        table: String,
+        /// What it said, and what to mend.
+        why: String,
+    },
     /// That of a backend cannot be loaded with the backend's settings.
     #[error("the plugin of the backend '{backend}' could not be loaded: {error}")]
     OfBackend {
@@ -211,8 +232,25 @@ pub struct Loader {
 /// Loads a plugin of a world: its name, source, settings and limits.
 type Load<'a, P> = dyn Fn(&str, Source<'_>, String, Limits) -> Result<P, HostError> + 'a;
 
+/// Why the plugin of a place in the configuration, with these settings, cannot be loaded; `load` tries it with others.
+fn of_table<'a, P>(
+    table: &'a str,
+    plugin: &'a str,
+    config: &'a str,
+    load: impl Fn(String) -> Result<P, HostError> + 'a,
+) -> impl FnOnce(HostError) -> LoadError + 'a {
+    move |error| match settings::refusal(&error, config, |config| load(config).is_ok()) {
+        Some(why) => {
+            LoadError::Settings { whose: format!("the plugin '{plugin}'"), table: table.to_owned(), why }
+        }
+        None => LoadError::OfTable { table: table.to_owned(), error },
+    }
+}
+
 /// A plugin of a policy's kind: what differs between the worlds.
 struct Kind<'a, P> {
+    /// Where it stands in the configuration.
+    table: &'static str,
     /// What the configured one is called,
     name: &'static str,
     /// and the bundled one.
@@ -268,7 +306,9 @@ impl Loader {
             let source = pinned(&source, router.sha256.as_deref());
             let limits = limits(&Limits::router(), &router.limits);
             let (config, now) = (router.config.clone(), self.clock.now().0);
-            let plugin = RouterPlugin::load(&self.engine, name, source, config, limits, now)?;
+            let table = format!("plugins.routers.{name}");
+            let load = |config| RouterPlugin::load(&self.engine, name, source, config, limits.clone(), now);
+            let plugin = load(config).map_err(of_table(&table, name, &router.config, load))?;
             Ok((name.clone(), Arc::new(plugin)))
         };
         chosen.iter().map(load).collect()
@@ -277,6 +317,7 @@ impl Loader {
     /// The router.
     pub fn router(&self, chosen: &config::RouterPlugin) -> Result<InUse<RouterPlugin>, LoadError> {
         let kind = Kind {
+            table: "plugins.router",
             name: "router",
             bundled_name: "sla-router",
             bundled: offpeak_bundled::SLA_ROUTER,
@@ -292,6 +333,7 @@ impl Loader {
     /// The retry policy.
     pub fn retry_policy(&self, chosen: &config::Policy) -> Result<InUse<RetryPlugin>, LoadError> {
         let kind = Kind {
+            table: "plugins.retry_policy",
             name: "retry-policy",
             bundled_name: "standard-retry",
             bundled: offpeak_bundled::STANDARD_RETRY,
@@ -306,6 +348,7 @@ impl Loader {
     /// The cost policy.
     pub fn cost_policy(&self, chosen: &config::Policy) -> Result<InUse<CostPlugin>, LoadError> {
         let kind = Kind {
+            table: "plugins.cost_policy",
             name: "cost-policy",
             bundled_name: "standard-cost",
             bundled: offpeak_bundled::STANDARD_COST,
@@ -319,8 +362,18 @@ impl Loader {
 
     /// The plugins of one backend, with its settings.
     pub fn seat(&self, plugins: &config::Plugins, seat: &Seat) -> Result<Seated, LoadError> {
+        let tried = |config| self.seated(plugins, &Seat { config, ..seat.clone() });
         self.seated(plugins, seat).map_err(|error| match error {
-            LoadError::Plugin(error) => LoadError::OfBackend { backend: seat.backend.to_string(), error },
+            LoadError::Plugin(error) => {
+                match settings::refusal(&error, &seat.config, |config| tried(config).is_ok()) {
+                    Some(why) => LoadError::Settings {
+                        whose: format!("the plugin '{}' of the backend '{}'", seat.provider, seat.backend),
+                        table: format!("backends.{}", seat.backend),
+                        why,
+                    },
+                    None => LoadError::OfBackend { backend: seat.backend.to_string(), error },
+                }
+            }
             other => other,
         })
     }
@@ -393,12 +446,14 @@ impl<P> Kind<'_, P> {
     ) -> Result<InUse<P>, LoadError> {
         let limits = limits(&self.defaults, chosen);
         let bundled = Source::Bytes(self.bundled);
-        let file = loader.file(self.name, source)?;
+        let unreadable = |error| LoadError::OfTable { table: self.table.to_owned(), error };
+        let file = loader.file(self.name, source).map_err(unreadable)?;
         let (name, source, stand_in) = match read(source, file.as_deref()) {
             None => (self.bundled_name, bundled, None),
             Some(read) => (self.name, read, Some(bundled)),
         };
-        let configured = (self.load)(name, pinned(&source, sha256), config.to_owned(), limits)?;
+        let load = |config| (self.load)(name, pinned(&source, sha256), config, limits.clone());
+        let configured = load(config.to_owned()).map_err(of_table(self.table, name, config, load))?;
         let load_bundled =
             |source| (self.load)(self.bundled_name, source, "{}".to_owned(), self.defaults.clone());
         Ok(InUse {

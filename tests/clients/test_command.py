@@ -73,9 +73,30 @@ def test_a_plugins_settings_are_tried(tmp_path, command, cache):
     assert ended.returncode == USAGE
     assert "backend 'b'" in ended.stderr
     assert "unknown field `widnow`, expected one of" in ended.stderr
+    assert "[backends.b.config]" in ended.stderr and "at the key `widnow`; mend that one" in ended.stderr
+    refusal = ended.stderr.splitlines()[-1]  # the plugin's own log stands before it
+    assert "panicked" not in refusal and "unreachable" not in refusal, "it is no crash"
     text = text.replace("widnow", "window")
     if command == "check":
         assert offpeak(command, "--config", configuration(tmp_path, text), folder=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("table", "wrong", "said"),
+    [
+        ("router", "safty = 2", "unknown field `safty`"),
+        ("router", "safety = 'much'", "at the key `safety`; mend that one"),
+        ("retry_policy", "permament = []", "unknown field `permament`"),
+        ("cost_policy", "usd_per_hour = { gpu = 'two' }", "at the key `usd_per_hour.gpu`; mend that one"),
+    ],
+)
+def test_so_are_those_of_policies(tmp_path, cache, table, wrong, said):
+    text = f"[plugins]\ncache = {json.dumps(str(cache))}\n{LEAST}\n[plugins.{table}.config]\n{wrong}\n"
+    ended = offpeak("check", "--config", configuration(tmp_path, text), folder=tmp_path)
+    assert ended.returncode == USAGE
+    assert f"does not take its settings in [plugins.{table}.config]: " in ended.stderr, ended.stderr
+    assert said in ended.stderr, ended.stderr
+    assert "unreachable" not in ended.stderr
 
 
 def test_a_file_that_is_not_there(tmp_path):

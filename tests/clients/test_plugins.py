@@ -37,7 +37,9 @@ def tools():
     # The target folder, so that what a plugin in Rust is made of is compiled once.
     shared = program_path("OFFPEAK_BIN").parents[1] / "new-plugins"
     variables = {"PYTHON": sys.executable, "CC": f"{sys.executable} -m ziglang cc", "CARGO_TARGET_DIR": str(shared)}
-    # componentize-qjs, where `npm install` has put it.
+    # Go, where pip has put it.
+    variables["GO"] = str(Path(sys.executable).with_name("go"))
+    # componentize-qjs and the TypeScript compiler, where `npm install` has put them.
     if node_tools := os.environ.get("PLUGIN_NODE_TOOLS"):
         variables["PATH"] = os.pathsep.join([node_tools, os.environ["PATH"]])
     named = {"RUSTC": "PLUGIN_RUSTC", "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER": "PLUGIN_LINKER"}
@@ -73,7 +75,7 @@ def trial(component, *arguments, world="router"):
 
 WORLDS = ["router", "retry-policy", "cost-policy"]
 PLUGINS = [("rust", world) for world in [*WORLDS, "provider", "engine"]]
-PLUGINS += [(language, world) for language in ["c", "javascript"] for world in WORLDS]
+PLUGINS += [(language, world) for language in ["c", "javascript", "typescript", "go"] for world in WORLDS]
 # The examples in Python are the templates of the other two worlds, and each build takes its time.
 PLUGINS += [("python", "cost-policy")]
 
@@ -92,6 +94,9 @@ def test_a_new_plugin_builds_passes_its_own_tests_and_runs(language, world, tmp_
     made = offpeak("new", "night-owl", "--lang", language, "--world", world, "--in", tmp_path, *sdk)
     assert made.returncode == 0, made.stderr
     assert "offpeak plugin check build/night-owl.wasm" in made.stdout
+    if (packages := os.environ.get("PLUGIN_NODE_TOOLS")) and language == "typescript":
+        # As `npm install` leaves it; the compiler looks for Node's types there.
+        (tmp_path / "night-owl" / "node_modules").symlink_to(Path(packages).parent)
     component = build(tmp_path / "night-owl", tmp_path / "out")
     assert component.name == "night-owl.wasm"
     assert golden(component, tmp_path / "night-owl" / "cases") >= 2
@@ -137,6 +142,22 @@ def test_a_plugin_in_c_whose_tests_fail_is_not_built(tmp_path):
     assert not (tmp_path / "night-owl" / "build" / "night-owl.wasm").exists()
 
 
+def test_a_type_error_in_typescript_and_a_failing_test_in_go_stop_the_build(tmp_path):
+    offpeak("new", "night-owl", "--lang", "typescript", "--in", tmp_path)
+    source = tmp_path / "night-owl" / "night-owl.ts"
+    source.write_text(source.read_text() + "\nconsole.log(readSettings(1));\n")
+    done = offpeak("build", tmp_path / "night-owl", **tools())
+    assert done.returncode == 1
+    assert "Cannot find name 'console'" in done.stderr and "not assignable to parameter of type 'string'" in done.stderr
+    offpeak("new", "early-bird", "--lang", "go", "--in", tmp_path)
+    source = tmp_path / "early-bird" / "plugin.go"
+    source.write_text(source.read_text().replace("if !candidate.Healthy", "if candidate.Healthy"))
+    done = offpeak("build", tmp_path / "early-bird", **tools())
+    assert done.returncode == 1
+    assert "mail gets standard and not batch" in done.stderr or "--- FAIL" in done.stderr, done.stderr
+    assert not (tmp_path / "early-bird" / "build" / "early-bird.wasm").exists()
+
+
 def test_a_new_plugin_in_python_is_the_example_by_another_name(tmp_path):
     made = offpeak("new", "night-owl", "--lang", "python", "--in", tmp_path)
     assert made.returncode == 0, made.stderr
@@ -168,6 +189,30 @@ def test_the_daemon_takes_it_and_follows_it(component, start):
     assert row["calls"] >= 4
     reloaded = offpeak("reload", OFFPEAK_ADMIN_URL=rig.daemon.admin)
     assert reloaded.returncode == 0 and "as before" in reloaded.stdout
+
+
+def test_a_setting_that_it_does_not_take_is_named(component, cache, tmp_path):
+    def checked(table):
+        plugins = f"[plugins]\ncache = {json.dumps(str(cache))}"
+        backend = '[backends.b]\nbase_url = "http://127.0.0.1:9"\nmodels = ["*"]'
+        router = f"[plugins.router]\nfile = {json.dumps(str(component))}\ntime_limit = '5s'"
+        path = tmp_path / "offpeak.toml"
+        path.write_text(f"[access]\nopen = true\n{backend}\n{plugins}\n{router}\n[plugins.router.config]\n{table}\n")
+        command = [str(program_path("OFFPEAK_BIN")), "check", "--config", str(path)]
+        environment = clean_environment()
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+    right = checked("begin = 9")
+    assert right.returncode == 0, right.stderr
+    misspelt = checked("begin = 9\nbegn = 10")
+    assert misspelt.returncode == 64
+    assert "the plugin 'router' does not take its settings in [plugins.router.config]" in misspelt.stderr
+    assert "unknown settings: begn; there are hurried, begin and end; mend that" in misspelt.stderr
+    # Python says what is wrong with the value, and not whose value it is.
+    crashed = checked("begin = 'ten'\nend = 20")
+    assert crashed.returncode == 64
+    assert "'ten'; it starts without the key `begin`: mend that one" in crashed.stderr, crashed.stderr
+    assert "unreachable" not in crashed.stderr
 
 
 def test_it_imports_nothing_of_the_system_and_keeps_its_limits(component):

@@ -140,6 +140,8 @@ pub enum PluginErrorKind {
     Trap {
         /// The trap, and the last error line that the plugin logged during the call.
         message: String,
+        /// That line alone.
+        said: Option<String>,
     },
     /// It did not answer in time.
     #[error("it did not answer within {}; make it do less in a call, or raise its time limit", milliseconds(.limit))]

@@ -345,6 +345,7 @@ impl<W: World> Plugin<W> {
                     Some(line) => format!("{line} ({trap})"),
                     None => trap.to_string(),
                 },
+                said: state.last_error.clone(),
             },
             None => {
                 let reason = error.root_cause().to_string();

@@ -1,6 +1,7 @@
 //! `offpeak plugin build`: from a folder with a plugin's sources to a component, by the language's own tools.
 
 mod c;
+pub(super) mod go;
 mod rust;
 
 use std::env;
@@ -28,7 +29,7 @@ pub struct Args {
 pub enum BuildError {
     /// The folder holds no plugin.
     #[error(
-        "{}: no Cargo.toml (Rust), no build.py (Python), no build.js (JavaScript) and no .c file (C) is there; name a plugin's folder, or begin one \
+        "{}: no Cargo.toml (Rust), no build.py (Python), no build.js (JavaScript and TypeScript), no go.mod (Go) and no .c file (C) is there; name a plugin's folder, or begin one \
          with `offpeak plugin new`",
         .0.display()
     )]
@@ -67,7 +68,9 @@ pub enum BuildError {
 enum Language {
     Rust,
     Python,
+    /// And TypeScript.
     Javascript,
+    Go,
     C,
 }
 
@@ -82,6 +85,7 @@ pub fn run(args: &Args) -> Result<String, BuildError> {
         Language::Python => return scripted(&PYTHON, &folder, &out),
         Language::Javascript => return scripted(&NODE, &folder, &out),
         Language::Rust => rust::build(&folder)?,
+        Language::Go => go::build(&folder, &out)?,
         Language::C => c::build(&folder, &out)?,
     };
     let path = out.join(&component.name).with_extension("wasm");
@@ -104,6 +108,8 @@ fn language_of(folder: &Path) -> Result<Language, BuildError> {
         Ok(Language::Python)
     } else if folder.join("build.js").is_file() {
         Ok(Language::Javascript)
+    } else if folder.join("go.mod").is_file() {
+        Ok(Language::Go)
     } else if c::sources(folder)?.is_empty() {
         Err(BuildError::NoPlugin(folder.to_owned()))
     } else {
@@ -191,6 +197,7 @@ mod tests {
         assert!(nothing.contains("offpeak plugin new"), "{nothing}");
         for (file, language) in [
             ("a.c", Language::C),
+            ("go.mod", Language::Go),
             ("build.js", Language::Javascript),
             ("build.py", Language::Python),
             ("Cargo.toml", Language::Rust),

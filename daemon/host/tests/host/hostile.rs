@@ -110,7 +110,9 @@ fn a_trap_in_any_function_is_an_error_of_that_call_alone() {
     ] {
         let error = panics(&hostile, function);
         assert_eq!((&*error.plugin, error.call), ("misfit", function));
-        let PluginErrorKind::Trap { message } = error.kind else { panic!("{function}: {:?}", error.kind) };
+        let PluginErrorKind::Trap { message, .. } = error.kind else {
+            panic!("{function}: {:?}", error.kind)
+        };
         assert!(message.contains("told to"), "{function}: {message}");
         assert!(
             hostile.offers("/v1/chat/completions", "gpt", NOW_MS).is_ok(),

@@ -48,7 +48,7 @@ fn a_memory_bomb_ends_at_its_memory_limit() {
 #[test]
 fn a_panic_is_a_trap_with_its_message() {
     let router = router();
-    let PluginErrorKind::Trap { message } = kind(&router, r::PANIC) else { panic!() };
+    let PluginErrorKind::Trap { message, .. } = kind(&router, r::PANIC) else { panic!() };
     assert!(message.contains("unreachable"), "{message}");
     assert!(message.contains("told to"), "the plugin's own words: {message}");
     assert_eq!(router.health().traps, 1);

@@ -1,14 +1,19 @@
 //! Cases of providers: a transcript. Each step says what happened, such as what the provider answered, and what the plugin must
 //! want next. The plugin's state goes from step to step, as the daemon keeps it.
 
-use offpeak_host::values::provider::{self, Effect, Event, HeaderRef, ItemOutcome};
+mod shown;
+
+use offpeak_host::values::provider::{self, Event, HeaderRef};
 use offpeak_host::{PluginError, ProviderPlugin};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::file::Case;
-use super::words::{Body, ENDPOINT, MODEL, Mode, Moment, Pairs, shown, shown_headers, shown_mode, shown_ran};
+use super::words::{Body, ENDPOINT, MODEL, Mode, Moment, Pairs, shown};
 use super::{CaseProblem, Given, failure, outcome};
+use shown::{
+    shown_decoded, shown_events, shown_limits, shown_lines, shown_offer, shown_prepared, shown_step,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,6 +78,7 @@ enum Asked {
     Prepare(Sold),
     RewriteRequest(Rewritten),
     RewriteAnswer(Rewritten),
+    RewriteStream(Streamed),
 }
 
 #[derive(Deserialize)]
@@ -150,13 +156,22 @@ impl Default for Sold {
 struct Rewritten {
     #[serde(default)]
     call: Sold,
-    /// What `rewrite_request` noted.
-    #[serde(default)]
-    notes: Body,
+    /// What `rewrite_request` noted; if it is not said, in the last such step of this case.
+    notes: Option<Body>,
     #[serde(default = "ok")]
     status: u16,
     content_type: Option<String>,
     body: Body,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Streamed {
+    #[serde(default)]
+    call: Sold,
+    notes: Option<Body>,
+    /// What the provider sends, in the pieces in which it arrives.
+    chunks: Vec<Body>,
 }
 
 /// Plays a transcript, up to the first step that does not give what it must: what follows would mean nothing.
@@ -166,7 +181,13 @@ pub(super) fn run(plugin: &ProviderPlugin, case: &Case) -> Result<Vec<Given>, Ca
         return Err("a case of a provider has its `gives` within its steps".to_owned());
     }
     let headers = header_refs(&batch.headers);
-    let mut play = Play { plugin, batch: batch.view(&headers), state: Vec::new(), now_ms: case.now_ms };
+    let mut play = Play {
+        plugin,
+        batch: batch.view(&headers),
+        state: Vec::new(),
+        notes: Vec::new(),
+        now_ms: case.now_ms,
+    };
     let mut given = Vec::new();
     for (number, mut step) in steps.into_iter().enumerate() {
         let number = number + 1;
@@ -218,6 +239,7 @@ struct Play<'a> {
     plugin: &'a ProviderPlugin,
     batch: provider::Batch<'a>,
     state: Vec<u8>,
+    notes: Vec<u8>,
     now_ms: u64,
 }
 
@@ -256,14 +278,21 @@ impl Play<'_> {
             Asked::Prepare(sold) => {
                 refusable(plugin.prepare(&sold.call(), now), |prepared| shown_prepared(&prepared))
             }
-            Asked::RewriteRequest(Rewritten { call, body, .. }) => refusable(
-                plugin.rewrite_request(&call.call(), &body.0, now),
-                |rewritten| json!({ "body": shown(&rewritten.body), "notes": shown(&rewritten.notes) }),
-            ),
+            Asked::RewriteRequest(Rewritten { call, body, .. }) => {
+                let answer = plugin.rewrite_request(&call.call(), &body.0, now);
+                if let Ok(Ok(rewritten)) = &answer {
+                    self.notes.clone_from(&rewritten.notes);
+                }
+                refusable(
+                    answer,
+                    |rewritten| json!({ "body": shown(&rewritten.body), "notes": shown(&rewritten.notes) }),
+                )
+            }
             Asked::RewriteAnswer(Rewritten { call, notes, status, content_type, body }) => {
+                let notes = notes.as_ref().map_or(&self.notes, |notes| &notes.0);
                 let answer =
                     provider::AnswerRef { status, content_type: content_type.as_deref(), body: &body.0 };
-                outcome(plugin.rewrite_answer(&call.call(), &notes.0, answer, now), |answer| {
+                outcome(plugin.rewrite_answer(&call.call(), notes, answer, now), |answer| {
                     json!({
                         "status": answer.status,
                         "content_type": answer.content_type,
@@ -271,7 +300,36 @@ impl Play<'_> {
                     })
                 })
             }
+            Asked::RewriteStream(Streamed { call, notes, chunks }) => {
+                let notes = notes.as_ref().map_or(&self.notes, |notes| &notes.0);
+                let parts: Vec<_> = chunks.iter().map(|chunk| chunk.0.as_slice()).collect();
+                let whole = parts.concat();
+                let bytes: Vec<_> = whole.chunks(1).collect();
+                let [as_told, in_bytes] = [parts, bytes].map(|parts| self.stream(&call, notes, &parts));
+                match (as_told, in_bytes) {
+                    // Parts are cut anywhere: nothing may depend on where.
+                    (Ok(as_told), Ok(in_bytes)) if as_told != in_bytes => json!({
+                        "error": "the same stream, cut into single bytes, is written otherwise",
+                        "events": shown_events(&as_told),
+                        "events_of_single_bytes": shown_events(&in_bytes),
+                    }),
+                    (Ok(stream), Ok(_)) => json!({ "events": shown_events(&stream) }),
+                    (Err(error), _) | (_, Err(error)) => failure(&error),
+                }
+            }
         }
+    }
+
+    /// What the client gets of a stream that arrives in these parts.
+    fn stream(&self, call: &Sold, notes: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>, PluginError> {
+        let (mut state, mut stream) = (notes.to_vec(), Vec::new());
+        let ends = std::iter::repeat_n(false, parts.len()).chain([true]);
+        for (part, last) in parts.iter().copied().chain([&[][..]]).zip(ends) {
+            let written = self.plugin.rewrite_chunk(&call.call(), &state, part, last, self.now_ms)?;
+            state = written.state;
+            stream.extend(written.output);
+        }
+        Ok(stream)
     }
 
     fn step(&mut self, happened: &Happened) -> Value {
@@ -322,163 +380,4 @@ fn refusable<T>(
             "param": refusal.param,
         } }),
     })
-}
-
-/// Items stand in lines at most providers: each for itself then, and else all as they are.
-fn shown_lines(bytes: &[u8]) -> Value {
-    let lines: Vec<_> = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
-    lines.into_iter().map(shown).collect()
-}
-
-fn shown_step(step: &provider::Step) -> Value {
-    let mut told = Map::new();
-    let (name, effect) = shown_effect(&step.effect);
-    told.insert(name.to_owned(), effect);
-    told.insert("provider_id".to_owned(), json!(step.provider_id));
-    let progress = step.progress.as_ref();
-    let progress = progress.map(|done| json!({ "completed": done.completed, "failed": done.failed }));
-    told.insert("progress".to_owned(), json!(progress));
-    Value::Object(told)
-}
-
-fn shown_effect(effect: &Effect) -> (&'static str, Value) {
-    match effect {
-        Effect::Call(request) => (
-            "call",
-            json!({
-                "method": request.method,
-                "path": request.path,
-                "headers": shown_headers(&request.headers),
-                "body": shown(&request.body),
-            }),
-        ),
-        Effect::Upload(upload) => (
-            "upload",
-            json!({
-                "method": upload.method,
-                "path": upload.path,
-                "headers": shown_headers(&upload.headers),
-                "framing": shown_framing(&upload.framing),
-            }),
-        ),
-        Effect::Wait(ms) => ("wait_ms", json!(ms)),
-        Effect::Read(reading) => (
-            "read",
-            json!({
-                "path": reading.path,
-                "headers": shown_headers(&reading.headers),
-                "source": reading.source,
-                "form": match reading.form {
-                    provider::ReadingForm::Lines => "lines",
-                    provider::ReadingForm::One => "one",
-                },
-            }),
-        ),
-        Effect::Results(results) => ("results", results.iter().map(shown_result).collect()),
-        Effect::Finished(finish) => (
-            "finished",
-            json!({
-                "ending": match finish.ending {
-                    provider::Ending::Completed => "completed",
-                    provider::Ending::Expired => "expired",
-                    provider::Ending::Cancelled => "cancelled",
-                },
-                "missing": shown_ran(finish.missing),
-            }),
-        ),
-        Effect::Failed(failure) => (
-            "failed",
-            json!({
-                "ran": shown_ran(failure.ran),
-                "temporary": failure.temporary,
-                "retry_after_s": failure.retry_after_s,
-                "code": failure.code,
-                "message": failure.message,
-            }),
-        ),
-    }
-}
-
-fn shown_framing(framing: &provider::Framing) -> Value {
-    match framing {
-        provider::Framing::Lines => json!("lines"),
-        provider::Framing::Multipart(form) => json!({ "multipart": {
-            "fields": form.fields.iter().cloned().collect::<Pairs>(),
-            "file_field": form.file_field,
-            "file_name": form.file_name,
-            "content_type": form.content_type,
-        } }),
-        provider::Framing::JsonArray(surround) => {
-            json!({ "json_array": { "before": surround.before, "after": surround.after } })
-        }
-    }
-}
-
-fn shown_result(result: &provider::ItemResult) -> Value {
-    match &result.outcome {
-        ItemOutcome::Response(response) => json!({
-            "id": result.id,
-            "status": response.status,
-            "body": shown(&response.body),
-            "request_id": response.request_id,
-        }),
-        ItemOutcome::Failed(failure) => json!({
-            "id": result.id,
-            "ran": shown_ran(failure.ran),
-            "code": failure.code,
-            "message": failure.message,
-        }),
-    }
-}
-
-fn shown_decoded(decoded: &provider::Decoded) -> Value {
-    match decoded {
-        provider::Decoded::Result(result) => shown_result(result),
-        provider::Decoded::Garbage(why) => json!({ "garbage": why }),
-    }
-}
-
-fn shown_offer(offer: &provider::Offer) -> Value {
-    json!({
-        "name": offer.name,
-        "mode": shown_mode(offer.mode),
-        "price_permille": offer.price_permille,
-        "window_ms": offer.window_ms,
-        "usual_ms": offer.usual_ms,
-    })
-}
-
-fn shown_limits(limits: &provider::BatchLimits) -> Value {
-    json!({
-        "max_requests": limits.max_requests,
-        "max_bytes": limits.max_bytes,
-        "item_overhead_bytes": limits.item_overhead_bytes,
-        "max_batches_an_hour": limits.max_batches_an_hour,
-    })
-}
-
-fn shown_prepared(prepared: &provider::Prepared) -> Value {
-    json!({
-        "path": prepared.path,
-        "set_headers": shown_headers(&prepared.set_headers),
-        "default_headers": shown_headers(&prepared.default_headers),
-        "remove_headers": prepared.remove_headers,
-        "body": match &prepared.body {
-            provider::BodyPlan::Unchanged => json!("unchanged"),
-            provider::BodyPlan::SetMembers(members) => json!({
-                "set": members.iter().map(shown_member).collect::<Map<_, _>>(),
-            }),
-            provider::BodyPlan::Rewrite => json!("rewrite"),
-        },
-        "answer": match prepared.answer {
-            provider::AnswerPlan::Unchanged => "unchanged",
-            provider::AnswerPlan::Rewrite => "rewrite",
-        },
-    })
-}
-
-/// A member's JSON as what it says; as text, if it says nothing.
-fn shown_member(member: &provider::Member) -> (String, Value) {
-    let value = serde_json::from_str(&member.json).unwrap_or_else(|_| json!(member.json));
-    (member.name.clone(), value)
 }

@@ -21,6 +21,7 @@ fn the_bundled_plugins_pass_their_cases() {
         ("sla-router", offpeak_bundled::SLA_ROUTER),
         ("standard-retry", offpeak_bundled::STANDARD_RETRY),
         ("standard-cost", offpeak_bundled::STANDARD_COST),
+        ("anthropic", provider("anthropic")),
         ("openai", provider("openai")),
         ("vllm", provider("vllm")),
     ] {
