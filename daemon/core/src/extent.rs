@@ -40,7 +40,7 @@ impl Extent {
     }
 
     /// The other one follows directly, and they may wait as one: both were never sent, or their pauses end nearly together, and
-    /// neither's deadline comes before the end of both.
+    /// neither's deadline comes before the end of both. What is to be run in real time takes nobody with it who can wait.
     #[must_use]
     pub fn goes_on_with(&self, next: &Self) -> bool {
         let is_paused = |extent: &Self| extent.not_before > Timestamp(0);
@@ -50,6 +50,7 @@ impl Extent {
             |extent: &Self| last <= extent.earliest_deadline || extent.earliest_deadline < extent.not_before;
         (self.lane, self.end()) == (next.lane, next.first)
             && is_paused(self) == is_paused(next)
+            && self.is_hurried() == next.is_hurried()
             && last.since(first) <= PAUSES_ALIKE
             && is_kept(self)
             && is_kept(next)
@@ -155,6 +156,7 @@ mod tests {
         let hurried = pausing(1, 10_000, 11_000);
         assert!(hurried.is_hurried() && !one.is_hurried());
         assert!(hurried.goes_on_with(&pausing(2, 10_900, 11_900)));
+        assert!(!hurried.goes_on_with(&pausing(2, 10_000, 90_000)), "that can wait");
         assert!(!hurried.goes_on_with(&pausing(2, 14_000, 90_000)), "it would be late");
         assert!(!pausing(0, 14_000, 90_000).goes_on_with(&hurried), "it would be late");
         assert!(pausing(1, 10_000, 5000).goes_on_with(&pausing(2, 14_000, 90_000)), "it is late anyway");

@@ -253,7 +253,13 @@ impl Lane {
         self.sums.add(&extent);
         let at = self.waiting.partition_point(|other| other.first < extent.first);
         let before = at.checked_sub(1).and_then(|at| self.waiting.get_mut(at));
-        match before.filter(|before| before.end() == extent.first && is_small(before, &extent)) {
+        // What is to be run in real time takes nobody with it who can wait.
+        let goes_on = |before: &&mut Extent| {
+            before.end() == extent.first
+                && before.is_hurried() == extent.is_hurried()
+                && is_small(before, &extent)
+        };
+        match before.filter(goes_on) {
             Some(before) => before.join(&extent),
             None => self.waiting.insert(at, extent),
         }
@@ -357,6 +363,7 @@ mod tests {
     fn what_pauses_waits_apart_and_comes_back_to_its_place() {
         let pausing = |first, until| Extent {
             oldest: Timestamp(until),
+            earliest_deadline: Timestamp(90_000),
             not_before: Timestamp(until),
             ..extent(first, 1, 100)
         };
@@ -379,6 +386,25 @@ mod tests {
         assert_eq!(taken, [of(0, 4), of(5, 6)]);
         assert_eq!(lane.end_pauses(Timestamp(60_000), ends_at), Pauses::default());
         assert_eq!(lane.all_sums(), lane.sums());
+    }
+
+    #[test]
+    fn what_is_hurried_stands_alone_among_those_that_can_wait() {
+        let mut lane = Lane::new(LaneId(1));
+        let hurried = Extent {
+            oldest: Timestamp(500),
+            earliest_deadline: Timestamp(1500),
+            not_before: Timestamp(500),
+            ..extent(2, 1, 100)
+        };
+        let waits = |first| Extent { earliest_deadline: Timestamp(90_000), ..extent(first, 2, 200) };
+        for part in [waits(0), hurried, waits(3)] {
+            lane.append(part, NOW);
+        }
+        lane.end_pauses(Timestamp(500), |paused| paused.extent.not_before);
+        let due = lane.take_overdue(Timestamp(1500));
+        assert_eq!(due, [hurried]);
+        assert_eq!(lane.sums().count, 4);
     }
 
     proptest! {

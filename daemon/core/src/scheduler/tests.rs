@@ -388,7 +388,8 @@ fn what_is_not_sold_any_more_is_bought_otherwise_or_waits_until_it_is() {
     world.step(appended(1, 0, 3, START, DAY), START);
     let told = |terms| Event::Opened { lane: LaneId(1), key: key("m", "t"), terms };
     let nothing = world.step(told(LaneTerms::of_nothing(100)), START.after(LINGER));
-    assert_eq!(nothing, Effects::default());
+    let when_due = Effects { effects: Vec::new(), wake_at: Some(START.after(DAY)) };
+    assert_eq!(nothing, when_due);
     let lane = world.scheduler.lanes().next().unwrap();
     assert_eq!((lane.sums.count, lane.next), (3, Next::NotSold));
     let other = Rung { offer: "night".into(), ..rung("openai", "batch", Mode::Batch, GATE) };
