@@ -234,16 +234,15 @@ impl Core {
         let (store, recovered) = open_store(config, &lanes, &world)?;
         let spool = Spool::open(config.store.folder.join("files")).map_err(jobs::JobError::from)?;
         let numbers = jobs::largest_number(&store, &spool).await?;
-        let engine = match &world.engine {
-            Some(engine) => engine.clone(),
-            None => {
-                check_cache(&config.plugins.cache)?;
-                Engine::new(&EngineOptions {
-                    cache_dir: Some(config.plugins.cache.clone()),
-                    pool_instances: config.plugins.instances,
-                    ..EngineOptions::default()
-                })?
-            }
+        let engine = if let Some(engine) = &world.engine {
+            engine.clone()
+        } else {
+            check_cache(&config.plugins.cache)?;
+            Engine::new(&EngineOptions {
+                cache_dir: Some(config.plugins.cache.clone()),
+                pool_instances: config.plugins.instances,
+                ..EngineOptions::default()
+            })?
         };
         let records = keys::all(&store).await?;
         let pepper = open_pepper(config, &world, !records.is_empty())?;

@@ -26,8 +26,8 @@ const DEFAULT_MODELS: [(&str, &str); 1] = [("/v1/moderations", "omni-moderation-
 pub struct Envelope {
     /// The model it names, or that of the API where it need not name one.
     pub model: String,
-    /// It named none.
-    pub is_default_model: bool,
+    /// Who named it.
+    pub named_by: NamedBy,
     /// How long it may take.
     pub sla: Sla,
     /// Where that was found.
@@ -44,6 +44,15 @@ pub struct Envelope {
     pub has_delivery_members: bool,
     /// The body without what was meant for offpeak.
     pub body: Bytes,
+}
+
+/// Who names a request's model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamedBy {
+    /// The request.
+    Caller,
+    /// It named none, and this is what the API takes then.
+    Api,
 }
 
 /// The members that are looked at; all others are skipped. A member of the wrong type counts as absent: the provider
@@ -138,13 +147,14 @@ fn read_with(
         edits.push(without_tag(metadata)?);
     }
     edits.extend(default_model.map(|model| Edit::set("model", serde_json::Value::from(model).to_string())));
-    let edited = match edits.is_empty() {
-        true => None,
-        false => Some(members::edit(&body, &edits).map(Bytes::from).map_err(|error| not_json(&error))?),
+    let edited = if edits.is_empty() {
+        None
+    } else {
+        Some(members::edit(&body, &edits).map(Bytes::from).map_err(|error| not_json(&error))?)
     };
     Ok(Envelope {
         model,
-        is_default_model: default_model.is_some(),
+        named_by: if default_model.is_some() { NamedBy::Api } else { NamedBy::Caller },
         sla,
         tag,
         stream,
@@ -323,12 +333,12 @@ mod tests {
         let body = r#"{"input":"x","model":null,"metadata":{"offpeak_sla":"1h"}}"#;
         let moderation = call("/v1/moderations", body).unwrap();
         assert_eq!(
-            (moderation.model.as_str(), moderation.is_default_model),
-            ("omni-moderation-latest", true)
+            (moderation.model.as_str(), moderation.named_by),
+            ("omni-moderation-latest", NamedBy::Api)
         );
         assert_eq!(&moderation.body[..], br#"{"input":"x","model":"omni-moderation-latest"}"#);
         let named = call("/v1/moderations", r#"{"input":"x","model":"mine"}"#).unwrap();
-        assert_eq!((named.model.as_str(), named.is_default_model), ("mine", false));
+        assert_eq!((named.model.as_str(), named.named_by), ("mine", NamedBy::Caller));
         for (endpoint, body) in [
             ("/v1/moderations", r#"{"input":"x","model":7}"#),
             ("/v1/moderations", r#"{"input":"x","model":""}"#),

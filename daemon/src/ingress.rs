@@ -145,7 +145,7 @@ async fn model_call(
     }
     let routed = route::route(gateway, &caller, head.uri.path(), &head.headers, &envelope, arrived.0);
     let routed = routed.map_err(|refusal| {
-        let is_it = envelope.is_default_model && refusal.code == MODEL_NOT_FOUND;
+        let is_it = envelope.named_by == envelope::NamedBy::Api && refusal.code == MODEL_NOT_FOUND;
         if is_it { envelope::no_default_model(head.uri.path(), &envelope.model) } else { refusal }
     });
     match routed? {

@@ -87,7 +87,7 @@ pub(super) fn check_cache(folder: &Path) -> Result<(), StartError> {
 fn check_folder(key: &'static str, what: &'static str, path: PathBuf) -> Result<(), StartError> {
     // A link that leads nowhere is there, and nothing can be made in its place.
     let there = path.ancestors().find(|path| path.symlink_metadata().is_ok());
-    let there = there.unwrap_or(Path::new("."));
+    let there = there.unwrap_or_else(|| Path::new("."));
     let (is_folder, shown) = (there.metadata().map(|found| found.is_dir()), there.display());
     let problem = match is_folder {
         Err(error) => format!("and {shown} cannot be found: {error}"),

@@ -234,7 +234,9 @@ mod tests {
             .into_iter()
             .map(|(lane, seq)| Place { lane: LaneId(lane), seq: Seq(seq) })
             .collect();
-        places.iter().for_each(|place| written.push(*place));
+        for place in &places {
+            written.push(*place);
+        }
         let found: Vec<Place> = (1..=5).filter_map(|line| written.line(line)).collect();
         assert_eq!(found, places);
         assert_eq!((written.line(0), written.line(6)), (None, None));

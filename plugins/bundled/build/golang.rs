@@ -24,6 +24,8 @@ pub(crate) fn bindings(
     folder: &Path,
 ) -> Result<String, Box<dyn Error>> {
     let section = folder.join("section");
+    // As a literal in Rust.
+    let quoted = |path: &Path| format!("{:?}", path.to_string_lossy());
     fs::create_dir_all(folder)?;
     // At the end of an empty module: the custom section that says which world a module is of.
     let mut bytes = Vec::new();
@@ -39,7 +41,8 @@ pub(crate) fn bindings(
     options.build().generate(&mut resolve, world, &mut files)?;
     let interface = exported_interface(&resolve, world).ok_or("the world exports no interface")?;
     let mut text = format!(
-        "GoBindings {{ world: {name:?}, interface: {interface:?}, section: include_bytes!({section:?}), files: &["
+        "GoBindings {{ world: {name:?}, interface: {interface:?}, section: include_bytes!({}), files: &[",
+        quoted(&section)
     );
     for (path, bytes) in files.iter() {
         let ours = renamed(path);
@@ -48,7 +51,7 @@ pub(crate) fn bindings(
         let text_in_go = renamed(std::str::from_utf8(bytes)?);
         let exported = format!("\"my-plugin/bindings/export_{interface}\"");
         fs::write(&at, text_in_go.replace(&exported, &format!("export_{interface} \"my-plugin\"")))?;
-        write!(text, "({:?}, include_str!({at:?})),", format!("bindings/{ours}"))?;
+        write!(text, "({:?}, include_str!({})),", format!("bindings/{ours}"), quoted(&at))?;
     }
     Ok(text + "] },")
 }

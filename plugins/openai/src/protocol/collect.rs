@@ -138,7 +138,8 @@ fn refused_lines(batch: &BatchObject, input: &str, context: Context<'_>) -> Opti
             return None;
         }
         if let Some(line) = error.line() {
-            reasons.entry(line).or_insert(error.message.as_deref().unwrap_or("The provider gave no reason."));
+            let why = error.message.as_deref().unwrap_or("The provider gave no reason.");
+            reasons.entry(line).or_insert(why);
         }
     }
     if reasons.is_empty() || reasons.len() as u64 >= u64::from(context.batch.waiting) {
