@@ -14,7 +14,9 @@ use offpeak_core::tempo::Load;
 use offpeak_core::turnaround::Way;
 use offpeak_core::words::{BackendId, BatchId, LaneId, LaneKey, Millis, Mode, Place, TenantId, Timestamp};
 use offpeak_host::values::provider::Refusal;
-use offpeak_store::{BatchRecord, Kind, NewOutcome, Outcome, Recorded, Standing, Store, StoreError, Verdict};
+use offpeak_store::{
+    BatchRecord, Kind, NewOutcome, Outcome, Recorded, Standing, Store, StoreError, Verdict, Waiting,
+};
 
 use crate::backends::{Offer, Seller};
 use crate::blocking::blocking;
@@ -199,6 +201,30 @@ pub async fn end_without_attempt(gateway: &Gateway, ended: Vec<NewOutcome>) -> R
     gateway.jobs.finished(finished.iter().copied());
     gateway.held.tell(finished.into_iter().map(|(origin, _)| origin));
     Ok(())
+}
+
+/// The outcome of a request that offpeak itself ends with an error, in its caller's dialect: a status, a code and what to do.
+pub fn given_up(
+    gateway: &Gateway,
+    waiting: &Waiting,
+    (status, code, message): (StatusCode, &str, &str),
+    now: Timestamp,
+) -> NewOutcome {
+    let id = request_id(waiting.origin);
+    let text = ErrorText { status: status.as_u16(), code, message, param: None, id: &id };
+    let key = gateway.store.lane_key(waiting.extent.lane);
+    let dialect = key.map_or(Dialect::OpenAi, |key| Dialect::of(key.endpoint.as_str()));
+    NewOutcome {
+        place: waiting.place(),
+        attempts: waiting.attempts,
+        batch: None,
+        finished_at: now,
+        ending: Ending::Answered { status: text.status },
+        verdict: Verdict::Final,
+        meta: Bytes::new(),
+        body: reply::error_body(dialect, text).into(),
+        documents: Vec::new(),
+    }
 }
 
 /// The outcome of a request that gets the answer of its route.

@@ -4,19 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::StatusCode;
 use offpeak_core::batch::Journey;
 use offpeak_core::extent::{Extent, Range};
-use offpeak_core::outcome::Ending;
 use offpeak_core::scheduler::{Event, Lack};
 use offpeak_core::words::{BatchId, Millis, Place, Timestamp};
-use offpeak_store::{NewBatch, NewOutcome, Recorded, StoreError, Verdict, Waiting};
+use offpeak_store::{NewBatch, NewOutcome, Recorded, StoreError, Waiting};
 
-use crate::delivery::request_id;
 use crate::gateway::Gateway;
 use crate::journey;
-use crate::reply::{self, Dialect, ErrorText};
+use crate::outcomes;
 
 /// What was hurried on its way and is not due for its caller yet is not given up again before so much time.
 const LOOK_AGAIN: Millis = Millis::from_secs(10);
@@ -142,25 +139,7 @@ fn outcome(gateway: &Gateway, waiting: &Waiting, lack: Lack, now: Timestamp) -> 
             (StatusCode::SERVICE_UNAVAILABLE, "not_sold", message)
         }
     };
-    let text = ErrorText {
-        status: status.as_u16(),
-        code,
-        message: &message,
-        param: None,
-        id: &request_id(waiting.origin),
-    };
-    let dialect = key.map_or(Dialect::OpenAi, |key| Dialect::of(key.endpoint.as_str()));
-    NewOutcome {
-        place: waiting.place(),
-        attempts: waiting.attempts,
-        batch: None,
-        finished_at: now,
-        ending: Ending::Answered { status: text.status },
-        verdict: Verdict::Final,
-        meta: Bytes::new(),
-        body: reply::error_body(dialect, text).into(),
-        documents: Vec::new(),
-    }
+    outcomes::given_up(gateway, waiting, (status, code, &message), now)
 }
 
 async fn record(gateway: &Gateway, outcomes: Vec<NewOutcome>, lack: Lack) -> Result<(), StoreError> {

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use offpeak_core::words::BackendId;
 use offpeak_host::{
-    AnyPlugin, CostPlugin, Engine, EngineOptions, EnginePlugin, HostError, Limits, PluginReport,
-    ProviderPlugin, RetryPlugin, RouterPlugin, Source, read_file,
+    AnyPlugin, CostPlugin, Engine, EnginePlugin, HostError, Limits, PluginReport, ProviderPlugin,
+    RetryPlugin, RouterPlugin, Source, read_file,
 };
 use tokio::sync::Mutex;
 use tokio::task::JoinError;
@@ -204,18 +204,6 @@ impl Reloader {
         let (loader, seats) = (self.loader.afresh(), self.seats.clone());
         tokio::task::spawn_blocking(move || loader.all(&plugins, &seats)).await?
     }
-}
-
-/// Loads every plugin as a start would, and lets go of it: what is wrong with one, or with its settings at a backend, shows
-/// before anything is served.
-pub fn check(config: &config::Config) -> Result<(), LoadError> {
-    // Compiled code is read where it is kept already: a check leaves nothing behind, and may lack the right to look there.
-    let cache = &config.plugins.cache;
-    let options = |cache_dir| EngineOptions { cache_dir, ..EngineOptions::default() };
-    let engine = Engine::new(&options(cache.is_dir().then(|| cache.clone())))
-        .or_else(|_| Engine::new(&options(None)))?;
-    let seats: Vec<Seat> = config.backends.iter().map(Seat::from).collect();
-    Loader::new(engine, Clock::System).all(&config.plugins, &seats).map(drop)
 }
 
 /// What loading needs, whatever is loaded.

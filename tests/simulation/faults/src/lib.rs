@@ -60,10 +60,11 @@ impl Outcome {
 }
 
 /// Everything that may go wrong, as [`Outcome::counts`] has it. Some hundred seeds have all of it.
-pub const FAULTS: [&str; 41] = [
+pub const FAULTS: [&str; 42] = [
     "batch: cancelled by somebody else",
     "batch: items never run, expires",
     "batch: refused at validation",
+    "batch: refused for some lines",
     "batch: stalls and expires",
     "call: 429",
     "call: 5xx",

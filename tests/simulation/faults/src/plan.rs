@@ -420,6 +420,7 @@ impl Plan {
             for code in ["token_limit_exceeded", "invalid_json_line"] {
                 batch(BatchFault::FailValidation { code: code.to_owned() }, dice.magnitude(50..=400));
             }
+            batch(BatchFault::RefuseLines { lines: vec![2] }, dice.magnitude(50..=400));
         }
         if self.has(Kind::DamagedResults) {
             batch(BatchFault::OutputDuplicateId, dice.magnitude(100..=700));
