@@ -1,18 +1,38 @@
 //! Bodies: of a request, as it arrives; of an answer, made here or passed on from a provider as it arrives.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::runtime::Handle;
+
+/// The rest of a body that nobody wants is waited for as long as it keeps coming at this pace,
+const REST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// and no longer than this.
+const REST_TIME: Duration = Duration::from_secs(30);
 
 /// What listeners receive.
 pub enum RequestBody {
     /// It comes over a connection.
-    Arriving(Incoming),
+    Arriving(Arriving),
     /// All of it is there, as in a simulation.
     Whole(Option<Bytes>),
+}
+
+/// A body that comes over a connection. If it is dropped before its end, as where a request is refused for its head, the
+/// rest is read and forgotten for a while: most clients send all before they look for the answer, and a connection that is
+/// closed meanwhile would take the answer away with it.
+pub struct Arriving(Option<Incoming>);
+
+impl From<Incoming> for RequestBody {
+    fn from(body: Incoming) -> Self {
+        Self::Arriving(Arriving(Some(body)))
+    }
 }
 
 impl Body for RequestBody {
@@ -24,24 +44,49 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Self::Arriving(body) => Pin::new(body).poll_frame(context),
+            Self::Arriving(body) => body.poll_frame(context),
             Self::Whole(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Arriving(body) => body.is_end_stream(),
+            Self::Arriving(body) => body.0.as_ref().is_none_or(Body::is_end_stream),
             Self::Whole(body) => body.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Arriving(body) => body.size_hint(),
+            Self::Arriving(body) => body.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint),
             Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
         }
     }
+}
+
+impl Arriving {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(body).poll_frame(context));
+        if !matches!(frame, Some(Ok(_))) {
+            self.0 = None;
+        }
+        Poll::Ready(frame)
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if let Some(rest) = self.0.take_if(|body| !body.is_end_stream())
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(tokio::time::timeout(REST_TIME, forget(rest)));
+        }
+    }
+}
+
+async fn forget(mut rest: Incoming) {
+    while let Ok(Some(Ok(_))) = tokio::time::timeout(REST_PATIENCE, rest.frame()).await {}
 }
 
 /// What listeners send.

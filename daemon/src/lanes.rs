@@ -210,8 +210,10 @@ pub async fn run(gateway: Arc<Gateway>, commands: Commands) {
 }
 
 impl Task {
-    /// Shows what waits and what is under way.
+    /// Shows what waits and what is under way. It may be asked for in the midst of a step; what is shown to have left has
+    /// made room by then.
     fn show(&self, reply: oneshot::Sender<View>) {
+        publish(&self.gateway, &self.scheduler);
         let view = View {
             lanes: self.scheduler.lanes().collect(),
             voyages: self.scheduler.voyages(self.gateway.clock.now()).collect(),

@@ -157,7 +157,7 @@ async fn drive<H, F>(
     let asked = has_asked.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         asked.store(true, Ordering::Relaxed);
-        let answer = handle(request.map(RequestBody::Arriving));
+        let answer = handle(request.map(RequestBody::from));
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();

@@ -19,9 +19,17 @@ async fn answer(request: Request<RequestBody>) -> Response<ReplyBody> {
     }
 }
 
-/// Begins with `begun`, then sends a piece after each pause; what the server says until it closes the connection, and how
-/// long that took.
-async fn dawdle(begun: &str, piece: &'static str, pause: Duration) -> (String, Duration) {
+/// What the server said until it closed the connection.
+struct Said {
+    text: String,
+    /// After so long it said the first of it,
+    answered: Option<Duration>,
+    /// and after so long it closed the connection.
+    closed: Duration,
+}
+
+/// Begins with `begun`, then sends a piece after each pause.
+async fn dawdle(begun: &str, piece: &'static str, pause: Duration) -> Said {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let terms = Terms { max_connections: 9, drain: Duration::ZERO, tls: None };
@@ -38,14 +46,16 @@ async fn dawdle(begun: &str, piece: &'static str, pause: Duration) -> (String, D
             }
         }
     });
-    let mut said = Vec::new();
+    let (mut said, mut answered) = (Vec::new(), None);
     // A server that closes while bytes are on their way resets the connection, and then there is no more to read either.
-    drop(read.read_to_end(&mut said).await);
-    let took = started.elapsed();
+    while read.read_buf(&mut said).await.is_ok_and(|bytes| bytes > 0) {
+        answered.get_or_insert(started.elapsed());
+    }
+    let closed = started.elapsed();
     writing.abort();
     stop.cancel();
     serving.await.unwrap();
-    (String::from_utf8_lossy(&said).into_owned(), took)
+    Said { text: String::from_utf8_lossy(&said).into_owned(), answered, closed }
 }
 
 const NEVER: Duration = Duration::from_hours(9);
@@ -53,7 +63,7 @@ const NEVER: Duration = Duration::from_hours(9);
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_asks_for_nothing_is_closed() {
     for begun in ["", "P", "POST /v1/x HTTP/1.1\r\nhost: x\r\nx-slow: "] {
-        let (said, took) = dawdle(begun, "", NEVER).await;
+        let Said { text: said, closed: took, .. } = dawdle(begun, "", NEVER).await;
         assert!(said.is_empty() || said.starts_with("HTTP/1.1 408"), "{begun:?}: {said}");
         assert!((HEAD_TIMEOUT..=2 * HEAD_TIMEOUT).contains(&took), "{begun:?}: {took:?}");
     }
@@ -61,14 +71,14 @@ async fn a_connection_that_asks_for_nothing_is_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_head_that_comes_letter_by_letter_has_no_more_time() {
-    let (_, took) = dawdle("POST /v1/x HTTP/1.1\r\nhost: x\r\nx-slow: ", "a", Duration::from_secs(1)).await;
+    let took = dawdle("POST /v1/x HTTP/1.1\r\nhost: x\r\nx-slow: ", "a", Duration::from_secs(1)).await.closed;
     assert!(took <= 2 * HEAD_TIMEOUT, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_stops_coming_is_not_waited_for() {
     let head = "POST /v1/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 1000\r\n\r\n{";
-    let (said, took) = dawdle(head, "", NEVER).await;
+    let Said { text: said, closed: took, .. } = dawdle(head, "", NEVER).await;
     assert!(said.starts_with(&format!("HTTP/1.1 {}", StatusCode::REQUEST_TIMEOUT)), "{said}");
     assert!(took <= Duration::from_mins(1), "{took:?}");
 }
@@ -76,7 +86,7 @@ async fn a_body_that_stops_coming_is_not_waited_for() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_comes_letter_by_letter_ends_some_time() {
     let head = "POST /v1/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 1000\r\n\r\n";
-    let (said, took) = dawdle(head, "a", Duration::from_secs(20)).await;
+    let Said { text: said, closed: took, .. } = dawdle(head, "a", Duration::from_secs(20)).await;
     assert!(said.starts_with("HTTP/1.1 408"), "{said}");
     assert!(took <= Duration::from_mins(11), "{took:?}");
 }
@@ -87,10 +97,40 @@ async fn a_body_is_refused_as_soon_as_it_is_too_large() {
         "POST /v1/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         MOST + 1
     );
-    let (said, took) = dawdle(&announced, "", NEVER).await;
-    assert!(said.starts_with("HTTP/1.1 413") && took < Duration::from_secs(1), "{took:?}: {said}");
+    let said = dawdle(&announced, "", NEVER).await;
+    assert!(said.text.starts_with("HTTP/1.1 413"), "{}", said.text);
+    assert!(said.answered.unwrap() < Duration::from_secs(1), "{:?}", said.answered);
+    assert!(said.closed < Duration::from_secs(6), "what does not come is not waited for: {:?}", said.closed);
     let head = "POST /v1/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
-    let (said, took) = dawdle(head, "10\r\n0123456789abcdef\r\n", Duration::from_secs(1)).await;
-    assert!(said.starts_with("HTTP/1.1 413"), "{said}");
-    assert!(took <= Duration::from_secs(70), "{took:?}");
+    let said = dawdle(head, "10\r\n0123456789abcdef\r\n", Duration::from_secs(1)).await;
+    assert!(said.text.starts_with("HTTP/1.1 413"), "{}", said.text);
+    assert!(said.answered.unwrap() <= Duration::from_secs(70), "{:?}", said.answered);
+    assert!(said.closed <= Duration::from_secs(105), "what goes on for ever is not read for ever: {:?}", said.closed);
+}
+
+#[tokio::test]
+async fn who_is_refused_for_the_head_may_send_the_whole_body_before_the_answer_is_read() {
+    const LENGTH: usize = 8 << 20;
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let terms = Terms { max_connections: 9, drain: Duration::ZERO, tls: None };
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(serve(listener, None, terms, stop.clone(), answer));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    for _ in 0..2 {
+        let head = format!("POST /v1/x HTTP/1.1\r\nhost: x\r\ncontent-length: {LENGTH}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&vec![b' '; LENGTH]).await.unwrap();
+        let mut said = vec![0; 12];
+        stream.read_exact(&mut said).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&said), "HTTP/1.1 413");
+        // The rest of the answer, whose end is the object's.
+        while !said.ends_with(b"}}") {
+            said.push(stream.read_u8().await.unwrap());
+        }
+    }
+    drop(stream);
+    stop.cancel();
+    serving.await.unwrap();
 }
