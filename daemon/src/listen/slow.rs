@@ -105,7 +105,11 @@ async fn a_body_is_refused_as_soon_as_it_is_too_large() {
     let said = dawdle(head, "10\r\n0123456789abcdef\r\n", Duration::from_secs(1)).await;
     assert!(said.text.starts_with("HTTP/1.1 413"), "{}", said.text);
     assert!(said.answered.unwrap() <= Duration::from_secs(70), "{:?}", said.answered);
-    assert!(said.closed <= Duration::from_secs(105), "what goes on for ever is not read for ever: {:?}", said.closed);
+    assert!(
+        said.closed <= Duration::from_secs(105),
+        "what goes on for ever is not read for ever: {:?}",
+        said.closed
+    );
 }
 
 #[tokio::test]
