@@ -49,7 +49,7 @@ async fn dawdle(begun: &str, piece: &'static str, pause: Duration) -> Said {
     let (mut said, mut answered) = (Vec::new(), None);
     // A server that closes while bytes are on their way resets the connection, and then there is no more to read either.
     while read.read_buf(&mut said).await.is_ok_and(|bytes| bytes > 0) {
-        answered.get_or_insert(started.elapsed());
+        answered.get_or_insert_with(|| started.elapsed());
     }
     let closed = started.elapsed();
     writing.abort();
