@@ -8,6 +8,7 @@ use http::{Method, Request, StatusCode};
 use offpeak::costs::report::{self, Query};
 use offpeak::gateway::Gateway;
 use offpeak_core::outcome::Ending;
+use offpeak_core::retry;
 use offpeak_core::words::Timestamp;
 use offpeak_store::disk::memory::MemoryDisk;
 use offpeak_store::{Kind as Documents, Options, Order, Store, StoreError};
@@ -248,7 +249,7 @@ async fn job(
 /// What a line says, and what is on record about it.
 fn trouble<'a>(failure: &'a Failure, record: Option<&'a Record>) -> Trouble<'a> {
     let code = match record.map(|record| &record.ending) {
-        Some(Ending::Failed { code, .. }) => code.as_str(),
+        Some(Ending::Failed { code, .. }) => code.strip_prefix(retry::PERMANENT).unwrap_or(code),
         Some(Ending::Answered { .. }) | None => failure.code.as_str(),
     };
     let status = match record.map(|record| &record.ending) {
