@@ -1,7 +1,10 @@
 //! Clients that take their time, on a clock that does not.
 
+use std::net::SocketAddr;
+
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::*;
@@ -19,6 +22,29 @@ async fn answer(request: Request<RequestBody>) -> Response<ReplyBody> {
     }
 }
 
+/// A listener that reads bodies and answers.
+struct Server {
+    address: SocketAddr,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let terms = Terms { max_connections: 9, drain: Duration::ZERO, tls: None };
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, None, terms, stop.clone(), answer));
+        Self { address, stop, serving }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.serving.await.unwrap();
+    }
+}
+
 /// What the server said until it closed the connection.
 struct Said {
     text: String,
@@ -30,13 +56,9 @@ struct Said {
 
 /// Begins with `begun`, then sends a piece after each pause.
 async fn dawdle(begun: &str, piece: &'static str, pause: Duration) -> Said {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let terms = Terms { max_connections: 9, drain: Duration::ZERO, tls: None };
-    let stop = CancellationToken::new();
-    let serving = tokio::spawn(serve(listener, None, terms, stop.clone(), answer));
+    let server = Server::start().await;
     let started = Instant::now();
-    let (mut read, mut write) = TcpStream::connect(address).await.unwrap().into_split();
+    let (mut read, mut write) = TcpStream::connect(server.address).await.unwrap().into_split();
     write.write_all(begun.as_bytes()).await.unwrap();
     let writing = tokio::spawn(async move {
         loop {
@@ -53,8 +75,7 @@ async fn dawdle(begun: &str, piece: &'static str, pause: Duration) -> Said {
     }
     let closed = started.elapsed();
     writing.abort();
-    stop.cancel();
-    serving.await.unwrap();
+    server.stop().await;
     Said { text: String::from_utf8_lossy(&said).into_owned(), answered, closed }
 }
 
@@ -116,12 +137,8 @@ async fn a_body_is_refused_as_soon_as_it_is_too_large() {
 async fn who_is_refused_for_the_head_may_send_the_whole_body_before_the_answer_is_read() {
     const LENGTH: usize = 8 << 20;
 
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let terms = Terms { max_connections: 9, drain: Duration::ZERO, tls: None };
-    let stop = CancellationToken::new();
-    let serving = tokio::spawn(serve(listener, None, terms, stop.clone(), answer));
-    let mut stream = TcpStream::connect(address).await.unwrap();
+    let server = Server::start().await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
     for _ in 0..2 {
         let head = format!("POST /v1/x HTTP/1.1\r\nhost: x\r\ncontent-length: {LENGTH}\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
@@ -135,6 +152,5 @@ async fn who_is_refused_for_the_head_may_send_the_whole_body_before_the_answer_i
         }
     }
     drop(stream);
-    stop.cancel();
-    serving.await.unwrap();
+    server.stop().await;
 }
