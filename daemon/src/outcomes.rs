@@ -111,11 +111,7 @@ pub async fn record(
     let mut are_good = Vec::with_capacity(attempts.len());
     let mut bills = Vec::with_capacity(attempts.len());
     let mut unknown = 0;
-    for attempt in attempts {
-        // What is run beside the batch gets its outcome from there, unless the batch is first with an answer.
-        if !attempt.ending.is_success() && gateway.beside.covers(source.batch, attempt.place) {
-            continue;
-        }
+    for attempt in with_what_ran_beside(gateway, source.batch, attempts).await? {
         let (tries, took) = (attempt.tries, attempt.took);
         match judge(gateway, source, attempt, now).await? {
             Some(outcome) => {
@@ -179,6 +175,25 @@ pub async fn record(
     gateway.jobs.finished(finished.iter().copied());
     gateway.held.tell(finished.into_iter().map(|(origin, _)| origin));
     Ok(())
+}
+
+/// What is run beside a batch gets its outcome from there, unless the batch is first with an answer; then the tries beside it
+/// count with the batch's own, since they may have run.
+async fn with_what_ran_beside(
+    gateway: &Gateway,
+    batch: BatchId,
+    mut attempts: Vec<Attempt>,
+) -> Result<Vec<Attempt>, StoreError> {
+    let is_beside = |attempt: &Attempt| gateway.beside.covers(batch, attempt.place);
+    attempts.retain(|attempt| attempt.ending.is_success() || !is_beside(attempt));
+    let first: Vec<Place> = attempts.iter().filter(|one| is_beside(one)).map(|one| one.place).collect();
+    if !first.is_empty() {
+        let tried = sent::tries(&gateway.store, &first).await?;
+        for attempt in &mut attempts {
+            attempt.tries = attempt.tries.saturating_add(tried.get(&attempt.place).copied().unwrap_or(0));
+        }
+    }
+    Ok(attempts)
 }
 
 /// Gives requests an outcome that is no attempt's: nobody is charged. Those that have one already keep it.

@@ -65,7 +65,10 @@ pub async fn forget(store: &Store, batch: BatchId) -> Result<(), StoreError> {
 pub async fn tries(store: &Store, places: &[Place]) -> Result<HashMap<Place, u16>, StoreError> {
     let mut tries = HashMap::new();
     for batch in store.open_batches().await? {
-        let stands_there = |place: &&Place| batch.ranges.iter().any(|range| range.contains(**place));
+        // What is run beside a batch stands in that one.
+        let is_beside = batch.ranges.is_empty();
+        let stands_there =
+            |place: &&Place| is_beside || batch.ranges.iter().any(|range| range.contains(**place));
         let here: Vec<Place> = places.iter().filter(stands_there).copied().collect();
         if here.is_empty() {
             continue;

@@ -17,7 +17,7 @@ const ENOUGH: u64 = 400;
 const TWICE: u64 = 8;
 
 /// Seeds that found something, with what it was. They stay.
-const FOUND: [(u64, &str); 12] = [
+const FOUND: [(u64, &str); 13] = [
     (
         106,
         "the file of a message batch was removed when the store failed, and the job was there after a restart",
@@ -36,6 +36,7 @@ const FOUND: [(u64, &str); 12] = [
     (968, "our own batch was taken for another's because of a stray line"),
     (1502, "answers missing from a stopped batch's results were taken for requests that it did not run"),
     (2186, "an error because of results that can never be read, under the name that it has on record"),
+    (14679, "a batch answered between two tries of a rescue, and those tries were on no record"),
 ];
 
 #[test]
