@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,21 @@ def build(folder, out):
     return component
 
 
+def with_node_modules(folder):
+    """As `npm install` leaves it; the TypeScript compiler looks for Node's types there."""
+    if packages := os.environ.get("PLUGIN_NODE_TOOLS"):
+        (folder / "node_modules").symlink_to(Path(packages).parent)
+
+
+def copy_of(example, sources):
+    """An example in sources of its own: what a language's tools write beside it stays there."""
+    folder = sources / "plugins" / "examples" / example
+    shutil.copytree(EXAMPLES / example, folder, ignore=shutil.ignore_patterns("build", "bindings", "node_modules"))
+    (sources / "wit").symlink_to(SOURCES / "wit")
+    with_node_modules(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def component(tmp_path_factory):
     return build(EXAMPLES / "working-hours", tmp_path_factory.mktemp("example"))
@@ -94,9 +110,8 @@ def test_a_new_plugin_builds_passes_its_own_tests_and_runs(language, world, tmp_
     made = offpeak("new", "night-owl", "--lang", language, "--world", world, "--in", tmp_path, *sdk)
     assert made.returncode == 0, made.stderr
     assert "offpeak plugin check build/night-owl.wasm" in made.stdout
-    if (packages := os.environ.get("PLUGIN_NODE_TOOLS")) and language == "typescript":
-        # As `npm install` leaves it; the compiler looks for Node's types there.
-        (tmp_path / "night-owl" / "node_modules").symlink_to(Path(packages).parent)
+    if language == "typescript":
+        with_node_modules(tmp_path / "night-owl")
     component = build(tmp_path / "night-owl", tmp_path / "out")
     assert component.name == "night-owl.wasm"
     assert golden(component, tmp_path / "night-owl" / "cases") >= 2
@@ -108,10 +123,16 @@ def test_a_new_plugin_builds_passes_its_own_tests_and_runs(language, world, tmp_
     assert again.returncode == 64 and "is there already" in again.stderr
 
 
-@pytest.mark.parametrize("example", ["by-department", "by-size", "maintenance-hours"])
+@pytest.mark.parametrize("example", ["by-department", "by-size", "customer-margin", "maintenance-hours", "split-traffic"])
 def test_an_example_builds_and_passes_its_cases(example, tmp_path):
-    component = build(EXAMPLES / example, tmp_path)
+    component = build(copy_of(example, tmp_path / "sources"), tmp_path)
     assert golden(component, EXAMPLES / example / "cases") >= 3
+
+
+def test_the_types_beside_the_example_in_typescript_are_those_of_a_new_plugin(tmp_path):
+    offpeak("new", "night-owl", "--lang", "typescript", "--in", tmp_path)
+    (types,) = (tmp_path / "night-owl" / "types").iterdir()
+    assert (EXAMPLES / "split-traffic" / "types" / types.name).read_text() == types.read_text()
 
 
 def test_a_case_that_fails_shows_what_differs(component, tmp_path):

@@ -7,7 +7,8 @@
 //! | --- | --- |
 //! | `overhead` | offpeak in the path beside nginx, a bare proxy and the straight way, plain and streaming |
 //! | `bare` | that bare proxy, a process of its own |
-//! | `plugin` | what warm calls of plugins cost |
+//! | `plugin` | what warm calls of plugins cost, and their start |
+//! | `hostile` | what others feel of a stranger's hostile router |
 //! | `durable` | durable acceptance, the figures of `ingest` in one report |
 //! | `ingest` | the store beside the bare disk |
 //! | `jobs` | a job of 50,000 requests through its whole path, and how fast input is checked |
@@ -22,6 +23,7 @@ pub mod bare;
 pub mod durable;
 pub mod engine;
 pub mod error;
+pub mod hostile;
 pub mod ingest;
 pub mod jobs;
 pub mod load;

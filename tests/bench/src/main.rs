@@ -16,7 +16,7 @@ use offpeak_bench::machine::{self, Machine};
 use offpeak_bench::overhead::{self, Kind};
 use offpeak_bench::report::Target;
 use offpeak_bench::targets::{Programs, Setup};
-use offpeak_bench::{bare, durable, ingest, jobs, memory, plugin, upstream};
+use offpeak_bench::{bare, durable, hostile, ingest, jobs, memory, plugin, upstream};
 use serde::Serialize;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -61,8 +61,10 @@ enum Command {
     Overhead(Common),
     /// Streamed answers, the same way.
     Stream(Common),
-    /// Warm calls of the bundled plugins.
+    /// Warm calls of the bundled plugins, and their start.
     Plugin(Common),
+    /// What other tenants feel of a stranger's router that does harm wherever it can.
+    Hostile(Common),
     /// Durable acceptance beside a bare append and fdatasync on the same disk.
     Ingest(Common),
     /// Memory with queued requests, and the time until the daemon is ready again after a SIGKILL.
@@ -106,8 +108,8 @@ struct Common {
     /// Rounds of which the median counts (overhead, stream; engine: at most 3 on a real one, and 1 on the model of one).
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Measured seconds of each load on each target in a round (overhead, stream; ingest: at most 3; engine: five times as
-    /// many).
+    /// Measured seconds of each load on each target in a round (overhead, stream; ingest: at most 3; engine, hostile: five
+    /// times as many).
     #[arg(long, default_value_t = 4)]
     seconds: u64,
     /// Connections of the loads that go as fast as they can (overhead).
@@ -116,7 +118,7 @@ struct Common {
     /// Streams that are open at once (stream).
     #[arg(long, default_value_t = 128)]
     streams: usize,
-    /// Requests a second of the load that shows latencies (overhead).
+    /// Requests a second of the load that shows latencies (overhead, hostile).
     #[arg(long, default_value_t = 500)]
     rate: u32,
     /// Queued requests (ingest, queued).
@@ -173,6 +175,7 @@ fn main() -> ExitCode {
         Command::Overhead(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Overhead])),
         Command::Stream(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Stream])),
         Command::Plugin(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Plugin])),
+        Command::Hostile(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Hostile])),
         Command::Ingest(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Ingest])),
         Command::Queued(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Queued])),
         Command::Held(common) => Bench::new(common).and_then(|bench| bench.run(&[Part::Held])),
@@ -199,6 +202,7 @@ enum Part {
     Overhead,
     Stream,
     Plugin,
+    Hostile,
     Ingest,
     Queued,
     Held,
@@ -207,10 +211,11 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Overhead,
         Self::Stream,
         Self::Plugin,
+        Self::Hostile,
         Self::Ingest,
         Self::Queued,
         Self::Held,
@@ -223,6 +228,7 @@ impl Part {
             Self::Overhead => "overhead",
             Self::Stream => "stream",
             Self::Plugin => "plugin",
+            Self::Hostile => "hostile",
             Self::Ingest => "ingest",
             Self::Queued => "queued",
             Self::Held => "held",
@@ -236,6 +242,7 @@ impl Part {
             Self::Overhead => "In the path: plain answers",
             Self::Stream => "In the path: streamed answers",
             Self::Plugin => "Plugins",
+            Self::Hostile => "A hostile router",
             Self::Ingest => "Durable acceptance",
             Self::Queued => "Queued requests",
             Self::Held => "Held calls",
@@ -315,6 +322,13 @@ impl Bench {
             }
             Part::Plugin => {
                 let report = plugin::run()?;
+                Ok(Found::new(report.markdown(), report.targets(), &report))
+            }
+            Part::Hostile => {
+                let measure = Duration::from_secs(options.seconds.max(1)) * 5;
+                let report = self.with_setup(programs, &folder, async |setup| {
+                    hostile::run(options.rate, measure, self.threads, setup).await
+                })?;
                 Ok(Found::new(report.markdown(), report.targets(), &report))
             }
             Part::Ingest => {

@@ -1,14 +1,18 @@
-//! What warm calls of the bundled plugins cost: the router on the way of each request, the provider on that of batches.
+//! What warm calls of the bundled plugins cost: the router on the way of each request, the provider on that of batches. And how
+//! long all of them take to start.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use offpeak_host::values::provider::{Batch, Call, Item};
 use offpeak_host::values::router::{Candidate, Envelope, Header, Mode, Offer, Sla, Tag};
-use offpeak_host::{Engine, EngineOptions, Limits, PluginError, ProviderPlugin, RouterPlugin, Source};
+use offpeak_host::{
+    CostPlugin, Engine, EngineOptions, EnginePlugin, Limits, PluginError, ProviderPlugin, RetryPlugin,
+    RouterPlugin, Source,
+};
 use serde::Serialize;
 
-use crate::error::Error;
+use crate::error::{Context, Error};
 use crate::report::{Table, Target, figure, median, micros};
 use crate::talk::chat_body;
 
@@ -17,6 +21,9 @@ const NOW_MS: u64 = 1_763_940_000_000;
 
 /// Rounds of which the median counts.
 const ROUNDS: usize = 200;
+
+/// Starts of which the median counts.
+const STARTS: usize = 21;
 
 /// Calls that are timed together.
 const CALLS: u32 = 500;
@@ -79,6 +86,8 @@ pub struct Report {
     pub encode_mb_s: f64,
     /// Lines of results read, in megabytes a second.
     pub decode_mb_s: f64,
+    /// All bundled plugins, each in all of its worlds, from compiled files to having described themselves; in milliseconds.
+    pub start_ms: f64,
 }
 
 /// Measures, on one core.
@@ -107,7 +116,44 @@ pub fn run() -> Result<Report, Error> {
         prepare_us: micros(prepare),
         encode_mb_s: megabytes_a_second(ITEMS * body.len(), encode),
         decode_mb_s: megabytes_a_second(line_bytes, decode),
+        start_ms: start()?,
     })
+}
+
+/// How long a start of all plugins takes whose code is in the cache, wasmtime's own start included.
+fn start() -> Result<f64, Error> {
+    let folder = tempfile::tempdir().context("making a folder for compiled plugins")?;
+    let options = EngineOptions { cache_dir: Some(folder.path().to_owned()), ..EngineOptions::default() };
+    start_all(&Engine::new(&options)?)?;
+    let mut taken = Vec::with_capacity(STARTS);
+    for _ in 0..STARTS {
+        let began = Instant::now();
+        let engine = Engine::new(&options)?;
+        start_all(&engine)?;
+        taken.push(began.elapsed().as_secs_f64() * 1e3);
+        if engine.compilations() > 0 {
+            return Err(Error::WrongAnswer("a plugin was compiled that was in the cache".to_owned()));
+        }
+    }
+    Ok(median(taken))
+}
+
+fn start_all(engine: &Engine) -> Result<(), Error> {
+    let (bytes, none) = (Source::Bytes, || "{}".to_owned());
+    let (router, policy) = (Limits::router, Limits::provider);
+    let sla_router = bytes(offpeak_bundled::SLA_ROUTER);
+    drop(black_box(RouterPlugin::load(engine, "sla-router", sla_router, none(), router(), NOW_MS)?));
+    let retry = bytes(offpeak_bundled::STANDARD_RETRY);
+    drop(black_box(RetryPlugin::load(engine, "standard-retry", retry, none(), router(), NOW_MS)?));
+    let cost = bytes(offpeak_bundled::STANDARD_COST);
+    drop(black_box(CostPlugin::load(engine, "standard-cost", cost, none(), policy(), NOW_MS)?));
+    for (name, component) in offpeak_bundled::PROVIDERS {
+        drop(black_box(ProviderPlugin::load(engine, name, bytes(component), none(), policy(), NOW_MS)?));
+        if offpeak_bundled::ENGINES.contains(&name) {
+            drop(black_box(EnginePlugin::load(engine, name, bytes(component), none(), policy(), NOW_MS)?));
+        }
+    }
+    Ok(())
 }
 
 /// The median time of a call.
@@ -147,11 +193,16 @@ impl Report {
         table.row([encode, format!("{} MB/s", figure(self.encode_mb_s))]);
         let decode = format!("provider: `decode-results`, {ITEMS} lines of 1.4 KB");
         table.row([decode, format!("{} MB/s", figure(self.decode_mb_s))]);
+        let start = "start of all bundled plugins, from compiled files".to_owned();
+        table.row([start, format!("{} ms", figure(self.start_ms))]);
         table.markdown()
     }
 
     /// What was wanted of these figures.
     pub fn targets(&self) -> Vec<Target> {
-        vec![Target::at_most("a warm call of the router", self.route_us, 5.0, "us")]
+        vec![
+            Target::at_most("a warm call of the router", self.route_us, 5.0, "us"),
+            Target::at_most("start of all bundled plugins, from compiled files", self.start_ms, 100.0, "ms"),
+        ]
     }
 }

@@ -51,6 +51,11 @@ pub struct Call {
 impl Call {
     /// A chat completion whose body has about `bytes` bytes.
     pub fn chat(bytes: usize, stream: bool) -> Self {
+        Self::chat_with(MODEL, bytes, stream)
+    }
+
+    /// The same of another model.
+    pub fn chat_with(model: &str, bytes: usize, stream: bool) -> Self {
         let mut headers = HeaderMap::new();
         let sdk =
             SDK_HEADERS.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
@@ -60,7 +65,7 @@ impl Call {
         if let Ok(key) = HeaderValue::try_from(format!("Bearer {KEY}")) {
             headers.insert(AUTHORIZATION, key);
         }
-        Self { headers, body: chat_body(MODEL, bytes, stream).into() }
+        Self { headers, body: chat_body(model, bytes, stream).into() }
     }
 
     /// The same with another header.

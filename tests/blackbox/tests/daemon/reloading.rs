@@ -10,7 +10,7 @@ use provider_sim::{BatchFault, Endpoint, EngineOptions, Fault, Handle, Mode, Pro
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::rig::{Answer, MODEL, Rig, eventually, sim};
+use crate::rig::{Answer, MODEL, Rig, Ticket, eventually, sim};
 
 /// A file in which a plugin's versions follow each other.
 struct Shelf {
@@ -142,7 +142,7 @@ async fn no_request_is_lost_while_plugins_change() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_under_way_goes_on_with_the_plugin_that_it_began_with() {
-    let (_, openai) = offpeak_bundled::PROVIDERS.into_iter().find(|(name, _)| *name == "openai").unwrap();
+    let openai = offpeak_bundled::OPENAI;
     let shelf = Shelf::with(openai);
     let settings = format!("[plugins.providers.openai]\nfile = {}\ntime_limit = \"5s\"", shelf.path());
     let rig = Rig::start(sim(), &settings).await;
@@ -172,8 +172,40 @@ async fn a_batch_under_way_goes_on_with_the_plugin_that_it_began_with() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_restart_a_batch_is_kept_by_a_plugin_that_refuses_its_state_and_ended_by_one_that_knows_it() {
+    let (newer, stranger) =
+        (Shelf::with(&remarked(offpeak_bundled::OPENAI)), Shelf::with(provider::COMPONENT));
+    let model = provider::REFUSE;
+    let rig = Rig::start(sim().models([model]), "").await;
+    // So many hours are seconds here.
+    rig.provider.faults().next_batch(vec![BatchFault::Turnaround { ms: 4 * 3_600_000 }]);
+    let taken = rig.daemon.defer("search", model, "a question", "24h").await;
+    let location = taken.header("location").to_owned();
+    let ticket = Ticket { prompt: "a question".to_owned(), tenant: "search", location };
+    eventually("it is under way", async || (rig.provider.calls(Endpoint::GetBatch) > 0).then_some(())).await;
+
+    let file = stranger.path();
+    let settings = format!(
+        "[plugins.providers.misfit]\nfile = {file}\n[backends.simulated]\nprovider = \"misfit\"\nconfig = {{}}"
+    );
+    let daemon = rig.daemon.restart(&rig.upstream, &settings).await;
+    eventually("it refused", async || {
+        (daemon.metric("offpeak_plugin_errors_total", "plugin=\"misfit\"").await >= 1).then_some(())
+    })
+    .await;
+    assert_eq!(daemon.look(&ticket).await.status, StatusCode::ACCEPTED);
+
+    let settings = format!("[plugins.providers.openai]\nfile = {}", newer.path());
+    let daemon = daemon.restart(&rig.upstream, &settings).await;
+    let answer = daemon.redeem(&ticket).await;
+    assert!(answer.answers(model, "a question"), "{answer:?}");
+    assert_eq!(rig.provider.calls(Endpoint::CreateBatch), 1, "the batch went on");
+    assert_eq!(rig.provider.bill().executions.repeated(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_provider_that_wants_the_credential_elsewhere_waits_for_a_restart() {
-    let (_, openai) = offpeak_bundled::PROVIDERS.into_iter().find(|(name, _)| *name == "openai").unwrap();
+    let openai = offpeak_bundled::OPENAI;
     let shelf = Shelf::with(openai);
     let settings = format!("[plugins.providers.openai]\nfile = {}\ntime_limit = \"5s\"", shelf.path());
     let rig = Rig::start(sim(), &settings).await;

@@ -1,9 +1,7 @@
 //! Which policy keeps deadlines over a batch API, and at what price? Replays thousands of simulated days over the daemon's
 //! own planning code, several policies side by side, and prints a table; with a path, writes a plot there as SVG.
 //!
-//! `cargo run --release -p offpeak-study [runs] [plot.svg]`
-//!
-//! Exits with 1 if a target is missed.
+//! `cargo run --release -p offpeak-study -- --help` says more.
 
 mod plot;
 mod policy;
@@ -11,16 +9,30 @@ mod provider;
 mod scenario;
 mod world;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::Parser;
 use rayon::prelude::*;
 
 use policy::Policy;
 use scenario::Scenario;
 use world::{DAYS, Sums};
 
-/// Runs of each policy in each scenario, where nothing else is said.
-const RUNS: u64 = 100;
+/// Which policy keeps deadlines over a batch API, and at what price.
+///
+/// Replays thousands of simulated days over the daemon's own planning code, several policies side by side, and prints a table.
+/// Exits with 1 if offpeak's policy misses a target.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// Runs of each policy in each scenario.
+    #[arg(default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    runs: u64,
+    /// Where to write a plot, as SVG.
+    #[arg(value_name = "PLOT.SVG")]
+    plot: Option<PathBuf>,
+}
 
 /// What a policy came to in a scenario.
 #[derive(Debug, Clone, Copy)]
@@ -121,20 +133,13 @@ fn missed_targets(rows: &[Row]) -> Vec<String> {
 }
 
 fn main() -> ExitCode {
-    let mut runs = RUNS;
-    let mut plot_at = None;
-    for argument in std::env::args().skip(1) {
-        match argument.parse() {
-            Ok(number) => runs = number,
-            Err(_) => plot_at = Some(argument),
-        }
-    }
-    let rows = study(runs.max(1));
-    print(&rows, runs.max(1));
-    if let Some(path) = plot_at
+    let Cli { runs, plot } = Cli::parse();
+    let rows = study(runs);
+    print(&rows, runs);
+    if let Some(path) = plot
         && let Err(error) = std::fs::write(&path, plot::svg(&rows))
     {
-        eprintln!("the plot could not be written to {path}: {error}");
+        eprintln!("{}: {error}; name a file that can be written for the plot", path.display());
         return ExitCode::FAILURE;
     }
     let missed = missed_targets(&rows);

@@ -1,0 +1,3 @@
+module customer-margin
+
+go 1.24

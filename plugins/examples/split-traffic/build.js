@@ -1,0 +1,62 @@
+// Runs the plugin's tests and builds its component: `node build.js [--out FOLDER]`, after `npm install`.
+
+import { spawnSync } from "node:child_process";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { delimiter, dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const { name, offpeak } = JSON.parse(readFileSync(join(here, "package.json"), "utf8"));
+
+function fail(why) {
+  console.error(why);
+  process.exit(1);
+}
+
+// The contract: beside this file, or in the sources that this file is part of.
+function contract() {
+  const found = [join(here, "wit"), join(here, "../../../wit")].find((folder) => existsSync(join(folder, "types.wit")));
+  return found ?? fail("there is no folder wit/ beside build.js: copy wit/ of offpeak's sources there");
+}
+
+// What `npm install` has put beside this file, or else what the PATH has.
+function tool(program) {
+  const folders = [join(here, "node_modules/.bin"), ...(process.env.PATH ?? "").split(delimiter)];
+  const found = folders.map((folder) => join(folder, program)).find((path) => existsSync(path));
+  return found ?? fail(`${program} is not there: run \`npm install\` in this folder`);
+}
+
+function run(program, ...args) {
+  const done = spawnSync(program, args, { cwd: here, stdio: "inherit" });
+  if (done.status !== 0) {
+    fail(`${[program, ...args].join(" ")} failed`);
+  }
+}
+
+// Where the JavaScript is. What is written in TypeScript becomes JavaScript first, if its types are right.
+function sources(out) {
+  if (!existsSync(join(here, "tsconfig.json"))) {
+    return here;
+  }
+  const compiled = join(out, "js");
+  rmSync(compiled, { recursive: true, force: true });
+  for (const project of ["tsconfig.json", "tsconfig.test.json"]) {
+    run(tool("tsc"), "--project", project, "--outDir", compiled);
+  }
+  // It says that these are modules.
+  copyFileSync(join(here, "package.json"), join(compiled, "package.json"));
+  return compiled;
+}
+
+const { values } = parseArgs({ options: { out: { type: "string", default: join(here, "build") } } });
+const out = resolve(values.out);
+mkdirSync(out, { recursive: true });
+const code = sources(out);
+const tests = readdirSync(code).filter((file) => file.endsWith(".test.js"));
+run(process.execPath, "--test", ...tests.map((file) => join(code, file)));
+const component = join(out, `${name}.wasm`);
+// --stub-wasi: nothing of the system is imported, so that the daemon takes the component. --sync: its calls are plain functions.
+const world = ["--wit", contract(), "--world", offpeak.world];
+run(tool("componentize-qjs"), ...world, "--js", join(code, "plugin.js"), "--stub-wasi", "--sync", "--output", component);
+console.log(`built ${component}; look at it with \`offpeak plugin check ${component}\``);
