@@ -23,6 +23,7 @@ class Settings:
     linger: str = "150ms"
     flex: bool = False
     router: str = ""
+    log: str = "info,offpeak=debug"
     more: str = ""
 
     def text(self, provider: str, folder: Path, cache: Path) -> str:
@@ -100,7 +101,7 @@ cap = "500ms"
 
 [log]
 format = "json"
-level = "info,offpeak=debug"
+level = {json.dumps(self.log)}
 {self.more}
 """
 
