@@ -179,6 +179,43 @@ def test_a_type_error_in_typescript_and_a_failing_test_in_go_stop_the_build(tmp_
     assert not (tmp_path / "early-bird" / "build" / "early-bird.wasm").exists()
 
 
+# Python's and TypeScript's do the same in the same words, and take a minute each to build and compile.
+THROWN = {
+    "javascript": ("night-owl.js", "export function choose(", "export function choose() {\n  throw new Error('not today');\n}\n\nfunction old("),
+    "go": ("plugin.go", "candidates []routing.Candidate) routing.Decision {\n\tdefer", "candidates []routing.Candidate) routing.Decision {\n\tdefer told()\n\tpanic(\"not today\")\n\tdefer"),
+}
+
+
+@pytest.mark.parametrize("language", THROWN)
+def test_an_exception_is_said_to_whoever_wrote_it(language, tmp_path):
+    offpeak("new", "night-owl", "--lang", language, "--in", tmp_path)
+    name, before, after = THROWN[language]
+    source = tmp_path / "night-owl" / name
+    assert before in source.read_text()
+    source.write_text(source.read_text().replace(before, after))
+    for test in (tmp_path / "night-owl").glob("*test.*"):
+        test.unlink()
+    component = build(tmp_path / "night-owl", tmp_path / "out")
+    done = offpeak("check", component, "--time-limit", "5s")
+    assert done.returncode == 1
+    assert "it crashed: not today" in done.stdout, done.stdout
+    done = offpeak("test", component, "--cases", tmp_path / "night-owl" / "cases")
+    assert "it crashed: not today" in done.stdout, done.stdout
+
+
+def test_an_offer_that_nobody_made_is_said_before_the_daemon_says_it(tmp_path):
+    offpeak("new", "night-owl", "--lang", "c", "--in", tmp_path)
+    source = tmp_path / "night-owl" / "night_owl.c"
+    chosen = "router_string_dup_n(&choice->offer, (const char *)offer->ptr, offer->len);"
+    assert chosen in source.read_text()
+    source.write_text(source.read_text().replace(chosen, '(void)offer; router_string_dup(&choice->offer, "brisk");'))
+    component = build(tmp_path / "night-owl", tmp_path / "out")
+    done = offpeak("check", component)
+    assert done.returncode == 1
+    assert 'it chose the offer "brisk" of "openai", which no candidate has' in done.stdout, done.stdout
+    assert offpeak("test", component, "--cases", tmp_path / "night-owl" / "cases").returncode == 1
+
+
 def test_a_new_plugin_in_python_is_the_example_by_another_name(tmp_path):
     made = offpeak("new", "night-owl", "--lang", "python", "--in", tmp_path)
     assert made.returncode == 0, made.stderr

@@ -136,7 +136,7 @@ pub struct PluginError {
 #[non_exhaustive]
 pub enum PluginErrorKind {
     /// The plugin crashed.
-    #[error("it crashed: {message}; where that does not say what to mend, tell the author of the plugin")]
+    #[error("it crashed: {message}; {}", advice(.said.as_deref()))]
     Trap {
         /// The trap, and the last error line that the plugin logged during the call.
         message: String,
@@ -181,6 +181,16 @@ pub enum PluginErrorKind {
         /// Until it is tried again.
         rest: Duration,
     },
+}
+
+/// Whom a crash concerns.
+const fn advice(said: Option<&str>) -> &'static str {
+    match said {
+        Some(_) => "where that does not say what to mend, tell the author of the plugin",
+        None => {
+            "tell the author of the plugin, who can have it log the reason before (at the level error): it is then said here"
+        }
+    }
 }
 
 fn milliseconds(duration: &Duration) -> String {

@@ -233,7 +233,7 @@ fn write(path: &Path, text: &str) -> Result<(), NewError> {
 }
 
 fn next_steps(args: &Args, folder: &Path) -> String {
-    let (folder, name, world) = (folder.display(), &args.name, args.world.name());
+    let (name, world) = (&args.name, args.world.name());
     let tools = match args.lang {
         Language::Rust => "rustup target add wasm32-unknown-unknown      # once\n  cargo test",
         Language::Python => "pip install componentize-py                   # once",
@@ -246,11 +246,15 @@ fn next_steps(args: &Args, folder: &Path) -> String {
         }
     };
     let component = format!("build/{name}.wasm");
+    // As the configuration may stand anywhere.
+    let whole = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned()).join(&component);
+    let file = toml::Value::from(whole.to_string_lossy().into_owned());
     let section = args.world.section().replace("{}", name);
+    let folder = folder.display();
     format!(
         "made {folder}, of the world {world}. Next:\n\n  cd {folder}\n  {tools}\n  offpeak plugin build\n  offpeak plugin test                           \
          # the cases in cases/\n  offpeak plugin check {component}\n\nThen name it in the configuration, and run `offpeak plugin \
-         reload`, or restart:\n\n  [{section}]\n  file = \"{component}\"\n"
+         reload`, or restart:\n\n  [{section}]\n  file = {file}\n"
     )
 }
 

@@ -84,7 +84,14 @@ impl<'a> Field<'a> {
         match std::fs::metadata(&path) {
             Ok(found) if found.is_file() => Some(path),
             Ok(_) => self.refuse(format!("{} is not a file: name a file", path.display())),
-            Err(error) => self.refuse(format!("cannot find {}: {error}; mend the path", path.display())),
+            Err(error) => {
+                let from = if path.is_relative() {
+                    ", which counts from the folder in which offpeak is started"
+                } else {
+                    ""
+                };
+                self.refuse(format!("cannot find {}: {error}; mend the path{from}", path.display()))
+            }
         }
     }
 

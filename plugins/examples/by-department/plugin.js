@@ -8,23 +8,25 @@ import { assess, readSettings } from "./by-department.js";
 let settings;
 
 // Read once: the daemon hands over the same settings as long as this instance lives.
-function settled() {
-  try {
-    settings ??= readSettings(host.config());
-  } catch (error) {
-    host.log("error", error.message); // which is what the daemon then says of the plugin
-    throw error;
-  }
-  return settings;
+const settled = () => (settings ??= readSettings(host.config()));
+
+// What is thrown ends the call. The daemon says of it what was logged before.
+function told(call) {
+  return (...values) => {
+    try {
+      return call(...values);
+    } catch (error) {
+      host.log("error", error instanceof Error ? error.message : String(error));
+      throw error;
+    }
+  };
 }
 
 export const costing = {
-  describe() {
+  describe: told(() => {
     settled(); // a wrong configuration is refused when the plugin is loaded
     return { name: "by-department", version: "1" };
-  },
+  }),
 
-  assess(sale, outcomes) {
-    return assess(settled(), sale, outcomes);
-  },
+  assess: told((sale, outcomes) => assess(settled(), sale, outcomes)),
 };

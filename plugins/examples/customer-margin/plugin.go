@@ -96,6 +96,7 @@ func price(sale costing.Sale, name string) (int64, bool) {
 
 // Describe is called once, when the daemon loads the plugin. A wrong configuration is refused here.
 func Describe() costing.Description {
+	defer told()
 	settled()
 	return costing.Description{Name: "customer-margin", Version: "1"}
 }
@@ -103,6 +104,7 @@ func Describe() costing.Description {
 // Assess is called for outcomes, many at a time; wit/cost-policy.wit of offpeak's sources, and the types in bindings/costing, say
 // with what.
 func Assess(sale costing.Sale, outcomes []costing.Outcome) wit.Result[[]costing.Charge, string] {
+	defer told()
 	charges := make([]costing.Charge, 0, len(outcomes))
 	for _, outcome := range outcomes {
 		charges = append(charges, Charge(settled(), sale, outcome))
@@ -117,10 +119,17 @@ func settled() Settings {
 	if read == nil {
 		settings, err := ReadSettings(host.Config())
 		if err != nil {
-			host.Log(host.LevelError, err.Error()) // which is what the daemon then says of the plugin
 			panic(err)
 		}
 		read = &settings
 	}
 	return *read
+}
+
+// told says why a call panics: the daemon says of it what was logged before.
+func told() {
+	if why := recover(); why != nil {
+		host.Log(host.LevelError, fmt.Sprint(why))
+		panic(why)
+	}
 }

@@ -5,7 +5,8 @@ not. At other times it is tried again as usual.
 """
 
 import json
-from typing import List, Optional
+from functools import wraps
+from typing import Any, Callable, List, Optional
 
 from wit_world import exports
 from wit_world.exports.judging import (
@@ -45,11 +46,7 @@ class Settings:
     def get(cls) -> "Settings":
         """Read once: the daemon hands over the same settings as long as this instance lives."""
         if cls._read is None:
-            try:
-                cls._read = cls(json.loads(host.config()))
-            except Exception as error:
-                host.log(host.Level.ERROR, str(error))  # which is what the daemon then says of the plugin
-                raise
+            cls._read = cls(json.loads(host.config()))
         return cls._read
 
     def left_ms(self, backend: str, now_ms: int) -> int:
@@ -72,12 +69,28 @@ def judge(settings: Settings, now_ms: int, attempt: Attempt) -> Meaning:
     return Meaning_Temporary(wait_ms) if wait_ms * 2 < attempt.left_ms else Meaning_Elsewhere()
 
 
+def told(call: Callable) -> Callable:
+    """An exception ends the call. The daemon says of it what was logged before."""
+
+    @wraps(call)
+    def telling(*values: Any) -> Any:
+        try:
+            return call(*values)
+        except Exception as error:
+            host.log(host.Level.ERROR, f"{type(error).__name__}: {error}")
+            raise
+
+    return telling
+
+
 class Judging(exports.Judging):
     """What the daemon calls; wit/retry-policy.wit says when and with what."""
 
+    @told
     def describe(self) -> Description:
         Settings.get()  # a wrong configuration is refused when the plugin is loaded
         return Description(name="maintenance-hours", version="1")
 
+    @told
     def judge(self, attempt: Attempt) -> Meaning:
         return judge(Settings.get(), host.now(), attempt)

@@ -6,7 +6,8 @@ the configuration names take the fastest one.
 
 import json
 from datetime import datetime, timezone
-from typing import List, Optional
+from functools import wraps
+from typing import Any, Callable, List, Optional
 
 from wit_world import exports
 from wit_world.exports.routing import (
@@ -40,11 +41,7 @@ class Settings:
     def get(cls) -> "Settings":
         """Read once: the daemon hands over the same settings as long as this instance lives."""
         if cls._read is None:
-            try:
-                cls._read = cls(json.loads(host.config()))
-            except Exception as error:
-                host.log(host.Level.ERROR, str(error))  # which is what the daemon then says of the plugin
-                raise
+            cls._read = cls(json.loads(host.config()))
         return cls._read
 
     def is_working_hour(self, hour: int) -> bool:
@@ -69,13 +66,29 @@ def choose(settings: Settings, hour: int, envelope: Envelope, candidates: List[C
     return Decision_Choose(Choice(backend=backend, offer=offer, within_ms=None, lane=""))
 
 
+def told(call: Callable) -> Callable:
+    """An exception ends the call. The daemon says of it what was logged before."""
+
+    @wraps(call)
+    def telling(*values: Any) -> Any:
+        try:
+            return call(*values)
+        except Exception as error:
+            host.log(host.Level.ERROR, f"{type(error).__name__}: {error}")
+            raise
+
+    return telling
+
+
 class Routing(exports.Routing):
     """What the daemon calls; wit/router.wit says when and with what."""
 
+    @told
     def describe(self) -> Description:
         Settings.get()  # a wrong configuration is refused when the plugin is loaded
         return Description(name="working-hours", version="1", body=BodyNeed_None_(), headers=[])
 
+    @told
     def route(self, envelope: Envelope, candidates: List[Candidate]) -> Decision:
         hour = datetime.fromtimestamp(host.now() / 1000, timezone.utc).hour
         return choose(Settings.get(), hour, envelope, candidates)

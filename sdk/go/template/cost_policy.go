@@ -4,6 +4,7 @@ package plugin
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 
 	"my-plugin/bindings/costing"
@@ -61,6 +62,7 @@ func price(sale costing.Sale, name string) (int64, bool) {
 
 // Describe is called once, when the daemon loads the plugin. A wrong configuration is refused here.
 func Describe() costing.Description {
+	defer told()
 	settled()
 	return costing.Description{Name: "my-plugin", Version: "1"}
 }
@@ -68,6 +70,7 @@ func Describe() costing.Description {
 // Assess is called for outcomes, many at a time; wit/cost-policy.wit of offpeak's sources, and the types in bindings/costing, say
 // with what.
 func Assess(sale costing.Sale, outcomes []costing.Outcome) wit.Result[[]costing.Charge, string] {
+	defer told()
 	charges := make([]costing.Charge, 0, len(outcomes))
 	for _, outcome := range outcomes {
 		charges = append(charges, Charge(settled(), sale, outcome))
@@ -82,10 +85,17 @@ func settled() Settings {
 	if read == nil {
 		settings, err := ReadSettings(host.Config())
 		if err != nil {
-			host.Log(host.LevelError, err.Error()) // which is what the daemon then says of the plugin
 			panic(err)
 		}
 		read = &settings
 	}
 	return *read
+}
+
+// told says why a call panics: the daemon says of it what was logged before.
+func told() {
+	if why := recover(); why != nil {
+		host.Log(host.LevelError, fmt.Sprint(why))
+		panic(why)
+	}
 }

@@ -4,6 +4,7 @@ package plugin
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -54,6 +55,7 @@ func isWrong(ending judging.Ending) bool {
 
 // Describe is called once, when the daemon loads the plugin. A wrong configuration is refused here.
 func Describe() judging.Description {
+	defer told()
 	settled()
 	return judging.Description{Name: "my-plugin", Version: "1"}
 }
@@ -61,6 +63,7 @@ func Describe() judging.Description {
 // Judge is called for each attempt that failed; wit/retry-policy.wit of offpeak's sources, and the types in bindings/judging, say
 // with what.
 func Judge(attempt judging.Attempt) judging.Meaning {
+	defer told()
 	return Meaning(settled(), attempt)
 }
 
@@ -71,10 +74,17 @@ func settled() Settings {
 	if read == nil {
 		settings, err := ReadSettings(host.Config())
 		if err != nil {
-			host.Log(host.LevelError, err.Error()) // which is what the daemon then says of the plugin
 			panic(err)
 		}
 		read = &settings
 	}
 	return *read
+}
+
+// told says why a call panics: the daemon says of it what was logged before.
+func told() {
+	if why := recover(); why != nil {
+		host.Log(host.LevelError, fmt.Sprint(why))
+		panic(why)
+	}
 }

@@ -4,6 +4,7 @@ package plugin
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -57,12 +58,14 @@ func Choose(settings Settings, envelope routing.Envelope, candidates []routing.C
 
 // Describe is called once, when the daemon loads the plugin. A wrong configuration is refused here.
 func Describe() routing.Description {
+	defer told()
 	settled()
 	return routing.Description{Name: "my-plugin", Version: "1", Body: routing.MakeBodyNeedNone()}
 }
 
 // Route is called for each request; wit/router.wit of offpeak's sources, and the types in bindings/routing, say with what.
 func Route(envelope routing.Envelope, candidates []routing.Candidate) routing.Decision {
+	defer told()
 	return Choose(settled(), envelope, candidates)
 }
 
@@ -73,10 +76,17 @@ func settled() Settings {
 	if read == nil {
 		settings, err := ReadSettings(host.Config())
 		if err != nil {
-			host.Log(host.LevelError, err.Error()) // which is what the daemon then says of the plugin
 			panic(err)
 		}
 		read = &settings
 	}
 	return *read
+}
+
+// told says why a call panics: the daemon says of it what was logged before.
+func told() {
+	if why := recover(); why != nil {
+		host.Log(host.LevelError, fmt.Sprint(why))
+		panic(why)
+	}
 }

@@ -1,7 +1,8 @@
 """A cost policy: what the provider charges by the price book, to the departments that the configuration names."""
 
 import json
-from typing import List, Optional
+from functools import wraps
+from typing import Any, Callable, List, Optional
 
 from wit_world import exports
 from wit_world.exports.costing import Charge, Description, Outcome, Sale
@@ -23,11 +24,7 @@ class Settings:
     def get(cls) -> "Settings":
         """Read once: the daemon hands over the same settings as long as this instance lives."""
         if cls._read is None:
-            try:
-                cls._read = cls(json.loads(host.config()))
-            except Exception as error:
-                host.log(host.Level.ERROR, str(error))  # which is what the daemon then says of the plugin
-                raise
+            cls._read = cls(json.loads(host.config()))
         return cls._read
 
 
@@ -49,12 +46,28 @@ def charge(settings: Settings, sale: Sale, outcome: Outcome) -> Charge:
     return Charge(tenant=tenant, cost=full * sale.price_permille // 1000, realtime_cost=realtime_cost, priced=True)
 
 
+def told(call: Callable) -> Callable:
+    """An exception ends the call. The daemon says of it what was logged before."""
+
+    @wraps(call)
+    def telling(*values: Any) -> Any:
+        try:
+            return call(*values)
+        except Exception as error:
+            host.log(host.Level.ERROR, f"{type(error).__name__}: {error}")
+            raise
+
+    return telling
+
+
 class Costing(exports.Costing):
     """What the daemon calls; wit/cost-policy.wit says when and with what."""
 
+    @told
     def describe(self) -> Description:
         Settings.get()  # a wrong configuration is refused when the plugin is loaded
         return Description(name="my-plugin", version="1")
 
+    @told
     def assess(self, sale: Sale, outcomes: List[Outcome]) -> List[Charge]:
         return [charge(Settings.get(), sale, outcome) for outcome in outcomes]

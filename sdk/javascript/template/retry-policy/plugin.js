@@ -8,25 +8,29 @@ import { judge, readSettings } from "./my-plugin.js";
 let settings;
 
 // Read once: the daemon hands over the same settings as long as this instance lives.
-function settled() {
-  try {
-    settings ??= readSettings(host.config());
-  } catch (error) {
-    host.log("error", error.message); // which is what the daemon then says of the plugin
-    throw error;
-  }
-  return settings;
+const settled = () => (settings ??= readSettings(host.config()));
+
+// What is thrown ends the call. The daemon says of it what was logged before.
+function told(call) {
+  return (...values) => {
+    try {
+      return call(...values);
+    } catch (error) {
+      host.log("error", error instanceof Error ? error.message : String(error));
+      throw error;
+    }
+  };
 }
 
 export const judging = {
-  describe() {
+  describe: told(() => {
     settled(); // a wrong configuration is refused when the plugin is loaded
     return { name: "my-plugin", version: "1" };
-  },
+  }),
 
-  judge(attempt) {
+  judge: told((attempt) => {
     // Bytes come in; this engine has no TextDecoder, and error bodies are mostly ASCII.
     const body = Array.from(attempt.body, (byte) => String.fromCharCode(byte)).join("");
     return judge(settled(), { ...attempt, body });
-  },
+  }),
 };

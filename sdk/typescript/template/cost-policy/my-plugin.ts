@@ -18,11 +18,7 @@ export function readSettings(json: string): Settings {
 }
 
 /** The decision, from plain values alone: this is what tests call. */
-export function charge(
-  settings: Settings,
-  sale: Pick<Sale, "pricePermille" | "rates">,
-  { tenant, usage, wasted }: Pick<Outcome, "tenant" | "wasted"> & { usage: Pick<NonNullable<Outcome["usage"]>, "input" | "output"> | null },
-): Charge {
+export function charge(settings: Settings, sale: Sale, { tenant, usage, wasted }: Outcome): Charge {
   const price = (name: string) => sale.rates.find((rate) => rate.name === name)?.price;
   const charged = { tenant: settings.payers.get(tenant) ?? tenant, cost: 0, realtimeCost: 0, priced: true };
   if (usage === null) {

@@ -9,23 +9,25 @@ import { charge, readSettings, type Settings } from "./my-plugin.js";
 let settings: Settings | undefined;
 
 // Read once: the daemon hands over the same settings as long as this instance lives.
-function settled(): Settings {
-  try {
-    settings ??= readSettings(host.config());
-    return settings;
-  } catch (error) {
-    host.log("error", error instanceof Error ? error.message : String(error)); // which is what the daemon then says of the plugin
-    throw error;
-  }
+const settled = (): Settings => (settings ??= readSettings(host.config()));
+
+// What is thrown ends the call. The daemon says of it what was logged before.
+function told<Values extends unknown[], Answer>(call: (...values: Values) => Answer) {
+  return (...values: Values): Answer => {
+    try {
+      return call(...values);
+    } catch (error) {
+      host.log("error", error instanceof Error ? error.message : String(error));
+      throw error;
+    }
+  };
 }
 
 export const costing: Costing = {
-  describe() {
+  describe: told(() => {
     settled(); // a wrong configuration is refused when the plugin is loaded
     return { name: "my-plugin", version: "1" };
-  },
+  }),
 
-  assess(sale, outcomes) {
-    return outcomes.map((outcome) => charge(settled(), sale, outcome));
-  },
+  assess: told((sale, outcomes) => outcomes.map((outcome) => charge(settled(), sale, outcome))),
 };

@@ -19,8 +19,8 @@ export function readSettings(json: string): Settings {
   return { permanent };
 }
 
-/** What of an attempt the decision looks at, with the answer's body as text. */
-export type Seen = Pick<Attempt, "ending" | "leftMs"> & { body: string };
+/** An attempt, with the answer's body as text. */
+export type Seen = Omit<Attempt, "body"> & { body: string };
 
 /** The decision, from plain values alone: this is what tests call. */
 export function judge(settings: Settings, { ending, body, leftMs }: Seen): Meaning {

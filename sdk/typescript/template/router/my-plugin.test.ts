@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import type { Candidate, Sla } from "offpeak:plugin/routing@0.1.0";
+import type { Candidate, Envelope, Sla } from "offpeak:plugin/routing@0.1.0";
 
 import { choose, readSettings } from "./my-plugin.js";
 
@@ -19,7 +19,23 @@ const candidate: Candidate = {
   ],
 };
 
-const decide = (tenant: string, sla: Sla, candidates = [candidate]) => choose(settings, { tenant, sla }, candidates);
+// A request that says nothing special.
+const usual: Envelope = {
+  tenant: "mail",
+  endpoint: "/v1/chat/completions",
+  model: "gpt-4o-mini",
+  sla: { tag: "realtime" },
+  tag: "header",
+  stream: false,
+  bodyBytes: 2000,
+  inputTokens: 500,
+  maxOutputTokens: null,
+  headers: [],
+  body: null,
+};
+
+const decide = (tenant: string, sla: Sla, candidates = [candidate]) =>
+  choose(settings, { ...usual, tenant, sla }, candidates);
 
 function offerFor(tenant: string, hours: number) {
   const decision = decide(tenant, { tag: "within", val: hours * HOUR_MS });

@@ -18,11 +18,7 @@ export function readSettings(json: string): Settings {
 }
 
 /** The decision, from plain values alone: this is what tests call. */
-export function choose(
-  settings: Settings,
-  envelope: Pick<Envelope, "tenant" | "sla">,
-  candidates: Candidate[],
-): Decision {
+export function choose(settings: Settings, envelope: Envelope, candidates: Candidate[]): Decision {
   if (envelope.sla.tag !== "within") {
     return { tag: "pass" }; // real time is the next router's business
   }
