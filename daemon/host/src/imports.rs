@@ -12,6 +12,7 @@ use wasmtime::{
 };
 
 use crate::limits::{LOG_LINE_BYTES, LOG_LINES_A_SECOND, Limits, Meter};
+use crate::patience::Patience;
 
 /// The interface that the daemon offers, as a component names it.
 pub(crate) const HOST: &str = "offpeak:plugin/host@0.1.0";
@@ -48,13 +49,21 @@ pub(crate) struct State {
     /// What `now` answers, in milliseconds since 1970; set before each call.
     pub(crate) now_ms: u64,
     pub(crate) meter: Meter,
+    /// How long the call may take; set before each call.
+    pub(crate) patience: Patience,
     /// The last error line of the call: a crash is often explained by it.
     pub(crate) last_error: Option<String>,
 }
 
 impl State {
     pub(crate) fn new(shared: &Arc<Shared>, limits: &Limits, now_ms: u64) -> Self {
-        Self { shared: Arc::clone(shared), now_ms, meter: Meter::new(limits), last_error: None }
+        Self {
+            shared: Arc::clone(shared),
+            now_ms,
+            meter: Meter::new(limits),
+            patience: Patience::default(),
+            last_error: None,
+        }
     }
 }
 

@@ -16,6 +16,7 @@
 //! - [`engine`]: wasmtime's settings and the ticker that ends calls;
 //! - `load`, `cache`, `precompiled`: from a `.wasm` file to machine code, and the files that keep it;
 //! - [`limits`]: what a call may use up;
+//! - `patience`: when a call is over time;
 //! - `imports`: what a plugin may call;
 //! - [`inspect`]: what a component is, before any of its code has run;
 //! - `pool`, [`health`], `times`, `plugin`: the life of one call, the same for every world;
@@ -39,6 +40,7 @@ mod bindings;
 mod cache;
 mod imports;
 mod load;
+mod patience;
 mod plugin;
 mod pool;
 mod precompiled;

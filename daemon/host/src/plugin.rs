@@ -13,7 +13,7 @@ use std::{
 };
 
 use wasmtime::{
-    PoolConcurrencyLimitError, Store, Trap,
+    PoolConcurrencyLimitError, Store, Trap, UpdateDeadline,
     component::{InstancePre, Linker},
 };
 
@@ -24,6 +24,7 @@ use crate::{
     imports::{self, Shared, State},
     limits::Limits,
     load::{Component, Source},
+    patience::Patience,
     pool::{Instance, Pool},
     times::{PluginTimes, Times},
 };
@@ -316,6 +317,10 @@ impl<W: World> Plugin<W> {
         };
         let mut store = Store::new(self.engine.wasmtime(), State::new(&self.shared, &self.limits, now_ms));
         store.limiter(|state| &mut state.meter);
+        store.epoch_deadline_callback(|mut context| match context.data_mut().patience.more() {
+            Some(ticks) => Ok(UpdateDeadline::Continue(ticks)),
+            None => Err(Trap::Interrupt.into()),
+        });
         store.set_hostcall_fuel(self.limits.answer_bytes);
         // A component may run code while it is instantiated.
         arm(&mut store, self.step_time, now_ms);
@@ -363,6 +368,7 @@ impl<W: World> Plugin<W> {
 fn arm(store: &mut Store<State>, time: Time, now_ms: u64) {
     store.set_epoch_deadline(time.ticks);
     let state = store.data_mut();
+    state.patience = Patience::new(time.limit, time.ticks);
     state.now_ms = now_ms;
     state.last_error = None;
 }
