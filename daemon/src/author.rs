@@ -23,7 +23,7 @@ const FAILED: u8 = 1;
 pub enum Command {
     /// Begin a plugin: a folder that builds and passes its own tests at once.
     New(new::Args),
-    /// Build the component of a plugin's folder, with the tools of its language: Rust, Python, JavaScript or C.
+    /// Build the component of a plugin's folder, with the tools of its language: Rust, Python, JavaScript, TypeScript, Go or C.
     ///
     /// Says which tool is missing and how to get it. In Python, JavaScript and C the folder's tests run first; in Rust `cargo test` does that.
     Build(build::Args),

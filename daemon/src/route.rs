@@ -1,5 +1,6 @@
 //! Asks the router plugin, and holds it to what it may say.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
@@ -403,8 +404,10 @@ fn rejected(rejection: &router::Rejection) -> Result<Answer, RouterError> {
         .ok()
         .filter(|status| status.is_client_error() || status.is_server_error())
         .ok_or(RouterError::BadStatus(rejection.status))?;
-    let message = format!("{} ({})", rejection.message, rejection.code);
-    let refusal = Refusal::new(status, "rejected_by_router", message);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    let is_code = (1..=64).contains(&rejection.code.len()) && rejection.code.bytes().all(is_plain);
+    let code = if is_code { Cow::Owned(rejection.code.clone()) } else { "rejected_by_router".into() };
+    let refusal = Refusal::new(status, code, rejection.message.clone());
     Ok(Answer::Reject(Refusal { retry_after_s: rejection.retry_after_s.map(u64::from), ..refusal }))
 }
 

@@ -377,11 +377,17 @@ struct Prospect(Arc<[Outlook]>);
 struct Party {
     freight: Freight,
     may_go_elsewhere: bool,
+    /// A router's own: what it keeps apart stays apart.
+    name: Arc<str>,
 }
 
 impl Party {
     fn of(berth: &Berth) -> Self {
-        Self { freight: Freight::of(&berth.key), may_go_elsewhere: berth.terms.may_go_elsewhere }
+        Self {
+            freight: Freight::of(&berth.key),
+            may_go_elsewhere: berth.terms.may_go_elsewhere,
+            name: berth.key.name.clone(),
+        }
     }
 }
 

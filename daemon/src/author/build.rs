@@ -81,12 +81,28 @@ pub fn run(args: &Args) -> Result<String, BuildError> {
     let out = args.out.clone().unwrap_or_else(|| folder.join("build"));
     fs::create_dir_all(&out).map_err(file_error(&out))?;
     let out = out.canonicalize().map_err(file_error(&out))?;
+    let built = build(language, &folder, &out);
+    if built.is_err() {
+        for old in components(&out) {
+            eprintln!("offpeak: {} is that of an earlier build", old.display());
+        }
+    }
+    built
+}
+
+/// What lies in a folder of results.
+fn components(out: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(out).into_iter().flatten().flatten().map(|entry| entry.path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "wasm")).collect()
+}
+
+fn build(language: Language, folder: &Path, out: &Path) -> Result<String, BuildError> {
     let component = match language {
-        Language::Python => return scripted(&PYTHON, &folder, &out),
-        Language::Javascript => return scripted(&NODE, &folder, &out),
-        Language::Rust => rust::build(&folder)?,
-        Language::Go => go::build(&folder, &out)?,
-        Language::C => c::build(&folder, &out)?,
+        Language::Python => return scripted(&PYTHON, folder, out),
+        Language::Javascript => return scripted(&NODE, folder, out),
+        Language::Rust => rust::build(folder)?,
+        Language::Go => go::build(folder, out)?,
+        Language::C => c::build(folder, out)?,
     };
     let path = out.join(&component.name).with_extension("wasm");
     fs::write(&path, &component.bytes).map_err(file_error(&path))?;

@@ -103,8 +103,15 @@ fn may_use_rustup() -> bool {
 }
 
 fn describe(compiler: &Compiler) -> String {
-    let origin = if compiler.linker.is_some() { "private tool chain" } else { "Rust toolchain" };
-    format!("ready: {TARGET} from the {origin}, {}", compiler.rustc.display())
+    let rustc = compiler.rustc.display();
+    match &compiler.linker {
+        None => format!("ready: {TARGET} from the Rust toolchain, {rustc}"),
+        Some(linker) => format!(
+            "ready: {TARGET} from the private tool chain, {rustc}\nfor `offpeak plugin build` of a plugin in Rust:\n  export \
+             RUSTC={rustc} CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER={}",
+            linker.display()
+        ),
+    }
 }
 
 /// A line about what is going on, for people.

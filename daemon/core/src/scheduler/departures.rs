@@ -197,7 +197,7 @@ impl Scheduler {
     }
 
     /// A lane stays with its own backend as long as that takes work.
-    fn outlooks(&self, Party { freight, may_go_elsewhere }: &Party, ladder: &[Rung]) -> Vec<Outlook> {
+    fn outlooks(&self, Party { freight, may_go_elsewhere, .. }: &Party, ladder: &[Rung]) -> Vec<Outlook> {
         let is_own = |rung: &Rung| rung.backend == freight.backend;
         let is_shut = |rung: &Rung| match self.shut.get(&(rung.backend.clone(), rung.mode)) {
             None | Some(Shut::MayBeTried) => false,
@@ -388,7 +388,7 @@ impl Scheduler {
     /// Takes what a batch would answer too late.
     fn rescue(
         &mut self,
-        Party { freight, may_go_elsewhere }: &Party,
+        Party { freight, may_go_elsewhere, .. }: &Party,
         lanes: &[LaneId],
         deal: &Deal,
         now: Timestamp,

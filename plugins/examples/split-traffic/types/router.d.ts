@@ -134,7 +134,10 @@ declare module "offpeak:plugin/routing@0.1.0" {
   export interface Rejection {
     /** 400 to 599. */
     status: number;
-    /** For programs, such as "model_not_found". */
+    /**
+     * For programs, such as "model_not_found": letters, digits, "_", "-" and ".", at most 64. Otherwise they get
+     * "rejected_by_router".
+     */
     code: string;
     /** For people: what was wrong and what to do. */
     message: string;
