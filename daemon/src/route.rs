@@ -198,7 +198,7 @@ impl Question<'_> {
         }
     }
 
-    fn ask_one(&self, gateway: &Gateway, plugin: &RouterPlugin) -> Result<Answer, RouterError> {
+    fn ask_one(&self, gateway: &Gateway, plugin: &RouterPlugin) -> Result<Answer, PluginError> {
         let offers: Vec<Vec<router::Offer<'_>>> = self
             .menu
             .sellers
@@ -223,16 +223,11 @@ impl Question<'_> {
             .collect();
         let shown = self.shown_headers(plugin);
         let envelope = self.envelope(plugin, &shown);
-        match plugin.route(&envelope, &candidates, self.now.0)? {
-            Decision::Choose(choice)
-                if self.picked(&choice).is_none() || !self.may_use_backend(&choice.backend) =>
-            {
-                Err(RouterError::NotOnTheMenu { backend: choice.backend, offer: choice.offer })
-            }
-            Decision::Choose(choice) => Ok(Answer::Choice { choice, from_plugin: plugin.name().to_owned() }),
-            Decision::Reject(rejection) => rejected(&rejection),
-            Decision::Pass => Ok(Answer::Pass),
-        }
+        Ok(match plugin.route(&envelope, &candidates, self.now.0)? {
+            Decision::Choose(choice) => Answer::Choice { choice, from_plugin: plugin.name().to_owned() },
+            Decision::Reject(rejection) => Answer::Reject(rejected(&rejection)),
+            Decision::Pass => Answer::Pass,
+        })
     }
 
     /// An offer as the provider makes it; how long a batch takes is what was seen of late, where anything was.
@@ -388,30 +383,17 @@ fn bad_header(name: &str) -> Refusal {
     Refusal::bad_request("invalid_header", message)
 }
 
-/// What a router may not do.
-#[derive(Debug, thiserror::Error)]
-enum RouterError {
-    #[error(transparent)]
-    Plugin(#[from] PluginError),
-    #[error("it chose the offer '{offer}' of the backend '{backend}', which is not among the candidates")]
-    NotOnTheMenu { backend: String, offer: String },
-    #[error("it rejected a request with the status {0}; rejections have a status from 400 to 599")]
-    BadStatus(u16),
-}
-
-fn rejected(rejection: &router::Rejection) -> Result<Answer, RouterError> {
-    let status = StatusCode::from_u16(rejection.status)
-        .ok()
-        .filter(|status| status.is_client_error() || status.is_server_error())
-        .ok_or(RouterError::BadStatus(rejection.status))?;
+fn rejected(rejection: &router::Rejection) -> Refusal {
+    // The plugin host takes no status that is none.
+    let status = StatusCode::from_u16(rejection.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     let is_code = (1..=64).contains(&rejection.code.len()) && rejection.code.bytes().all(is_plain);
     let code = if is_code { Cow::Owned(rejection.code.clone()) } else { "rejected_by_router".into() };
     let refusal = Refusal::new(status, code, rejection.message.clone());
-    Ok(Answer::Reject(Refusal { retry_after_s: rejection.retry_after_s.map(u64::from), ..refusal }))
+    Refusal { retry_after_s: rejection.retry_after_s.map(u64::from), ..refusal }
 }
 
-fn failed(gateway: &Gateway, plugin: &RouterPlugin, error: &RouterError) {
+fn failed(gateway: &Gateway, plugin: &RouterPlugin, error: &PluginError) {
     gateway.metrics.plugin_failed(plugin.name());
     tracing::error!(plugin = plugin.name(), %error, "a router failed");
 }

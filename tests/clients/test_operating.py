@@ -16,11 +16,7 @@ ASK = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
 
 def offpeak(rig, *arguments):
     """Runs a command against the daemon's admin plane; it must succeed."""
-    command = [str(program_path("OFFPEAK_BIN")), *arguments]
-    environment = clean_environment(OFFPEAK_ADMIN_URL=rig.daemon.admin)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return rig.daemon.command(*arguments).stdout
 
 
 def create(rig, *arguments):

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import subprocess
 
 import anthropic
 import httpx2
@@ -10,7 +9,6 @@ import openai
 import pytest
 
 from rig import CLAUDE, KEYS, MODEL, PROVIDER_KEY, Settings, eventually
-from rig.programs import clean_environment, program_path
 
 ASK = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
 CLAUDE_ASKS = {"model": CLAUDE, "max_tokens": 20, "messages": ASK["messages"]}
@@ -37,12 +35,6 @@ def holders(secrets, texts):
         for where, text in texts.items()
         if any(form.encode() in text for form in forms(secret))
     ]
-
-
-def offpeak(daemon, *arguments):
-    command = [str(program_path("OFFPEAK_BIN")), *map(str, arguments)]
-    environment = clean_environment(OFFPEAK_ADMIN_URL=daemon.admin)
-    return subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
 
 
 def use(rig, key):
@@ -103,16 +95,16 @@ def test_no_secret_is_written_anywhere(start, tmp_path, level):
     alerts = f'[alerts]\nurl = "http://127.0.0.1:9/hook"\nsecret = {{ file = {json.dumps(str(signing))} }}\ninternal = true'
     budget = '[tenants.search.budget]\nday_usd = "0.000001"\nhard = false'
     rig = start(settings=Settings(log=level, more=f"{budget}\n{alerts}"))
-    made = json.loads(offpeak(rig.daemon, "keys", "create", "search", "--json").stdout)
+    made = json.loads(rig.daemon.command("keys", "create", "search", "--json").stdout)
     texts = use(rig, made["key"])
 
     for page in PAGES:
         answer = httpx2.get(f"{rig.daemon.admin}/admin/v1/{page}").raise_for_status()
         texts[f"the page {page}"] = answer.content
     texts["the metrics"] = httpx2.get(f"{rig.daemon.admin}/metrics").content
-    for command in [["keys", "list"], ["costs", "--json"], ["plugin", "list"], ["check", "--config", tmp_path / "offpeak.toml"]]:
-        done = offpeak(rig.daemon, *command)
-        texts[f"`offpeak {command[0]}`"] = done.stdout + done.stderr
+    for command in [["keys", "list"], ["costs", "--format", "json"], ["plugin", "list"], ["check", "--config", rig.daemon.config]]:
+        done = rig.daemon.command(*command)
+        texts[f"`offpeak {command[0]}`"] = (done.stdout + done.stderr).encode()
     assert rig.daemon.stop() == 0
     texts["the log"] = rig.daemon.log.read_bytes()
     kept = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]

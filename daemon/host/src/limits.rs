@@ -35,8 +35,9 @@ pub struct Limits {
     pub memory_bytes: usize,
     /// Elements of its tables together.
     pub table_elements: usize,
-    /// Time for a call on the way of a request: `route`, `offers`, `limits`, `prepare`, and a part of a streamed answer. One that
-    /// loops ends after half as long again; one whose thread the machine has no time for is waited for.
+    /// Time for a call on the way of a request: `route`, `offers`, `limits`, `prepare`, and a part of a streamed answer. This and
+    /// the next are meant as work: what loops ends after a quarter as long again, and a call whose thread the machine has no time for
+    /// is waited for.
     pub call: Duration,
     /// Time for a call off that way (`batch-step`, `encode-items`, `decode-results`), for a whole body, and for the start
     /// of an instance with its first `describe`.

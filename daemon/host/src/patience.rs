@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// So many times at most is a call waited for: half its limit each time.
-const EXTENSIONS: u32 = 40;
+/// So many times at most is a call waited for: a quarter of its limit each time, since whoever shares its thread waits too.
+const EXTENSIONS: u32 = 80;
 
 /// A call's time limit, and what was found when it was over.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,9 +33,9 @@ impl Patience {
 
     fn more_for(&mut self, worked: Duration) -> Option<u64> {
         let before = *self.worked.get_or_insert(worked);
-        let is_at_work = worked.saturating_sub(before) >= self.limit / 4;
+        let is_at_work = worked.saturating_sub(before) >= self.limit / 8;
         self.extended += 1;
-        (!is_at_work && self.extended <= EXTENSIONS).then_some((self.ticks / 2).max(1))
+        (!is_at_work && self.extended <= EXTENSIONS).then_some((self.ticks / 4).max(1))
     }
 }
 
@@ -61,7 +61,7 @@ mod tests {
             .take_while(|_| {
                 let more = patience.more_for(worked);
                 worked += Duration::from_millis(each_ms);
-                assert!(more.is_none_or(|ticks| ticks == 5));
+                assert!(more.is_none_or(|ticks| ticks == 2));
                 more.is_some()
             })
             .count()
@@ -70,9 +70,9 @@ mod tests {
     }
 
     #[test]
-    fn who_loops_has_half_its_limit_more_and_who_could_not_run_is_waited_for() {
-        assert_eq!(extensions(25), 1);
-        assert_eq!(extensions(5), 3, "beside four others");
+    fn who_loops_has_a_quarter_of_its_limit_more_and_who_could_not_run_is_waited_for() {
+        assert_eq!(extensions(10), 1);
+        assert_eq!(extensions(2), 4, "beside four others");
         assert_eq!(extensions(0), EXTENSIONS, "and not for ever");
     }
 

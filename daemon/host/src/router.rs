@@ -38,8 +38,7 @@ impl RouterPlugin {
         Ok(Self { plugin, description })
     }
 
-    /// Decides how one request is run. Whether a chosen backend and offer are among the candidates is for the caller to
-    /// check.
+    /// Decides how one request is run. What it chose is among the candidates, and a rejection has a status that is one.
     pub fn route(
         &self,
         envelope: &Envelope<'_>,
@@ -51,7 +50,30 @@ impl RouterPlugin {
             Pace::Request,
             now_ms,
             |store, world| world.offpeak_plugin_routing().call_route(store, envelope.clone(), candidates),
-            |_| Ok(()),
+            |decision| check(decision, candidates),
         )
+    }
+}
+
+/// Whether a decision can be followed.
+fn check(decision: &Decision, candidates: &[Candidate<'_>]) -> Result<(), String> {
+    match decision {
+        Decision::Choose(choice) => {
+            let seller = candidates.iter().find(|candidate| candidate.backend == choice.backend);
+            let offers = seller.map(|seller| seller.offers).unwrap_or_default();
+            if offers.iter().any(|offer| offer.name == choice.offer) {
+                return Ok(());
+            }
+            // A plugin's words may be as long as its answers.
+            let shown = |text: &str| text.chars().take(100).collect::<String>();
+            let (backend, offer) = (shown(&choice.backend), shown(&choice.offer));
+            Err(format!(
+                "it chose the offer {offer:?} of the backend {backend:?}, which is not among the candidates"
+            ))
+        }
+        Decision::Reject(rejection) if !(400..600).contains(&rejection.status) => {
+            Err(format!("it rejected with the status {}; that is one from 400 to 599", rejection.status))
+        }
+        Decision::Reject(_) | Decision::Pass => Ok(()),
     }
 }

@@ -45,6 +45,14 @@ pub enum BuildError {
     /// A tool was not content.
     #[error("`{0}` failed; what it wrote above says why")]
     Failed(String),
+    /// Nothing was built, and what was built before is still there.
+    #[error("{error}\n{} is that of an earlier build", .old.display())]
+    Stale {
+        /// Why nothing was built.
+        error: Box<BuildError>,
+        /// The component of before.
+        old: PathBuf,
+    },
     /// What came out of the tools is something else.
     #[error("what `{tool}` has built cannot be made a component: {problem}")]
     NotAComponent {
@@ -81,19 +89,19 @@ pub fn run(args: &Args) -> Result<String, BuildError> {
     let out = args.out.clone().unwrap_or_else(|| folder.join("build"));
     fs::create_dir_all(&out).map_err(file_error(&out))?;
     let out = out.canonicalize().map_err(file_error(&out))?;
-    let built = build(language, &folder, &out);
-    if built.is_err() {
-        for old in components(&out) {
-            eprintln!("offpeak: {} is that of an earlier build", old.display());
-        }
-    }
-    built
+    build(language, &folder, &out).map_err(|error| match components(&out).first() {
+        // Another folder may hold the components of others.
+        Some(old) if args.out.is_none() => BuildError::Stale { error: Box::new(error), old: old.clone() },
+        _ => error,
+    })
 }
 
-/// What lies in a folder of results.
-fn components(out: &Path) -> Vec<PathBuf> {
-    let files = fs::read_dir(out).into_iter().flatten().flatten().map(|entry| entry.path());
-    files.filter(|path| path.extension().is_some_and(|extension| extension == "wasm")).collect()
+/// The components in a folder, without what the tools of C and Go leave on the way.
+pub(super) fn components(folder: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_component =
+        |path: &PathBuf| path.extension().is_some_and(|end| end == "wasm") && !path.ends_with("module.wasm");
+    files.filter(is_component).collect()
 }
 
 fn build(language: Language, folder: &Path, out: &Path) -> Result<String, BuildError> {

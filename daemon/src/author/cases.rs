@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use self::compare::{Difference, differences};
 use self::file::{Case, CaseFile};
+use super::build::components;
 use super::{FAILED, USAGE};
 
 /// Golden cases say what a plugin answers and not how fast: a busy machine changes nothing.
@@ -180,15 +181,12 @@ fn found(args: &Args) -> Result<(PathBuf, Vec<CaseFile>), TestError> {
 
 /// The one component that was built.
 fn built(folder: &Path) -> Result<PathBuf, TestError> {
-    let not_built = || TestError::NotBuilt(folder.to_owned());
-    let entries = fs::read_dir(folder).map_err(|_| not_built())?;
-    let is_component = |path: &PathBuf| {
-        // What the tools of C leave on the way.
-        path.extension().is_some_and(|end| end == "wasm") && !path.ends_with("module.wasm")
-    };
-    let mut found = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_component);
-    let component = found.next().ok_or_else(not_built)?;
-    if found.next().is_some() { Err(TestError::Several(folder.to_owned())) } else { Ok(component) }
+    let mut found = components(folder).into_iter();
+    match (found.next(), found.next()) {
+        (None, _) => Err(TestError::NotBuilt(folder.to_owned())),
+        (Some(component), None) => Ok(component),
+        (Some(_), Some(_)) => Err(TestError::Several(folder.to_owned())),
+    }
 }
 
 fn try_all(component: &Path, files: &[CaseFile]) -> Result<Report, TestError> {

@@ -1,9 +1,7 @@
 //! Ordinary calls of each world, to see how a plugin does: a request of a day, to a backend with three offers.
 
 use offpeak_host::values::{adapter, cost, provider, retry, router};
-use offpeak_host::{
-    CostPlugin, EnginePlugin, PluginError, PluginErrorKind, ProviderPlugin, RetryPlugin, RouterPlugin,
-};
+use offpeak_host::{CostPlugin, EnginePlugin, PluginError, ProviderPlugin, RetryPlugin, RouterPlugin};
 
 const ENDPOINT: &str = "/v1/chat/completions";
 const MODEL: &str = "gpt-4o-mini";
@@ -50,28 +48,11 @@ pub fn route(plugin: &RouterPlugin, now_ms: u64) -> Said {
         },
     };
     let candidates = [router::Candidate { backend: "openai", healthy: true, offers: &OFFERS }];
-    let decision = plugin.route(&envelope, &candidates, now_ms)?;
-    Ok(match on_offer(plugin, decision, &candidates)? {
+    Ok(match plugin.route(&envelope, &candidates, now_ms)? {
         router::Decision::Choose(choice) => format!("chose {} at {}", choice.offer, choice.backend),
         router::Decision::Reject(rejection) => format!("rejected with {}", rejection.status),
         router::Decision::Pass => "passed on".to_owned(),
     })
-}
-
-/// The decision, unless it chose what was not among the candidates: the daemon takes that for a failure of the router.
-pub fn on_offer(
-    plugin: &RouterPlugin,
-    decision: router::Decision,
-    candidates: &[router::Candidate<'_>],
-) -> Result<router::Decision, PluginError> {
-    let router::Decision::Choose(choice) = &decision else { return Ok(decision) };
-    let seller = candidates.iter().find(|candidate| candidate.backend == choice.backend);
-    if seller.is_some_and(|seller| seller.offers.iter().any(|offer| offer.name == choice.offer)) {
-        return Ok(decision);
-    }
-    let why =
-        format!("it chose the offer \"{}\" of \"{}\", which no candidate has", choice.offer, choice.backend);
-    Err(PluginError { plugin: plugin.name().into(), call: "route", kind: PluginErrorKind::BadAnswer(why) })
 }
 
 /// An answer of 503 is judged.

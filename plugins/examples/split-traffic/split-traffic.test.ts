@@ -58,4 +58,5 @@ test("wrong settings are refused", () => {
   assert.throws(() => readSettings('{"to": "new", "shares": 5}'), /unknown settings: shares/);
   assert.throws(() => readSettings('{"share": 5}'), /to names the backend/);
   assert.throws(() => readSettings('{"to": "new", "share": 1001}'), /from 0 to 1000/);
+  assert.throws(() => readSettings('{"to": "new", "by": 5}'), /by names a header/);
 });

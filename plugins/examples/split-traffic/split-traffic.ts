@@ -25,7 +25,10 @@ export function readSettings(json: string): Settings {
   if (!Number.isInteger(share) || share < 0 || share > 1000) {
     throw new Error("share is a whole number of thousandths, from 0 to 1000");
   }
-  return { to, share, by: String(by).toLowerCase() };
+  if (typeof by !== "string") {
+    throw new Error("by names a header");
+  }
+  return { to, share, by: by.toLowerCase() };
 }
 
 /** The decision, from plain values alone: this is what tests call. */

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use offpeak_host::values::provider::{Batch, Call, Item};
 use offpeak_host::values::router::{Candidate, Envelope, Header, Mode, Offer, Sla, Tag};
 use offpeak_host::{
-    CostPlugin, Engine, EngineOptions, EnginePlugin, Limits, PluginError, ProviderPlugin, RetryPlugin,
-    RouterPlugin, Source,
+    AnyPlugin, CostPlugin, Engine, EngineOptions, EnginePlugin, Limits, PluginError, ProviderPlugin,
+    RetryPlugin, RouterPlugin, Source,
 };
 use serde::Serialize;
 
@@ -93,10 +93,8 @@ pub struct Report {
 /// Measures, on one core.
 pub fn run() -> Result<Report, Error> {
     let engine = Engine::new(&EngineOptions::default())?;
-    let source = Source::Bytes(offpeak_bundled::SLA_ROUTER);
-    let router = RouterPlugin::load(&engine, "sla-router", source, "{}".into(), Limits::router(), NOW_MS)?;
-    let source = Source::Bytes(offpeak_bundled::OPENAI);
-    let provider = ProviderPlugin::load(&engine, "openai", source, "{}".into(), Limits::provider(), NOW_MS)?;
+    let router: RouterPlugin = load(&engine, "sla-router", offpeak_bundled::SLA_ROUTER, Limits::router())?;
+    let provider: ProviderPlugin = load(&engine, "openai", offpeak_bundled::OPENAI, Limits::provider())?;
 
     let candidates = [Candidate { backend: "openai", healthy: true, offers: &OFFERS }];
     let route = timed(CALLS, || router.route(black_box(&ENVELOPE), black_box(&candidates), NOW_MS))?;
@@ -139,21 +137,20 @@ fn start() -> Result<f64, Error> {
 }
 
 fn start_all(engine: &Engine) -> Result<(), Error> {
-    let (bytes, none) = (Source::Bytes, || "{}".to_owned());
-    let (router, policy) = (Limits::router, Limits::provider);
-    let sla_router = bytes(offpeak_bundled::SLA_ROUTER);
-    drop(black_box(RouterPlugin::load(engine, "sla-router", sla_router, none(), router(), NOW_MS)?));
-    let retry = bytes(offpeak_bundled::STANDARD_RETRY);
-    drop(black_box(RetryPlugin::load(engine, "standard-retry", retry, none(), router(), NOW_MS)?));
-    let cost = bytes(offpeak_bundled::STANDARD_COST);
-    drop(black_box(CostPlugin::load(engine, "standard-cost", cost, none(), policy(), NOW_MS)?));
+    load::<RouterPlugin>(engine, "sla-router", offpeak_bundled::SLA_ROUTER, Limits::router())?;
+    load::<RetryPlugin>(engine, "standard-retry", offpeak_bundled::STANDARD_RETRY, Limits::router())?;
+    load::<CostPlugin>(engine, "standard-cost", offpeak_bundled::STANDARD_COST, Limits::provider())?;
     for (name, component) in offpeak_bundled::PROVIDERS {
-        drop(black_box(ProviderPlugin::load(engine, name, bytes(component), none(), policy(), NOW_MS)?));
+        load::<ProviderPlugin>(engine, name, component, Limits::provider())?;
         if offpeak_bundled::ENGINES.contains(&name) {
-            drop(black_box(EnginePlugin::load(engine, name, bytes(component), none(), policy(), NOW_MS)?));
+            load::<EnginePlugin>(engine, name, component, Limits::provider())?;
         }
     }
     Ok(())
+}
+
+fn load<P: AnyPlugin>(engine: &Engine, name: &str, component: &[u8], limits: Limits) -> Result<P, Error> {
+    Ok(P::load(engine, name, Source::Bytes(component), "{}".to_owned(), limits, NOW_MS)?)
 }
 
 /// The median time of a call.

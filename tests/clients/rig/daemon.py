@@ -1,6 +1,7 @@
 """The daemon, with a configuration that a user could have written."""
 
 import json
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,19 +112,31 @@ class Daemon:
 
     def __init__(self, provider: str, folder: Path, cache: Path, settings: Settings) -> None:
         self.log = folder / "offpeak.log"
-        self._config = folder / "offpeak.toml"
-        self._config.write_text(settings.text(provider, folder, cache))
+        self.config = folder / "offpeak.toml"
+        self.config.write_text(settings.text(provider, folder, cache))
         self._clients: list[OpenAI | Anthropic] = []
         self.start()
 
     def start(self) -> None:
         """Starts it, for the first time or again; the addresses are new."""
-        secrets = {f"{tenant.upper()}_KEY": key for tenant, key in KEYS.items()} | {"PROVIDER_KEY": PROVIDER_KEY}
-        command = [str(program_path("OFFPEAK_BIN")), "serve", "--config", str(self._config)]
-        self.program = Program(command, self.log, clean_environment(**secrets))
+        command = [str(program_path("OFFPEAK_BIN")), "serve", "--config", str(self.config)]
+        self.program = Program(command, self.log, self._environment())
         ready = self.program.wait_for(r'(?m)^.*"message":"offpeak is ready".*$')[0]
         fields = json.loads(ready)["fields"]
         self.url, self.admin = f"http://{fields['data']}", f"http://{fields['admin']}"
+
+    def _environment(self, **variables: str) -> dict[str, str]:
+        """What the configuration takes its secrets from."""
+        secrets = {f"{tenant.upper()}_KEY": key for tenant, key in KEYS.items()}
+        return clean_environment(PROVIDER_KEY=PROVIDER_KEY, **secrets, **variables)
+
+    def command(self, *arguments: Any) -> subprocess.CompletedProcess[str]:
+        """Runs an operator's command against it, which must succeed, and returns what it says."""
+        command = [str(program_path("OFFPEAK_BIN")), *map(str, arguments)]
+        environment = self._environment(OFFPEAK_ADMIN_URL=self.admin)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
 
     def kill(self) -> None:
         """Ends it as a crash does."""

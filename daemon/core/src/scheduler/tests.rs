@@ -1,4 +1,5 @@
 mod means;
+mod parties;
 mod pauses;
 mod unsold;
 
@@ -144,21 +145,6 @@ fn a_lane_leaves_when_its_linger_is_over_and_not_before() {
     assert_eq!(batch_sizes(&effects), [3]);
     assert!(matches!(effects.effects[0], Effect::Batch { reason: Reason::Linger, .. }));
     assert_eq!(scheduler.step(Event::Tick, START.after(DAY)), Effects::default());
-}
-
-#[test]
-fn lanes_of_several_tenants_travel_in_one_batch_and_other_models_do_not() {
-    let mut scheduler = Scheduler::new();
-    scheduler.step(opened(1, "m", "a", GATE), START);
-    scheduler.step(opened(2, "m", "b", GATE), START);
-    scheduler.step(opened(3, "other", "a", GATE), START);
-    scheduler.step(appended(1, 0, 3, START, DAY), START);
-    scheduler.step(appended(2, 0, 4, START, DAY), START);
-    scheduler.step(appended(3, 0, 5, START, DAY), START);
-    let effects = scheduler.step(Event::Tick, START.after(LINGER));
-    let mut sizes = batch_sizes(&effects);
-    sizes.sort_unstable();
-    assert_eq!(sizes, [5, 7]);
 }
 
 #[test]

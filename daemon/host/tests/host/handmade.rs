@@ -23,12 +23,13 @@ struct Parts {
 
 const HONEST: Parts = Parts { more: "", memory: "2", describe: "", route: "", realloc: "(i32.const 4096)" };
 
-/// The text "pinned" lies at 64, and three bytes at 80 that are no UTF-8.
+/// The texts "openai" and "standard" lie at 64 and 96, a backend and its offer, and three bytes at 80 that are no UTF-8.
 fn component(Parts { more, memory, describe, route, realloc }: &Parts) -> Vec<u8> {
     let text = format!(
         r#"(module
             (memory (export "memory") {memory})
-            (data (i32.const 64) "pinned")
+            (data (i32.const 64) "openai")
+            (data (i32.const 96) "standard")
             (data (i32.const 80) "\ff\fe\80")
             {more}
             (func (export "offpeak:plugin/routing@0.1.0#describe") (result i32)
@@ -39,6 +40,8 @@ fn component(Parts { more, memory, describe, route, realloc }: &Parts) -> Vec<u8
             (func (export "offpeak:plugin/routing@0.1.0#route") (param i32) (result i32)
                 (local $n i32)
                 (i32.store8 (i32.const 128) (i32.const 2))
+                (i32.store (i32.const 144) (i32.const 96))
+                (i32.store (i32.const 148) (i32.const 8))
                 {route}
                 (i32.const 128))
             (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) {realloc}))"#
@@ -91,10 +94,10 @@ macro_rules! backend {
 #[test]
 fn an_honest_one_is_taken_into_use() {
     let plugin = load(&HONEST).unwrap();
-    assert_eq!(plugin.description().name, "pinned");
+    assert_eq!(plugin.description().name, "openai");
     assert_eq!(answered(""), Ok(Decision::Pass));
     let Ok(Decision::Choose(choice)) = answered(backend!("64", "6")) else { panic!("no choice") };
-    assert_eq!(choice.backend, "pinned");
+    assert_eq!(choice.backend, "openai");
 }
 
 #[test]
@@ -136,18 +139,20 @@ fn arguments_are_not_written_where_it_has_no_memory() {
 #[test]
 fn a_table_grows_to_its_limit_and_no_further() {
     const TABLE: &str = "(table $t 0 funcref)";
-    // It grows by a thousand until it is refused, and tells how large the table became: in thousands, as the length of a text.
+    // It grows by a thousand until it is refused, and tells how large the table became: in thousands, as the length of a lane's
+    // name.
     let grow = "(block $full (loop $more
             (br_if $full (i32.eq (table.grow $t (ref.null func) (i32.const 1000)) (i32.const -1)))
             (br $more)))
         (local.set $n (i32.div_u (table.size $t) (i32.const 1000)))
         (i32.store8 (i32.const 128) (i32.const 0))
-        (i32.store (i32.const 136) (i32.const 1024)) (i32.store (i32.const 140) (local.get $n))";
+        (i32.store (i32.const 136) (i32.const 64)) (i32.store (i32.const 140) (i32.const 6))
+        (i32.store (i32.const 168) (i32.const 1024)) (i32.store (i32.const 172) (local.get $n))";
     let hostile = load(&Parts { more: TABLE, route: grow, ..HONEST }).unwrap();
     for call in 0..3 {
         let Decision::Choose(choice) = route(&hostile, "gpt").unwrap() else { panic!("no choice") };
         // In all calls of an instance together.
-        assert_eq!(choice.backend.len(), 100, "call {call}");
+        assert_eq!(choice.lane.len(), 100, "call {call}");
     }
     // Refused before it is compiled where places for tables are set aside, and when it is started where they are not.
     let error = load(&Parts { more: "(table 200000 funcref)", ..HONEST }).err().unwrap();

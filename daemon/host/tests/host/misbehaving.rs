@@ -5,10 +5,7 @@ use std::time::{Duration, Instant};
 use offpeak_guests::{provider as p, router as r};
 use offpeak_host::{
     Limits, PluginErrorKind, RouterPlugin,
-    values::{
-        provider::{AnswerRef, Event, Item},
-        router::Decision,
-    },
+    values::provider::{AnswerRef, Event, Item},
 };
 
 use super::{
@@ -67,14 +64,17 @@ fn an_answer_that_is_too_large_is_not_taken() {
 }
 
 #[test]
-fn nonsense_of_the_right_type_is_for_the_caller_to_judge() {
+fn a_decision_that_cannot_be_followed_is_a_failure() {
     let router = router();
-    let Decision::Choose(choice) = route(&router, r::UNKNOWN_BACKEND).unwrap() else { panic!() };
-    assert_eq!(choice.backend, "nowhere");
-    let Decision::Choose(choice) = route(&router, r::UNKNOWN_OFFER).unwrap() else { panic!() };
-    assert_eq!((choice.backend.as_str(), choice.offer.as_str()), ("openai", "gratis"));
-    let Decision::Reject(rejection) = route(&router, r::ODD_STATUS).unwrap() else { panic!() };
-    assert_eq!(rejection.status, 7);
+    for (mischief, said) in [
+        (r::UNKNOWN_BACKEND, "of the backend \"nowhere\", which is not among the candidates"),
+        (r::UNKNOWN_OFFER, "the offer \"gratis\" of the backend \"openai\""),
+        (r::ODD_STATUS, "the status 7"),
+    ] {
+        let error = route(&router, mischief).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    assert_eq!(router.health().errors, 3);
 }
 
 #[test]

@@ -6,7 +6,6 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use serde_json::{Value, json};
 
-use super::super::sample::on_offer;
 use super::file::Case;
 use super::words::{Body, DAY_MS, ENDPOINT, HOUR_MS, MODEL, Mode, Pairs, Span};
 use super::{CaseProblem, Given, outcome};
@@ -172,9 +171,7 @@ pub(super) fn run(plugin: &RouterPlugin, case: &Case) -> Result<Vec<Given>, Case
         .zip(&offers)
         .map(|(seller, offers)| Candidate { backend: &seller.backend, healthy: seller.healthy, offers })
         .collect();
-    let decision = plugin.route(&envelope, &candidates, case.now_ms);
-    let decision = decision.and_then(|decision| on_offer(plugin, decision, &candidates));
-    let gave = outcome(decision, |decision| shown(&decision));
+    let gave = outcome(plugin.route(&envelope, &candidates, case.now_ms), |decision| shown(&decision));
     Ok(vec![Given { step: None, expected, gave }])
 }
 

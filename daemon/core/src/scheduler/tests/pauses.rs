@@ -1,21 +1,6 @@
 //! What goes again after a failure, and was told when.
 
 use super::*;
-
-#[test]
-fn what_a_router_keeps_apart_travels_apart() {
-    let named = |lane, name: &str| {
-        let key = LaneKey { name: name.into(), ..key("m", "t") };
-        Event::Opened { lane: LaneId(lane), key, terms: terms(GATE) }
-    };
-    let mut world = World::new([named(1, ""), named(2, "nightly"), named(3, "nightly")]);
-    for (lane, count) in [(1, 3), (2, 4), (3, 5)] {
-        world.step(appended(lane, 0, count, START, DAY), START);
-    }
-    let mut sizes = batch_sizes(&world.step(Event::Tick, START.after(LINGER)));
-    sizes.sort_unstable();
-    assert_eq!(sizes, [3, 9]);
-}
 use crate::extent::HURRIED;
 use crate::retry::LAST_CHANCE;
 
