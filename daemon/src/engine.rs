@@ -156,11 +156,12 @@ impl Engine {
             latency,
             deferred,
         };
-        let (ceiling, speed, peak) = {
+        let (ceiling, in_the_way, speed, peak) = {
             let mut sizing = self.sizing.lock();
-            (sizing.look(&look, now), sizing.speed(), sizing.peak())
+            (sizing.look(&look, now), sizing.in_the_way(&look), sizing.speed(), sizing.peak())
         };
         self.turns.limit(ceiling);
+        let taken_back = self.turns.take_back(in_the_way);
         let Load { state, running, waiting, cache_permille, .. } = load;
         let is_ready = state == State::Ready;
         let seen = EngineSeen {
@@ -171,6 +172,7 @@ impl Engine {
             realtime,
             deferred,
             ceiling,
+            taken_back,
             speed,
             peak,
         };

@@ -6,6 +6,7 @@ mod merged;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, StreamExt};
 use offpeak_core::breaker::Report;
@@ -35,6 +36,9 @@ const NO_ANSWER: &str = "backend_";
 
 /// The code of an answer that broke off unnoticed.
 const UNREADABLE: &str = "unreadable_answer";
+
+/// What the attempt of a call is called that was taken back.
+const GAVE_WAY: &str = "gave_way";
 
 /// One piece of deferred work under way.
 struct Piece {
@@ -281,7 +285,7 @@ impl Piece {
         let (gateway, backend) = (&self.gateway, &self.backend);
         let tenant = tenant_of(gateway, &entry);
         let asker = asker(gateway, &tenant, &entry);
-        let turn = tokio::select! {
+        let mut turn = tokio::select! {
             biased;
             () = gateway.stopping.cancelled() => return None,
             () = self.leave.cancelled() => return Some(given_back(&entry)),
@@ -291,8 +295,13 @@ impl Piece {
         if gateway.beside.covers(self.record.id, entry.place) || !self.is_to_be_sent(entry.place).await? {
             return None;
         }
-        let guest = engine.presence.admit();
-        let ended = of_an_engine(send(gateway, backend, call, &self.record, &entry).await);
+        let (guest, sent) = (engine.presence.admit(), Instant::now());
+        let ended = tokio::select! {
+            biased;
+            ended = send(gateway, backend, call, &self.record, &entry) => of_an_engine(ended),
+            // The connection is broken off, by which the engine knows.
+            () = turn.recalled(entry.deadline) => gave_way(&entry, sent.elapsed()),
+        };
         let took = Took { together: u32::try_from(guest.together()).unwrap_or(u32::MAX), ..ended.took };
         drop(guest);
         let is_refused = is_refused(&ended.ending);
@@ -326,11 +335,25 @@ fn is_lost(ending: &Ending) -> bool {
     matches!(ending, Ending::Failed { code, .. } if code.starts_with(NO_ANSWER))
 }
 
-/// What it did not take uses up nobody's attempts; the deadline bounds how long that goes on.
+/// What it did not take, or was taken back from it, uses up nobody's attempts; the deadline bounds how long that goes on.
 fn tries_of(ended: &Attempt) -> u16 {
-    let did_not_run = is_refused(&ended.ending)
-        || matches!(ended.ending, Ending::Failed { ran: DidItRun::NotSent | DidItRun::Refused, .. });
-    if did_not_run { 0 } else { ended.tries }
+    let is_no_try = is_refused(&ended.ending)
+        || match &ended.ending {
+            Ending::Failed { ran: DidItRun::NotSent | DidItRun::Refused, .. } => true,
+            Ending::Failed { code, .. } => code == GAVE_WAY,
+            Ending::Answered { .. } => false,
+        };
+    if is_no_try { 0 } else { ended.tries }
+}
+
+/// A call that a real-time one waited behind. What the engine has made of it is lost, and its time was used.
+fn gave_way(entry: &Entry, after: Duration) -> Attempt {
+    let ending = Ending::Failed {
+        ran: DidItRun::Unknown,
+        code: GAVE_WAY.into(),
+        message: "it was taken back from the engine for calls in real time".into(),
+    };
+    Attempt { ending, took: Took::new(after, 1), ..given_back(entry) }
 }
 
 fn given_back(entry: &Entry) -> Attempt {

@@ -159,6 +159,8 @@ pub struct EngineSeen {
     pub deferred: u64,
     /// Deferred requests that may be under way until the next look.
     pub ceiling: u64,
+    /// Deferred requests that were taken back for real-time calls that waited behind them.
+    pub taken_back: u64,
     /// Tokens a second since the look before, if it tells.
     pub speed: Option<u64>,
     /// The highest of those.
@@ -176,6 +178,7 @@ struct Engines {
     ready: Family<BackendLabels, Gauge>,
     requests: Family<AtEngineLabels, Gauge>,
     ceiling: Family<BackendLabels, Gauge>,
+    taken_back: Family<BackendLabels, Counter>,
     cache: Family<BackendLabels, Gauge<f64, AtomicU64>>,
     speed: Family<BackendLabels, Gauge>,
     peak: Family<BackendLabels, Gauge>,
@@ -207,6 +210,7 @@ impl Engines {
             ready: Family::default(),
             requests: Family::default(),
             ceiling: Family::default(),
+            taken_back: Family::default(),
             cache: Family::default(),
             speed: Family::default(),
             peak: Family::default(),
@@ -231,6 +235,7 @@ impl Engines {
             "Deferred requests that an engine is given at once",
             self.ceiling.clone(),
         );
+        r.register("engine_taken_back", "Requests taken back for real-time calls", self.taken_back.clone());
         r.register("engine_cache_usage", "The share of an engine's cache that is in use", self.cache.clone());
         r.register("engine_tokens_per_second", "Tokens read and made in the last second", self.speed.clone());
         r.register("engine_peak_tokens_per_second", "The highest of those", self.peak.clone());
@@ -582,6 +587,7 @@ impl Metrics {
         let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         engines.ready.get_or_create(&labels).set(i64::from(seen.is_ready));
         engines.ceiling.get_or_create(&labels).set(count(seen.ceiling));
+        engines.taken_back.get_or_create(&labels).inc_by(seen.taken_back);
         let told = [("running", seen.running), ("waiting", seen.waiting)];
         let told = told.into_iter().filter_map(|(kind, requests)| Some((kind, u64::from(requests?))));
         for (kind, requests) in told.chain([("realtime", seen.realtime), ("deferred", seen.deferred)]) {

@@ -30,6 +30,8 @@ struct Queue {
     next: u64,
     /// What the provider has told of its limits, by model.
     left: BTreeMap<ModelId, Left>,
+    /// In the order in which they were sent.
+    recallable: BTreeMap<u64, Recallable>,
 }
 
 /// Of each tenant one place in the queue.
@@ -62,6 +64,14 @@ struct Waiter {
 pub struct Turn<'a> {
     turns: &'a Turns,
     is_told: bool,
+    /// Among those that can be taken back, if it is one of them.
+    number: Option<u64>,
+}
+
+/// A call under way that can be taken back.
+struct Recallable {
+    deadline: Timestamp,
+    recall: oneshot::Sender<()>,
 }
 
 /// Who wants a turn.
@@ -87,6 +97,7 @@ impl Turns {
             waiting: BTreeMap::new(),
             next: 0,
             left: BTreeMap::new(),
+            recallable: BTreeMap::new(),
         };
         Self { clock, queue: Mutex::new(queue) }
     }
@@ -124,6 +135,24 @@ impl Turns {
         left.tokens = tokens.map(|told| reserve(told, 0)).or(left.tokens);
     }
 
+    /// Takes so many calls back, those first that were sent last: the least is lost. What is due soon goes on. Says how many
+    /// were told.
+    pub fn take_back(&self, count: u64) -> u64 {
+        let now = self.clock.now();
+        let mut queue = self.queue.lock();
+        let may_wait = |recallable: &Recallable| recallable.deadline.since(now) > LAST_MINUTE;
+        let numbers: Vec<u64> = queue
+            .recallable
+            .iter()
+            .rev()
+            .filter(|(_, recallable)| may_wait(recallable))
+            .take(usize::try_from(count).unwrap_or(usize::MAX))
+            .map(|(number, _)| *number)
+            .collect();
+        let recalled = numbers.iter().filter_map(|number| queue.recallable.remove(number));
+        recalled.map(|recallable| u64::from(recallable.recall.send(()).is_ok())).sum()
+    }
+
     /// Calls under way.
     pub fn under_way(&self) -> u64 {
         self.queue.lock().pace.under_way()
@@ -136,7 +165,7 @@ impl Turns {
             let pause = self.grant();
             tokio::select! {
                 // An error means that the queue is gone, and it is not: it is borrowed here.
-                _ = &mut place.granted => return Turn { turns: self, is_told: false },
+                _ = &mut place.granted => return Turn::of(self),
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -152,7 +181,7 @@ impl Turns {
         }
         queue.shares.give(asker.tenant, asker.tokens, asker.weight);
         drop(queue);
-        Some(Turn { turns: self, is_told: false })
+        Some(Turn::of(self))
     }
 
     /// How many may be under way at once, as things stand.
@@ -229,6 +258,13 @@ impl Queue {
         (first.collect(), soonest)
     }
 
+    /// The call of that number is over.
+    fn forget(&mut self, number: Option<u64>) {
+        if let Some(number) = number {
+            self.recallable.remove(&number);
+        }
+    }
+
     /// False if nobody took it.
     fn grant_one(&mut self, first: &Firsts) -> bool {
         let Some(tenant) = self.shares.next(first.keys()).cloned() else { return false };
@@ -273,17 +309,37 @@ impl Drop for InQueue<'_> {
         // Nothing comes after this: it is given and lies here, or it never will be.
         self.granted.close();
         if self.granted.try_recv().is_ok() {
-            drop(Turn { turns: self.turns, is_told: false });
+            drop(Turn::of(self.turns));
         }
     }
 }
 
-impl Turn<'_> {
+impl<'a> Turn<'a> {
+    const fn of(turns: &'a Turns) -> Self {
+        Self { turns, is_told: false, number: None }
+    }
+
+    /// From now on the call can be taken back: this ends when it is. It never does otherwise.
+    pub fn recalled(&mut self, deadline: Timestamp) -> impl Future<Output = ()> + Send + use<> {
+        let (recall, recalled) = oneshot::channel();
+        let mut queue = self.turns.queue.lock();
+        queue.next += 1;
+        let number = queue.next;
+        queue.recallable.insert(number, Recallable { deadline, recall });
+        self.number = Some(number);
+        async move {
+            if recalled.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// The call is over; `too_much` if the provider refused it for want of room.
     pub fn done(mut self, too_much: bool, retry_after: Option<Millis>) {
         self.is_told = true;
         let now = self.turns.clock.now();
         let mut queue = self.turns.queue.lock();
+        queue.forget(self.number);
         queue.pace.done(too_much, retry_after, now);
         queue.grant(now);
     }
@@ -294,6 +350,7 @@ impl Drop for Turn<'_> {
         if !self.is_told {
             let now = self.turns.clock.now();
             let mut queue = self.turns.queue.lock();
+            queue.forget(self.number);
             queue.pace.done(false, None, now);
             queue.grant(now);
         }
@@ -321,6 +378,28 @@ mod tests {
         assert_eq!(turns.under_way(), 1, "it was given");
         drop(waits);
         assert_eq!(turns.under_way(), 0);
+    }
+
+    #[tokio::test]
+    async fn those_that_were_sent_last_are_taken_back_unless_they_are_due() {
+        let turns = Turns::new(Clock::System, 8);
+        let tenant = TenantId::from("one");
+        let now = Clock::System.now();
+        let (far, near) = (now.after(Millis::from_hours(9)), now.after(Millis::from_secs(9)));
+        let mut sent = Vec::new();
+        for deadline in [far, far, far, near] {
+            let mut turn = turns.take(&asker(&tenant, deadline.0)).await;
+            let recalled = turn.recalled(deadline);
+            sent.push((turn, Box::pin(recalled)));
+        }
+        let is_recalled =
+            |(_, recalled): &mut (Turn<'_>, _)| futures_util::FutureExt::now_or_never(recalled).is_some();
+        assert_eq!(turns.take_back(1), 1);
+        assert_eq!(sent.iter_mut().map(is_recalled).collect::<Vec<_>>(), [false, false, true, false]);
+        let (first, _) = sent.remove(0);
+        first.done(false, None);
+        assert_eq!(turns.take_back(9), 1, "one is over, one was taken back, and one is due");
+        assert_eq!(turns.under_way(), 3, "they give their turns back themselves");
     }
 
     #[tokio::test]
@@ -399,7 +478,7 @@ mod tests {
             let granted = waiting.iter_mut().position(|(_, granted)| granted.try_recv().is_ok());
             let (name, _) = waiting.remove(granted.expect("one has its turn"));
             order.push(name);
-            Turn { turns: &turns, is_told: false }.done(false, None);
+            Turn::of(&turns).done(false, None);
         }
         let place = |name: &str| order.iter().position(|other| other == name);
         assert!(place("few 1") < Some(5), "{order:?}");

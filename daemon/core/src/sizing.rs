@@ -102,6 +102,23 @@ impl Sizing {
         self.ceiling
     }
 
+    /// How many of those under way are to be taken back, as of the look that was just taken in: so many as real-time calls wait
+    /// behind. What runs beside them only makes them slower, and ends by itself; what fills the engine keeps them out, and may
+    /// take minutes.
+    #[must_use]
+    pub fn in_the_way(&self, look: &Look) -> u64 {
+        if !look.is_ready || look.realtime == 0 {
+            return 0;
+        }
+        let wait = match (look.waiting, look.room) {
+            (Some(waiting), _) => waiting,
+            // An engine that does not tell what waits: it is full, by what offpeak sent.
+            (None, Some(0)) => look.realtime,
+            (None, _) => 0,
+        };
+        look.deferred.saturating_sub(self.ceiling).min(wait)
+    }
+
     /// How many may be under way, as of the last look.
     #[must_use]
     pub const fn ceiling(&self) -> u64 {
@@ -337,6 +354,35 @@ mod tests {
         assert!(ceiling > FIRST);
         assert_eq!(sizing.look(&Look::default(), Timestamp(9_000)), 0);
         assert_eq!(sizing.look(&ready, Timestamp(10_000)), FIRST);
+    }
+
+    #[test]
+    fn who_keeps_real_time_calls_out_is_taken_back_and_who_only_slows_them_is_not() {
+        let mut sizing = Sizing { window: 64, ..Sizing::new(TERMS) };
+        let full = Look {
+            is_ready: true,
+            waiting: Some(3),
+            room: Some(0),
+            realtime: 2,
+            deferred: 40,
+            ..Look::default()
+        };
+        let ceiling = sizing.look(&full, Timestamp(1000));
+        assert!(ceiling <= FIRST, "{ceiling}");
+        assert_eq!(sizing.in_the_way(&full), 3);
+        assert_eq!(
+            sizing.in_the_way(&Look { waiting: Some(99), ..full }),
+            40 - ceiling,
+            "no more than are too many"
+        );
+        assert_eq!(sizing.in_the_way(&Look { waiting: Some(0), ..full }), 0);
+        assert_eq!(sizing.in_the_way(&Look { realtime: 0, ..full }), 0, "they wait for each other");
+        assert_eq!(
+            sizing.in_the_way(&Look { waiting: None, ..full }),
+            2,
+            "it is full, as far as anybody knows"
+        );
+        assert_eq!(sizing.in_the_way(&Look { waiting: None, room: None, ..full }), 0);
     }
 
     #[test]

@@ -174,6 +174,39 @@ async fn deferred_work_gives_way_to_a_stream_whose_first_token_is_late() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_time_call_that_waits_behind_deferred_work_gets_its_place() {
+    let slots = EngineOptions {
+        step_us: vec![(1, 20_000), (4, 20_000)],
+        max_num_seqs: 4,
+        max_model_len: 100_000,
+        kv_cache_tokens: 1_000_000,
+        ..EngineOptions::default()
+    };
+    let shop = Workshop::open_as(slots, "").await;
+    let calls = (0..8).map(|n| {
+        // Three minutes long, which nobody waits for.
+        let body = json!({
+            "model": MODEL, "max_tokens": 9_000, "ignore_eos": true,
+            "messages": [{ "role": "user", "content": format!("a very long story {n}") }],
+        });
+        send(shop.daemon.post(CHAT, &body).header("x-offpeak-sla", "24h").header("prefer", "respond-async"))
+    });
+    let tickets = join_all(calls).await;
+    eventually("the engine is full", async || (shop.running() >= 4).then_some(())).await;
+    let answer = shop.daemon.ask(MODEL, "urgent").await;
+    assert!(answer.answers(MODEL, "urgent"), "{answer:?}");
+    shop.gauge("offpeak_engine_taken_back_total", "gpu", |taken_back| taken_back > 0).await;
+    for ticket in tickets {
+        let ticket = Ticket {
+            prompt: String::new(),
+            tenant: "search",
+            location: ticket.header("location").to_owned(),
+        };
+        assert_eq!(shop.daemon.look(&ticket).await.status, StatusCode::ACCEPTED, "it is to be had later");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_engine_breaks_off_or_has_no_memory_for_runs_later() {
     let shop = Workshop::open_with(EngineOptions::default().step_us, "answer_timeout = \"3s\"").await;
     for fault in [

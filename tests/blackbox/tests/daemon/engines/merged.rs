@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use offpeak_guests::night;
 use parking_lot::Mutex;
 use provider_sim::Endpoint::Embeddings;
@@ -111,6 +111,31 @@ async fn many_travel_in_one_call_and_each_gets_its_own() {
     assert!(merged_calls > 0 && merged >= 2 * merged_calls && merged <= 60, "{merged} in {merged_calls}");
     let finished = shop.daemon.metric("offpeak_deferred_finished_total", "gpu").await;
     assert_eq!(finished, 60);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_jobs_requests_travel_together_too() {
+    let shop = Workshop::open(SLOW.to_vec()).await;
+    let texts: Vec<String> = (0..60).map(text).collect();
+    let line = |(n, text): (usize, &String)| {
+        let body = body(&json!(text));
+        json!({ "custom_id": n.to_string(), "method": "POST", "url": EMBEDDINGS, "body": body }).to_string()
+            + "\n"
+    };
+    let file = shop.daemon.upload(texts.iter().enumerate().map(line).collect::<String>()).await;
+    let call = json!({ "input_file_id": file, "endpoint": EMBEDDINGS, "completion_window": "24h" });
+    let made = send(shop.daemon.call("search", Method::POST, "/v1/batches").json(&call)).await;
+    let job = shop.daemon.job_is(made.body["id"].as_str().unwrap(), "completed").await;
+    let calls = shop.provider.calls(Embeddings);
+    assert!(calls < 40, "{calls} calls for 60 requests");
+    let answers = shop.daemon.content(&job["output_file_id"]).await;
+    assert_eq!(answers.len(), 60);
+    let truth = shop.truth(&texts).await;
+    for answer in answers {
+        let n: usize = answer["custom_id"].as_str().unwrap().parse().unwrap();
+        let own = &answer["response"]["body"]["data"][0]["embedding"];
+        assert_eq!(*own, truth["data"][n]["embedding"], "{}", texts[n]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
