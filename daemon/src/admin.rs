@@ -165,6 +165,8 @@ struct LaneRow {
     offer: String,
     sla_class: String,
     name: String,
+    /// The key whose own limits for deferred work hold here; empty if there are none.
+    api_key: String,
     headers: BTreeMap<String, String>,
     waiting_requests: u64,
     waiting_bytes: u64,
@@ -184,6 +186,7 @@ async fn lanes(gateway: &Gateway) -> List<LaneRow> {
         offer: view.key.offer.to_string(),
         sla_class: view.key.sla_class.to_string(),
         name: view.key.name.to_string(),
+        api_key: view.key.api_key.to_string(),
         headers: view.key.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         waiting_requests: view.sums.count,
         waiting_bytes: view.sums.bytes,

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -77,6 +78,24 @@ impl Quotas {
         }
         Ok(admission)
     }
+}
+
+/// Takes a demand as soon as the quota has it, and after so much patience in any case. For what must not be refused: deferred
+/// work that is run in real time takes part in a backend's limits, but a deadline is not missed for them.
+pub async fn admit_late(quota: &Arc<Quota>, demand: Demand, started: Instant, patience: Millis) -> Admission {
+    let last = Instant::now() + Duration::from(patience);
+    while let Err(refused) = quota.take(demand, nanos(started)) {
+        let wait = refused.wait.map_or(Duration::MAX, Duration::from_nanos);
+        let left = last.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            quota.owe(demand, nanos(started));
+            break;
+        }
+        tokio::time::sleep(wait.min(left)).await;
+    }
+    let mut quotas = Quotas::default().0;
+    quotas[0] = Some(quota.clone());
+    Admission { quotas, demand, started, is_settled: false, reservation: None }
 }
 
 impl Admission {
@@ -355,6 +374,23 @@ mod tests {
         let narrow = limits(2, None);
         assert_eq!(told(&[&tenant, &key, &narrow, &model]), of("2", "1"), "half is used");
         assert_eq!(told(&[&tenant, &model]), of("1000", "997"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_must_not_be_refused_waits_and_goes_in_the_end() {
+        let (quota, started) = (limits(60, None), Instant::now());
+        for _ in 0..60 {
+            admit(&[&quota], started).unwrap().settle(Demand::default());
+        }
+        let late = |patience| admit_late(&quota, Demand::default(), started, patience);
+        late(Millis::from_mins(1)).await.settle(Demand::default());
+        let waited = started.elapsed().as_millis();
+        assert!((900..=1100).contains(&waited), "one is there after a second, and not after {waited} ms");
+        late(Millis(0)).await.settle(Demand::default());
+        assert_eq!(started.elapsed().as_millis(), waited, "it cannot wait");
+        late(Millis::from_mins(1)).await.settle(Demand::default());
+        let waited = started.elapsed().as_millis();
+        assert!((2900..=3100).contains(&waited), "what was owed is paid first: {waited} ms");
     }
 
     #[test]

@@ -311,6 +311,7 @@ impl Backends {
                 permille: 500,
                 learnt: self.calibrations.of(&batch.backend, &batch.endpoint, &batch.model),
                 rough: OnceLock::new(),
+                priced: Mutex::default(),
             })
         })
     }
@@ -626,6 +627,7 @@ impl Offer {
                 permille: self.terms.price_permille,
                 learnt: seller.learnt.clone(),
                 rough: OnceLock::new(),
+                priced: Mutex::default(),
             })
         };
         self.sale.get_or_init(sale).clone()

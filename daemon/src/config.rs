@@ -34,9 +34,9 @@ pub use error::{ConfigErrors, Place, Problem, Problems};
 pub use patterns::ModelPatterns;
 pub use secret::{Secret, SecretOrigin};
 pub use tree::{
-    Access, Alerts, Backend, Config, Costs, Delivery, Engine, Lanes, Limits, Log, LogFormat, ModelLimits,
-    NamedRouter, OnRouterFailure, PluginLimits, PluginSource, Plugins, Policy, ProviderPlugin, Route,
-    RouteAnswer, RouterPlugin, Server, Store, Tenant, TlsFiles,
+    Access, Alerts, Backend, Config, Costs, DeferredLimits, Delivery, Engine, Lanes, Limits, Log, LogFormat,
+    ModelLimits, NamedRouter, OnRouterFailure, PluginLimits, PluginSource, Plugins, Policy, ProviderPlugin,
+    Route, RouteAnswer, RouterPlugin, Server, Store, Tenant, TlsFiles,
 };
 
 /// The variable that names the configuration file.

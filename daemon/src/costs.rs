@@ -19,6 +19,7 @@ use offpeak_core::money::Money;
 use offpeak_core::outcome::DidItRun;
 use offpeak_core::usage::Usage;
 use offpeak_core::words::{BackendId, Endpoint, Mode, ModelId, OfferName, TenantId};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 pub use calibrations::Calibrations;
@@ -46,6 +47,8 @@ pub struct Sale {
     pub learnt: Arc<Learnt>,
     /// What a token of input and of output costs, roughly: by the book as it was when it was first asked.
     pub rough: OnceLock<(Money, Money)>,
+    /// Whether the policy has a price for it, and of which prices that was said.
+    pub priced: Mutex<Option<(u64, bool)>>,
 }
 
 /// Why a request was sent.

@@ -20,7 +20,10 @@ pub use job::Job;
 pub use job_cost::JobCost;
 
 /// How a document's value begins: the version of what follows.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+/// The version before, which is still read.
+const BEFORE: u8 = 1;
 
 /// Documents that are read from the store at once.
 const PAGE: usize = 256;
@@ -49,6 +52,9 @@ impl Numbers {
 pub trait Kept: Serialize + DeserializeOwned {
     /// Among which documents.
     const KIND: Kind;
+
+    /// What the version before lacks at its end, as it is written: one byte of zero for a text that is empty.
+    const LACKING_BEFORE: &'static [u8] = &[];
 
     /// Whose it is.
     fn tenant(&self) -> &TenantId;
@@ -129,10 +135,12 @@ pub async fn each<T: Kept>(store: &Store, mut visit: impl FnMut(T)) -> Result<()
 }
 
 fn decode<T: Kept>(value: &[u8]) -> Result<T, DocumentError> {
+    let read = |value: &[u8]| {
+        postcard::from_bytes(value).map_err(|error| DocumentError::Unreadable(error.to_string()))
+    };
     match value.split_first() {
-        Some((&VERSION, value)) => {
-            postcard::from_bytes(value).map_err(|error| DocumentError::Unreadable(error.to_string()))
-        }
+        Some((&VERSION, value)) => read(value),
+        Some((&BEFORE, value)) => read(&[value, T::LACKING_BEFORE].concat()),
         Some((version, _)) => Err(DocumentError::Unreadable(format!("it has the version {version}"))),
         None => Err(DocumentError::Unreadable("it is empty".to_owned())),
     }
@@ -205,6 +213,40 @@ mod tests {
         ] {
             assert_eq!(number("file-", other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_job_of_the_version_before_is_read() {
+        use offpeak_core::job::Life;
+        let job = Job {
+            number: 7,
+            tenant: "acme".into(),
+            api: job::Api::OpenAi,
+            life: Life::begin(Timestamp(1_700_000_000_000), offpeak_core::words::Millis::from_hours(24)),
+            input: 6,
+            endpoint: "/v1/chat/completions".to_owned(),
+            headers: Vec::new(),
+            model: None,
+            window: "24h".to_owned(),
+            metadata: Vec::new(),
+            output_kept: None,
+            total: 3,
+            expansion: job::Expansion::default(),
+            ranges: Vec::new(),
+            problems: Vec::new(),
+            sums: None,
+            is_output_deleted: false,
+            are_errors_deleted: false,
+            idempotency: None,
+            digest: [1; 16],
+            api_key: "".into(),
+        };
+        let now = document(&job).unwrap().value.unwrap();
+        assert_eq!(decode::<Job>(&now).unwrap(), job);
+        let (_, text) = now.split_first().unwrap();
+        let before = [&[BEFORE], text.strip_suffix(&[0]).unwrap()].concat();
+        assert_eq!(decode::<Job>(&before).unwrap(), job);
+        assert!(decode::<Job>(&[&[VERSION + 1], text].concat()).is_err());
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub const SLA: &str = "x-offpeak-sla";
 const DEFAULT_MODELS: [(&str, &str); 1] = [("/v1/moderations", "omni-moderation-latest")];
 
 /// A request, read as far as it needs to be.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Envelope {
     /// The model it names, or that of the API where it need not name one.
     pub model: String,

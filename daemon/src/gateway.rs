@@ -13,6 +13,7 @@ use offpeak_host::{AnyPlugin, PluginReport, RouterPlugin};
 use offpeak_store::{Document, Store};
 use tokio_util::sync::CancellationToken;
 
+use crate::aside::Aside;
 use crate::backends::{Backend, Backends};
 use crate::beside::Beside;
 use crate::blocking::blocking;
@@ -202,7 +203,11 @@ impl Gateway {
         drop(chosen);
         for told in reloaded.iter().filter(|told| told.changed) {
             let (plugin, sha256) = (&told.plugin.name, &told.plugin.sha256);
-            tracing::info!(plugin, sha256, before = told.before, "another plugin is at work");
+            if *sha256 == told.before {
+                tracing::info!(plugin, sha256, "a plugin is at work with other settings or limits");
+            } else {
+                tracing::info!(plugin, sha256, before = told.before, "another plugin is at work");
+            }
         }
         Ok(reloaded)
     }
@@ -275,6 +280,8 @@ pub struct Router {
     pub plugins: InUse<RouterPlugin>,
     /// What happens when the configured one fails.
     pub on_failure: OnRouterFailure,
+    /// Who waits for the configured one while it is slow.
+    pub aside: Aside,
 }
 
 /// A router of the chain.
@@ -285,6 +292,8 @@ pub struct Link {
     pub tenants: ModelPatterns,
     /// What happens when it fails: the next one is asked, or the request is rejected.
     pub on_failure: OnRouterFailure,
+    /// Who waits for it while it is slow.
+    pub aside: Aside,
 }
 
 /// Loaded routers in the place of those at work. One that is new has nothing before it.
@@ -313,9 +322,22 @@ impl Router {
             plugin,
             tenants: named.tenants.clone(),
             on_failure: named.router.on_failure,
+            aside: Aside::default(),
         };
         let chain = chain.into_iter().zip(&wanted.routers).map(link).collect();
-        Self { chain, plugins, on_failure: wanted.router.on_failure }
+        Self { chain, plugins, on_failure: wanted.router.on_failure, aside: Aside::default() }
+    }
+
+    /// Those of the chain that are asked about a tenant's requests.
+    pub fn chain_of(&self, tenant: &str) -> impl Iterator<Item = &Link> {
+        self.chain.iter().filter(move |link| link.tenants.matches(tenant))
+    }
+
+    /// Where a tenant's requests wait to be decided about, if one of its routers takes long.
+    pub fn aside_of(&self, tenant: &str, now: Timestamp) -> Option<&Aside> {
+        let in_chain = self.chain_of(tenant).map(|link| (&link.plugin, &link.aside));
+        let behind = (&self.plugins.configured, &self.aside);
+        in_chain.chain([behind]).find(|(plugin, _)| plugin.is_slow(now.0)).map(|(_, aside)| aside)
     }
 
     /// Every router, in the order in which they are asked.

@@ -143,7 +143,7 @@ async fn model_call(
         let created = responses::create(gateway, &caller, &head.headers, envelope, arrived.0);
         return Box::pin(created).await.map(Begun::Answered);
     }
-    let routed = route::route(gateway, &caller, head.uri.path(), &head.headers, &envelope, arrived.0);
+    let routed = route::route(gateway, &caller, head.uri.path(), &head.headers, &envelope, arrived.0).await;
     let routed = routed.map_err(|refusal| {
         let is_it = envelope.named_by == envelope::NamedBy::Api && refusal.code == MODEL_NOT_FOUND;
         if is_it { envelope::no_default_model(head.uri.path(), &envelope.model) } else { refusal }

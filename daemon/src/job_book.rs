@@ -229,6 +229,7 @@ mod tests {
             are_errors_deleted: false,
             idempotency: None,
             digest: [0; 16],
+            api_key: "".into(),
         }
     }
 

@@ -367,9 +367,8 @@ impl Task {
     /// What tenants have now, of those for whom that has changed.
     fn news_of_means(&mut self) -> Option<Event> {
         let (tenants, now) = (&self.gateway.tenants, self.gateway.clock.now());
-        let accounts = self.tenants.iter().filter_map(|tenant| tenants.account(tenant));
-        let accounts = accounts.filter(|account| account.has_means());
-        let have: HashMap<Holder, Means> = accounts.flat_map(|account| account.means(now)).collect();
+        let have: HashMap<Holder, Means> =
+            self.tenants.iter().flat_map(|tenant| tenants.means(tenant, now)).collect();
         let is_news = |(holder, means): &(&Holder, &Means)| {
             self.means.get(holder).copied().unwrap_or_default() != **means
         };

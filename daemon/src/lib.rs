@@ -38,6 +38,7 @@ pub mod journey;
 pub mod health;
 pub mod next_tries;
 pub mod beside;
+pub mod aside;
 pub mod held;
 pub mod lane_book;
 pub mod tenant;

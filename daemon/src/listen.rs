@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod slow;
+mod unread;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -21,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use self::unread::Unread;
 use crate::body::{ReplyBody, RequestBody};
 use crate::tls::Tls;
 use crate::workers::Workers;
@@ -160,7 +162,7 @@ async fn drive<H, F>(
         let answer = handle(request.map(RequestBody::from));
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    let connection = builder.serve_connection(TokioIo::new(Unread::new(stream)), service).into_owned();
     let connection = watcher.watch(connection);
     // Before HTTP knows which of its versions is spoken, it has no time-out of its own.
     let silent = async {

@@ -22,6 +22,7 @@ use offpeak_store::{BatchRecord, Entry, Selection, Standing, Store, StoreError};
 use serde::de::IgnoredAny;
 use tokio::time::Instant;
 
+use crate::admission::{Admission, admit_late};
 use crate::backends::{Backend, DressError, Dressed, PrepareError, PreparedCall};
 use crate::costs::{SharedSale, Took};
 use crate::damaged;
@@ -356,9 +357,7 @@ impl Rescue<'_> {
             }
             // Several rescues may run at once; the backend's turns are for all of them.
             let turn = backend.turns.take(&asker).await;
-            if gateway.stopping.is_cancelled() {
-                return None;
-            }
+            let admission = self.admitted(&entry, way, due).await?;
             let left = entry.deadline.since(gateway.clock.now());
             while left < way.usual
                 && let Some(faster) = rung.next()
@@ -374,6 +373,11 @@ impl Rescue<'_> {
             ended.took.together =
                 present.as_ref().map_or(1, |present| u32::try_from(present.together()).unwrap_or(u32::MAX));
             drop(present);
+            if let Some(admission) = admission {
+                // What it took is not read here: it counts as it was reckoned.
+                let demand = admission.demand();
+                drop(admission.settle(demand));
+            }
             let now = gateway.clock.now();
             let attempts = entry.attempts.saturating_add(tries).saturating_add(ended.tries);
             let is_good = ended.ending.is_success();
@@ -427,6 +431,22 @@ impl Rescue<'_> {
                     pause(gateway, at.since(now).into()).await?;
                 }
             }
+        }
+    }
+
+    /// It counts against the backend's limits, and waits for them as long as its deadline lets it. None if the daemon stops
+    /// before.
+    async fn admitted(&self, entry: &Entry, way: &Rung, due: Timestamp) -> Option<Option<Admission>> {
+        let (gateway, quota) = (self.gateway, &self.backend.quota);
+        if quota.is_open() {
+            return (!gateway.stopping.is_cancelled()).then_some(None);
+        }
+        let demand = way.sale.learnt.demand(u64::from(entry.tokens), None);
+        let patience = due.before(LAST_CHANCE).since(gateway.clock.now());
+        tokio::select! {
+            biased;
+            () = gateway.stopping.cancelled() => None,
+            admission = admit_late(quota, demand, gateway.tenants.started, patience) => Some(Some(admission)),
         }
     }
 

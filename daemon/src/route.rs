@@ -11,6 +11,7 @@ use offpeak_host::values::router::{self, Decision};
 use offpeak_host::{PluginError, RouterPlugin};
 
 use crate::backends::{Backend, Backends, Menu, Offer, PrepareError, Seller};
+use crate::blocking::elsewhere;
 use crate::config::OnRouterFailure;
 use crate::defer::Deferral;
 use crate::dispatch::{NowCall, OrElse};
@@ -35,28 +36,30 @@ const SECRET_HEADERS: [&str; 4] = ["authorization", "x-api-key", "cookie", "prox
 const KEPT_HEADERS_MAX: usize = 2048;
 
 /// Decides how a request is run.
-pub fn route(
-    gateway: &Gateway,
+pub async fn route(
+    gateway: &Arc<Gateway>,
     caller: &Identified,
     endpoint: &str,
     headers: &HeaderMap,
     envelope: &Envelope,
     now: Timestamp,
 ) -> Result<Routed, Refusal> {
-    decide(gateway, caller.account(), Asked { endpoint, headers, envelope, key: Some(caller) }, now)
+    let asked = Asked { by: By::Caller(caller), endpoint, headers, envelope };
+    decide_where_nobody_waits(gateway, asked, now).await
 }
 
 /// Decides how a request is run whose caller does not wait for it: real-time offers are not among the candidates. What its
-/// key allows was looked at when it was handed in.
-pub fn route_later(
-    gateway: &Gateway,
-    account: &Account,
+/// key allows was looked at when it was handed in; of the key only that is left whose limits for deferred work it takes.
+pub async fn route_later(
+    gateway: &Arc<Gateway>,
+    (account, api_key): (&Arc<Account>, &Arc<str>),
     endpoint: &str,
     headers: &HeaderMap,
     envelope: &Envelope,
     now: Timestamp,
 ) -> Result<Deferral, Refusal> {
-    match decide(gateway, account, Asked { endpoint, headers, envelope, key: None }, now)? {
+    let asked = Asked { by: By::Job { account, api_key }, endpoint, headers, envelope };
+    match decide_where_nobody_waits(gateway, asked, now).await? {
         Routed::Later(deferral) => Ok(deferral),
         Routed::Now(_) => Err(router_failed()),
     }
@@ -82,17 +85,87 @@ pub fn check_job<'m>(
 /// The request that is asked about.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
+    by: By<'a>,
     endpoint: &'a str,
     headers: &'a HeaderMap,
     envelope: &'a Envelope,
-    /// By whom; none if the caller does not wait for it.
-    key: Option<&'a Identified>,
 }
 
-fn decide(gateway: &Gateway, account: &Account, asked: Asked<'_>, now: Timestamp) -> Result<Routed, Refusal> {
-    let Asked { endpoint, headers, envelope, key } = asked;
-    let is_later = key.is_none();
-    let may_use = key.map_or_else(
+/// By whom it is handed in.
+#[derive(Clone, Copy)]
+enum By<'a> {
+    /// Who waits for the answer.
+    Caller(&'a Identified),
+    /// A tenant's job, which nobody waits for, and the key whose own limits for deferred work it takes.
+    Job { account: &'a Arc<Account>, api_key: &'a Arc<str> },
+}
+
+impl<'a> By<'a> {
+    fn account(self) -> &'a Arc<Account> {
+        match self {
+            Self::Caller(caller) => caller.account(),
+            Self::Job { account, .. } => account,
+        }
+    }
+
+    /// The key that was shown with the request.
+    const fn caller(self) -> Option<&'a Identified> {
+        match self {
+            Self::Caller(caller) => Some(caller),
+            Self::Job { .. } => None,
+        }
+    }
+
+    fn api_key(self) -> Arc<str> {
+        match self {
+            Self::Caller(caller) => caller.deferred_key(),
+            Self::Job { api_key, .. } => api_key.clone(),
+        }
+    }
+}
+
+/// Decides here, or on another thread where a router takes so long that others would notice.
+async fn decide_where_nobody_waits(
+    gateway: &Arc<Gateway>,
+    asked: Asked<'_>,
+    now: Timestamp,
+) -> Result<Routed, Refusal> {
+    let tenant = asked.by.account().id.as_str();
+    if gateway.router.load().aside_of(tenant, now).is_none() {
+        return decide(gateway, asked, now);
+    }
+    // Boxed, because every call has room for it, and hardly any needs it.
+    Box::pin(decide_aside(gateway, asked, now)).await
+}
+
+async fn decide_aside(gateway: &Arc<Gateway>, asked: Asked<'_>, now: Timestamp) -> Result<Routed, Refusal> {
+    let router = gateway.router.load_full();
+    let account = asked.by.account().clone();
+    let Some(aside) = router.aside_of(account.id.as_str(), now) else {
+        return decide(gateway, asked, now);
+    };
+    let turn = aside.turn().await?;
+    let (gateway, caller, api_key) = (gateway.clone(), asked.by.caller().cloned(), asked.by.api_key());
+    let (endpoint, headers, envelope) =
+        (asked.endpoint.to_owned(), asked.headers.clone(), asked.envelope.clone());
+    let runtime = gateway.runtime.clone();
+    let decided = elsewhere(&runtime, move || {
+        // A client that hangs up does not end the call.
+        let _turn = turn;
+        let (endpoint, headers, envelope) = (&endpoint, &headers, &envelope);
+        let by = caller.as_ref().map_or(By::Job { account: &account, api_key: &api_key }, By::Caller);
+        decide(&gateway, Asked { by, endpoint, headers, envelope }, now)
+    });
+    decided.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a router's decision broke off");
+        Err(router_failed())
+    })
+}
+
+fn decide(gateway: &Gateway, asked: Asked<'_>, now: Timestamp) -> Result<Routed, Refusal> {
+    let Asked { by, endpoint, headers, envelope } = asked;
+    let (account, is_later) = (by.account(), by.caller().is_none());
+    let may_use = by.caller().map_or_else(
         || account.models.matches(&envelope.model),
         |caller| caller.may_use_model(&envelope.model),
     );
@@ -101,9 +174,10 @@ fn decide(gateway: &Gateway, account: &Account, asked: Asked<'_>, now: Timestamp
         return Err(Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).param("model"));
     }
     let menu = gateway.backends.menu(endpoint, &envelope.model, now)?;
+    check_prices(gateway, account, &menu, now)?;
     let fallback = gateway.backends.fallbacks.of(account.id.as_str(), endpoint, &envelope.model).cloned();
     let question =
-        Question { account, key, endpoint, headers, envelope, menu: &menu, is_later, fallback, now };
+        Question { by, account, endpoint, headers, envelope, menu: &menu, is_later, fallback, now };
     if is_later && !question.has_offers() {
         return Err(not_deferrable(&envelope.model, endpoint));
     }
@@ -119,9 +193,32 @@ fn decide(gateway: &Gateway, account: &Account, asked: Asked<'_>, now: Timestamp
     }
 }
 
+/// A hard budget would be none for what has no price. An engine of one's own is paid for already.
+fn check_prices(gateway: &Gateway, account: &Account, menu: &Menu, now: Timestamp) -> Result<(), Refusal> {
+    if !account.needs_prices() {
+        return Ok(());
+    }
+    let has_none = |seller: &&Seller| {
+        let sales = seller.offers.iter().map(|offer| offer.sale(menu, seller));
+        seller.backend.engine.is_none() && sales.into_iter().any(|sale| !gateway.costs.has_price(&sale, now))
+    };
+    match menu.sellers.iter().find(has_none) {
+        None => Ok(()),
+        Some(seller) => Err(without_price(menu.model.as_str(), seller.backend.id.as_str())),
+    }
+}
+
+fn without_price(model: &str, backend: &str) -> Refusal {
+    let message = format!(
+        "There is no price for the model '{model}' at '{backend}', and this tenant's budget must not be exceeded. Use another model; \
+         offpeak's operator can name a price file in costs.prices, or allow it with budget.unpriced = \"allow\"."
+    );
+    Refusal::new(StatusCode::FORBIDDEN, "model_without_price", message).param("model")
+}
+
 struct Question<'a> {
+    by: By<'a>,
     account: &'a Account,
-    key: Option<&'a Identified>,
     endpoint: &'a str,
     headers: &'a HeaderMap,
     envelope: &'a Envelope,
@@ -139,7 +236,7 @@ enum Answer {
 
 impl Question<'_> {
     fn may_use_backend(&self, backend: &str) -> bool {
-        self.key.is_none_or(|caller| caller.may_use_backend(backend))
+        self.by.caller().is_none_or(|caller| caller.may_use_backend(backend))
     }
 
     /// The offers of a seller that may be chosen.
@@ -161,7 +258,7 @@ impl Question<'_> {
     /// configuration says so where it fails, the bundled one.
     fn ask(&self, gateway: &Gateway) -> Result<Answer, Refusal> {
         let router = gateway.router.load();
-        for link in router.chain.iter().filter(|link| link.tenants.matches(self.account.id.as_str())) {
+        for link in router.chain_of(self.account.id.as_str()) {
             match self.ask_one(gateway, &link.plugin) {
                 Ok(Answer::Pass) => {}
                 Ok(answer) => return Ok(answer),
@@ -338,6 +435,7 @@ impl Question<'_> {
             offer: offer.name.clone(),
             sla_class: SlaClass::of(within),
             name: choice.lane.as_str().into(),
+            api_key: self.by.api_key(),
             headers: kept_headers(&seller.backend, self.headers)?,
         };
         Ok(Routed::Later(Deferral { key, deadline: self.now.after(within) }))

@@ -13,7 +13,8 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
 use offpeak_core::money::Money;
 use offpeak_core::quota::{Demand, Quota};
-use offpeak_core::scheduler::{Holder, Means};
+use offpeak_core::scheduler::{Holder, Means, Part};
+use offpeak_core::tempo::TempoLimits;
 use offpeak_core::words::{BackendId, TenantId, Timestamp};
 use offpeak_store::{Store, StoreError};
 use parking_lot::RwLock;
@@ -55,6 +56,8 @@ pub struct ApiKey {
     record: Record,
     models: Option<ModelPatterns>,
     quota: Arc<Quota>,
+    /// What it is called where its own limits for deferred work hold; empty if there are none.
+    paced_as: Arc<str>,
 }
 
 /// Whom a key stands for.
@@ -71,6 +74,11 @@ impl Identified {
     /// The caller's account.
     pub fn account(&self) -> &Arc<Account> {
         &self.0.account
+    }
+
+    /// What the key is called whose own limits for deferred work its requests take; empty if it has none.
+    pub fn deferred_key(&self) -> Arc<str> {
+        self.0.key.as_ref().map(|key| key.paced_as.clone()).unwrap_or_default()
     }
 
     /// The key may be used for this model.
@@ -196,6 +204,8 @@ struct Known {
     /// What tenants have spent, also those that are not configured any more: they may still have something under way.
     purses: HashMap<TenantId, Arc<Purse>>,
     by_key: HashMap<u64, Vec<(Digest, Arc<Caller>)>>,
+    /// Keys with limits of their own for deferred work.
+    paced_keys: HashMap<TenantId, Vec<(Arc<str>, TempoLimits)>>,
 }
 
 /// Why a key could not be changed.
@@ -316,6 +326,18 @@ impl Tenants {
         }
     }
 
+    /// What a tenant, some of its models and some of its keys have for deferred work now; nothing if nothing of it is limited.
+    pub fn means(&self, tenant: &TenantId, now: Timestamp) -> Vec<(Holder, Means)> {
+        let known = self.known.load();
+        let account = known.accounts.get(tenant).filter(|account| account.has_means());
+        let of_account = account.map(|account| account.means(now)).unwrap_or_default();
+        let of_keys = known.paced_keys.get(tenant).into_iter().flatten().map(|(key, limits)| {
+            let holder = Holder { tenant: tenant.clone(), part: Part::Key(key.clone()) };
+            (holder, Means { tempo: Some(*limits), funds: None })
+        });
+        of_account.into_iter().chain(of_keys).collect()
+    }
+
     /// The way by which the operator is told.
     pub const fn alerts(&self) -> &Alerts {
         &self.alerts
@@ -372,6 +394,7 @@ impl Tenants {
             expires_at: old.expires_at,
             scopes: old.scopes.clone(),
             limits: old.limits.clone(),
+            deferred: old.deferred,
         };
         let (record, key) = Record::make(&self.pepper, chance, new, now);
         let expires_at = Some(old.expires_at.map_or(until, |expires_at| expires_at.min(until)));
@@ -406,7 +429,7 @@ impl Tenants {
             }
         }
         let before = self.known.load();
-        let mut known = Known { by_key: HashMap::new(), ..before.copied() };
+        let mut known = Known { by_key: HashMap::new(), paced_keys: HashMap::new(), ..before.copied() };
         for (digest, caller) in before.by_key.values().flatten().filter(|(_, caller)| caller.key.is_none()) {
             known.add(*digest, caller);
         }
@@ -422,6 +445,7 @@ impl Known {
             accounts: self.accounts.clone(),
             purses: self.purses.clone(),
             by_key: self.by_key.clone(),
+            paced_keys: self.paced_keys.clone(),
         }
     }
 
@@ -445,18 +469,26 @@ impl Known {
             });
             let (ControlFlow::Break(first) | ControlFlow::Continue(first)) = first;
             let quota = quotas.entry(first.to_owned()).or_insert_with(|| admission::quota(&record.limits));
-            self.add_made(record, quota.clone());
+            self.add_made(record, first.into(), quota.clone());
         }
     }
 
     /// A key that was made here; one whose tenant is not configured any more is not accepted.
-    fn add_made(&mut self, record: &Record, quota: Arc<Quota>) {
+    fn add_made(&mut self, record: &Record, first: Arc<str>, quota: Arc<Quota>) {
         let Some(account) = self.accounts.get(&record.tenant).cloned() else { return };
         let Some(digest) = record.digest() else { return };
         let models = &record.scopes.models;
         let key = ApiKey {
             models: (!models.is_empty()).then(|| ModelPatterns::new(models.clone())),
             quota,
+            paced_as: match record.deferred.tempo() {
+                // One that was rotated has the limits of the first: the last one that is told of counts.
+                Some(limits) => {
+                    self.paced_keys.entry(record.tenant.clone()).or_default().push((first.clone(), limits));
+                    first
+                }
+                None => Arc::default(),
+            },
             record: record.clone(),
         };
         self.add(digest, &Arc::new(Caller { account, key: Some(key) }));
@@ -470,6 +502,11 @@ impl Known {
 }
 
 impl Account {
+    /// Only what has a price may be bought.
+    pub const fn needs_prices(&self) -> bool {
+        self.configured.needs_prices()
+    }
+
     /// A budget that is used up takes nothing in. What waits was let in before, and leaves as there is money for it.
     pub fn check_budget(&self, now: Timestamp) -> Result<(), Refusal> {
         drop(self.purse.reserve(Money::ZERO, now)?);
@@ -482,7 +519,7 @@ impl Account {
         let all = Means { tempo: self.configured.deferred.tempo(), funds };
         let of_models = self.configured.model_limits.iter().filter_map(|limits| {
             let tempo = Some(limits.deferred.tempo()?);
-            let holder = Holder { tenant: self.id.clone(), models: Some(limits.name.as_str().into()) };
+            let holder = Holder { tenant: self.id.clone(), part: Part::Models(limits.name.as_str().into()) };
             Some((holder, Means { tempo, funds: None }))
         });
         std::iter::once((Holder::tenant(self.id.clone()), all)).chain(of_models).collect()

@@ -207,6 +207,11 @@ impl AtOnce {
         self.running.try_update(Ordering::AcqRel, Ordering::Acquire, enter).is_ok()
     }
 
+    /// Takes a place that may not be there.
+    pub fn enter_anyway(&self) {
+        self.running.update(Ordering::AcqRel, Ordering::Acquire, |running| running.saturating_add(1));
+    }
+
     /// Gives a place back.
     pub fn leave(&self) {
         self.running.update(Ordering::AcqRel, Ordering::Acquire, |running| running.saturating_sub(1));
@@ -313,6 +318,14 @@ impl Quota {
             }
         }
         Ok(())
+    }
+
+    /// Takes a demand that may not be there: whoever comes next waits for what is owed.
+    pub fn owe(&self, demand: Demand, now: u64) {
+        self.at_once.enter_anyway();
+        for (_, rate, amount) in self.parts(demand) {
+            rate.owe(rate.most(amount), now);
+        }
     }
 
     /// The request is over: its place is free, and what was reckoned is corrected by what it took.

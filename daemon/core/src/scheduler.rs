@@ -29,7 +29,7 @@ use crate::words::{
     BackendId, BatchId, Endpoint, KeptHeaders, LaneId, LaneKey, Millis, Mode, ModelId, OfferName, TenantId,
     Timestamp,
 };
-pub use means::{Funds, Holder, Means, Reckoning, Settled};
+pub use means::{Funds, Holder, Means, Part, Reckoning, Settled};
 use means::{Hold, Purse};
 use voyages::Sailing;
 
@@ -124,7 +124,7 @@ pub enum Event {
         /// The models with means of their own that its model is one of.
         models: Option<Arc<str>>,
     },
-    /// What tenants, and some of their models, have for deferred work.
+    /// What tenants, and some of their models and keys, have for deferred work.
     Means(Vec<(Holder, Means)>),
     /// These were to be given up, and are not due yet.
     Returned(Extent),
@@ -354,11 +354,10 @@ impl Berth {
 
     /// Whose means its requests take.
     fn holders(&self) -> impl Iterator<Item = Holder> + use<> {
-        let of_models = self
-            .models
-            .clone()
-            .map(|models| Holder { tenant: self.key.tenant.clone(), models: Some(models) });
-        std::iter::once(Holder::tenant(self.key.tenant.clone())).chain(of_models)
+        let key = Some(&self.key.api_key).filter(|key| !key.is_empty());
+        let parts = self.models.clone().map(Part::Models).into_iter().chain(key.cloned().map(Part::Key));
+        let tenant = self.key.tenant.clone();
+        std::iter::once(Part::Whole).chain(parts).map(move |part| Holder { tenant: tenant.clone(), part })
     }
 
     /// The price of what is bought, in thousandths of the list price.

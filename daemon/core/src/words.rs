@@ -224,6 +224,8 @@ pub struct LaneKey {
     pub sla_class: SlaClass,
     /// A router's own lane name; empty for the ordinary lane.
     pub name: Arc<str>,
+    /// The API key whose own limits for deferred work they take, beside their tenant's; empty if it has none.
+    pub api_key: Arc<str>,
     /// What their callers sent that changes their meaning.
     pub headers: KeptHeaders,
 }

@@ -17,6 +17,7 @@
 //! - `load`, `cache`, `precompiled`: from a `.wasm` file to machine code, and the files that keep it;
 //! - [`limits`]: what a call may use up;
 //! - `patience`: when a call is over time;
+//! - `slowness`: which plugins take long;
 //! - `imports`: what a plugin may call;
 //! - [`inspect`]: what a component is, before any of its code has run;
 //! - `pool`, [`health`], `times`, `plugin`: the life of one call, the same for every world;
@@ -44,6 +45,7 @@ mod patience;
 mod plugin;
 mod pool;
 mod precompiled;
+mod slowness;
 mod times;
 
 pub use adapter::EnginePlugin;

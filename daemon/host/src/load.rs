@@ -6,6 +6,9 @@ use sha2::{Digest, Sha256};
 
 use crate::{engine::Engine, error::HostError, limits::COMPONENT_BYTES};
 
+/// The four bytes at the start of all WebAssembly.
+const MAGIC: &[u8] = b"\0asm";
+
 /// The eight bytes at the start of a core WebAssembly module: magic number and version 1.
 const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
 
@@ -63,6 +66,12 @@ impl Engine {
             return Err(not_a_component(
                 name,
                 "it is a core module; encode it as a component (`offpeak plugin build`, or `wasm-tools component new`)",
+            ));
+        }
+        if !bytes.starts_with(MAGIC) {
+            return Err(not_a_component(
+                name,
+                "it is no WebAssembly at all; name what `offpeak plugin build` has made (build/….wasm)",
             ));
         }
         let sha256: Arc<str> = format!("{:x}", Sha256::digest(&bytes)).into();

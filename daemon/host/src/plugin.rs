@@ -26,6 +26,7 @@ use crate::{
     load::{Component, Source},
     patience::Patience,
     pool::{Instance, Pool},
+    slowness::Slowness,
     times::{PluginTimes, Times},
 };
 
@@ -187,6 +188,7 @@ pub(crate) struct Plugin<W: World> {
     pool: Pool<W>,
     health: Health,
     times: Times,
+    slowness: Slowness,
     memory_bytes: AtomicUsize,
 }
 
@@ -215,6 +217,7 @@ impl<W: World> Plugin<W> {
             pool: Pool::new(limits.warm_instances.min(limits.max_instances), limits.max_instances),
             health: Health::new(),
             times: Times::new(),
+            slowness: Slowness::default(),
             memory_bytes: AtomicUsize::new(0),
             limits,
         })
@@ -253,6 +256,11 @@ impl<W: World> Plugin<W> {
             && self.shared.is_like(&other.shared)
     }
 
+    /// Its calls take long enough for others to notice who share a thread with them.
+    pub(crate) fn is_slow(&self, now_ms: u64) -> bool {
+        self.slowness.is_slow(now_ms)
+    }
+
     /// Calls the plugin once. `check` sees the answer before the caller does; what it refuses is a bad answer.
     pub(crate) fn call<T>(
         &self,
@@ -267,6 +275,8 @@ impl<W: World> Plugin<W> {
             Pace::Step => self.step_time,
         };
         self.health.admit(now_ms).map_err(|kind| self.error(call, kind))?;
+        // Where others wait behind a call. A step is made where they do not.
+        let watched = matches!(pace, Pace::Request).then(|| self.slowness.begin(now_ms));
         let begun = Instant::now();
         let answer = self.instance(now_ms).and_then(|mut instance| {
             arm(&mut instance.store, time, now_ms);
@@ -279,7 +289,12 @@ impl<W: World> Plugin<W> {
             }
             Ok(answer)
         });
-        self.times.took(begun.elapsed());
+        let took = begun.elapsed();
+        self.times.took(took);
+        if watched.is_some_and(|watched| self.slowness.end(&watched, took, now_ms)) {
+            let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(plugin = self.name(), took_ms, "a plugin takes long");
+        }
         match answer {
             Ok(answer) => {
                 self.health.succeeded(self.name());

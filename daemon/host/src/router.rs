@@ -38,6 +38,11 @@ impl RouterPlugin {
         Ok(Self { plugin, description })
     }
 
+    /// Of late its decisions took so long that others on the same thread notice it: ask it where nobody waits behind it.
+    pub fn is_slow(&self, now_ms: u64) -> bool {
+        self.plugin.is_slow(now_ms)
+    }
+
     /// Decides how one request is run. What it chose is among the candidates, and a rejection has a status that is one.
     pub fn route(
         &self,

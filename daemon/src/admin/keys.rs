@@ -6,7 +6,7 @@ use offpeak_core::words::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::body::ReplyBody;
-use crate::config::Limits;
+use crate::config::{DeferredLimits, Limits};
 use crate::defer::store_failed;
 use crate::gateway::Gateway;
 use crate::reply::{Refusal, json_of};
@@ -32,6 +32,7 @@ struct Shown {
     accepted: bool,
     scopes: Scopes,
     limits: Limits,
+    deferred: DeferredLimits,
     /// The key itself, only in the answer that makes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
@@ -49,6 +50,8 @@ struct Create {
     scopes: Scopes,
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    deferred: DeferredLimits,
 }
 
 #[derive(Default, Deserialize)]
@@ -87,6 +90,7 @@ pub async fn answer(
                 expires_at: create.expires_in_s.map(|seconds| now.after(Millis::from_secs(seconds))),
                 scopes: create.scopes,
                 limits: create.limits,
+                deferred: create.deferred,
             };
             let (record, key) =
                 tenants.create((store, &gateway.chance), new, now).await.map_err(|error| refused(&error))?;
@@ -148,6 +152,7 @@ fn shown(record: Record, key: Option<String>, now: Timestamp) -> Shown {
         replaced_by: record.replaced_by,
         scopes: record.scopes,
         limits: record.limits,
+        deferred: record.deferred,
         key,
     }
 }

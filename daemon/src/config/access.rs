@@ -14,7 +14,7 @@ use super::field::Field;
 use super::patterns::ModelPatterns;
 use super::secret::Secret;
 use super::section::Section;
-use super::tree::{Access, DeferredLimits, Delivery, Limits, ModelLimits, Server, Tenant};
+use super::tree::{Access, DeferredLimits, Delivery, Limits, ModelLimits, Server, Tenant, Unpriced};
 
 /// The name of the tenant of open access.
 const OPEN_TENANT: &str = "default";
@@ -102,6 +102,7 @@ fn keys(field: &Field<'_>, seen: &mut HashMap<String, String>) -> Vec<Secret> {
 fn tenant(section: &Section<'_>, name: &str, keys: Vec<Secret>) -> Tenant {
     let deferrable =
         section.get("deferrable").and_then(|f| f.millis(Least::AboveZero)).unwrap_or(Millis::from_hours(24));
+    let (budget, unpriced) = budget(section.section("budget"));
     let queue = queue(section, Bound { requests: 1_000_000, bytes: 8 << 30 });
     Tenant {
         id: TenantId::from(name),
@@ -114,7 +115,8 @@ fn tenant(section: &Section<'_>, name: &str, keys: Vec<Secret>) -> Tenant {
             .unwrap_or(Delivery::Held),
         limits: limits(section),
         deferred: deferred(section.section("deferred")),
-        budget: budget(section.section("budget")),
+        budget,
+        unpriced,
         model_limits: model_limits(&section.section("model_limits")),
         models: section
             .get("models")
@@ -164,14 +166,16 @@ fn deferred(section: Section<'_>) -> DeferredLimits {
     deferred
 }
 
-fn budget(section: Section<'_>) -> Allowance {
+fn budget(section: Section<'_>) -> (Allowance, Unpriced) {
     let allowance = Allowance {
         day: section.get("day_usd").and_then(|f| f.money()),
         month: section.get("month_usd").and_then(|f| f.money()),
         is_hard: section.get("hard").and_then(|f| f.flag()).unwrap_or(true),
     };
+    let words = [("refuse", Unpriced::Refuse), ("allow", Unpriced::Allow)];
+    let unpriced = section.get("unpriced").and_then(|f| f.choice(words)).unwrap_or(Unpriced::Refuse);
     section.finish();
-    allowance
+    (allowance, unpriced)
 }
 
 fn model_limits(section: &Section<'_>) -> Vec<ModelLimits> {

@@ -150,6 +150,9 @@ fn write_tenant(f: &mut Formatter<'_>, tenant: &Tenant) -> fmt::Result {
             writeln!(f, "    budget    {amount} a {period}; {then}")?;
         }
     }
+    if tenant.needs_prices() {
+        writeln!(f, "              models without a price are refused")?;
+    }
     writeln!(f, "    models    {}", tenant.models)
 }
 

@@ -137,6 +137,8 @@ pub struct Tenant {
     /// What it may spend.
     #[serde(serialize_with = "shown_allowance")]
     pub budget: Allowance,
+    /// What becomes of requests for models without a price where the budget is a hard one.
+    pub unpriced: Unpriced,
     /// Limits for some of its models, beside those above.
     pub model_limits: Vec<ModelLimits>,
     /// The models it may use.
@@ -184,7 +186,8 @@ fn read_millis<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Mill
 }
 
 /// `[tenants.<name>.deferred]`: how fast what can wait leaves. What is beyond that is not refused: it waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DeferredLimits {
     /// Requests.
     pub requests_per_minute: Option<u64>,
@@ -193,8 +196,19 @@ pub struct DeferredLimits {
     /// Output tokens, likewise.
     pub output_tokens_per_minute: Option<u64>,
     /// How much of a rate may leave at once: what it gives in this time.
-    #[serde(serialize_with = "shown_millis")]
+    #[serde(serialize_with = "shown_millis", deserialize_with = "read_millis")]
     pub burst: Millis,
+}
+
+impl Default for DeferredLimits {
+    fn default() -> Self {
+        Self {
+            requests_per_minute: None,
+            input_tokens_per_minute: None,
+            output_tokens_per_minute: None,
+            burst: Millis::from_mins(1),
+        }
+    }
 }
 
 impl DeferredLimits {
@@ -222,6 +236,24 @@ pub struct ModelLimits {
     pub limits: Limits,
     /// How fast what can wait leaves of them.
     pub deferred: DeferredLimits,
+}
+
+/// `[tenants.<name>.budget] unpriced`: models that nobody knows a price of cannot be counted against a budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unpriced {
+    /// A hard budget buys none of them.
+    Refuse,
+    /// They are bought, and cost nothing in the ledger.
+    Allow,
+}
+
+impl Tenant {
+    /// Only what has a price may be bought, since there is a budget that must not be exceeded.
+    pub const fn needs_prices(&self) -> bool {
+        let is_limited = self.budget.day.is_some() || self.budget.month.is_some();
+        is_limited && self.budget.is_hard && matches!(self.unpriced, Unpriced::Refuse)
+    }
 }
 
 /// How the answer of a deferred request comes back.

@@ -8,12 +8,13 @@ use offpeak_core::money::Money;
 use offpeak_core::outcome::DidItRun;
 use offpeak_core::price::PriceBook;
 use offpeak_core::quota::Demand;
+use offpeak_core::usage::Usage;
 use offpeak_core::words::{Mode, TenantId, Timestamp};
 use offpeak_host::CostPlugin;
 use offpeak_host::values::cost;
 use parking_lot::RwLock;
 
-use super::{Charge, Purpose, Sale, Taken};
+use super::{Charge, Purpose, Sale, Taken, Took};
 use crate::plugins::{InUse, Reloaded};
 use crate::telemetry::Metrics;
 
@@ -25,6 +26,8 @@ pub struct Costs {
     metrics: Arc<Metrics>,
     /// Makes ledger keys of one millisecond different.
     next: AtomicU64,
+    /// Which policy and book these are: another number for each change.
+    generation: AtomicU64,
     /// Models without a price that were complained of.
     unpriced: RwLock<std::collections::HashSet<String>>,
 }
@@ -41,6 +44,7 @@ impl Costs {
             book: ArcSwap::from_pointee(book),
             metrics,
             next,
+            generation: AtomicU64::new(0),
             unpriced: RwLock::default(),
         }
     }
@@ -48,12 +52,14 @@ impl Costs {
     /// From now on these prices hold.
     pub fn set_book(&self, book: PriceBook) {
         self.book.store(Arc::new(book));
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// From now on this one is asked.
     pub fn replace(&self, fresh: InUse<CostPlugin>) -> Reloaded {
         let (policy, told) = fresh.replacing(&self.policy.load());
         self.policy.store(Arc::new(policy));
+        self.generation.fetch_add(1, Ordering::AcqRel);
         told
     }
 
@@ -96,6 +102,29 @@ impl Costs {
             }
         }
         taken.map(unpriced).collect()
+    }
+
+    /// Whether there is a price for what is bought: the policy is asked once what a made-up answer would cost, and again when
+    /// it or the book has changed.
+    pub fn has_price(&self, sale: &Sale, now: Timestamp) -> bool {
+        let generation = self.generation.load(Ordering::Acquire);
+        if let Some((_, known)) = sale.priced.lock().filter(|(of, _)| *of == generation) {
+            return known;
+        }
+        let answer = Taken {
+            tenant: TenantId::from("nobody"),
+            purpose: Purpose::First,
+            ran: DidItRun::Ran,
+            status: Some(200),
+            tier: None,
+            usage: Some(Usage { input: 1000, output: 1000, ..Usage::default() }),
+            estimated: true,
+            wasted: false,
+            took: Took::NO_TIME,
+        };
+        let found = self.charge(sale, std::iter::once(&answer), now).iter().all(|charge| charge.priced);
+        *sale.priced.lock() = Some((generation, found));
+        found
     }
 
     /// What a request will probably cost: for reservations, not for bills.

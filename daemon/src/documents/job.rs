@@ -1,5 +1,7 @@
 //! Jobs: what clients submitted as one piece.
 
+use std::sync::Arc;
+
 use offpeak_core::extent::Range;
 use offpeak_core::job::{Close, End, Life, Stage};
 use offpeak_core::words::{Millis, TenantId, Timestamp};
@@ -61,6 +63,8 @@ pub struct Job {
     pub idempotency: Option<[u8; 16]>,
     /// What tells its requests from others, where they came in the call itself; zeros otherwise.
     pub digest: [u8; 16],
+    /// The API key whose own limits for deferred work its requests take; empty if it has none.
+    pub api_key: Arc<str>,
 }
 
 /// How much of a job's input stands in lanes.
@@ -113,6 +117,8 @@ impl Sums {
 
 impl Kept for Job {
     const KIND: Kind = Kind::Job;
+    /// `api_key`.
+    const LACKING_BEFORE: &'static [u8] = &[0];
 
     fn tenant(&self) -> &TenantId {
         &self.tenant

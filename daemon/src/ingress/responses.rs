@@ -57,7 +57,9 @@ pub async fn create(
     }
     // How it is delivered is no matter of the router's.
     let envelope = Envelope { sla: Sla::Within(window), stream: false, ..envelope };
-    let deferral = route::route_later(gateway, account, PATH, headers, &envelope, arrived)?;
+    let deferral =
+        route::route_later(gateway, (account, &caller.deferred_key()), PATH, headers, &envelope, arrived)
+            .await?;
     let kept = defer::keep(gateway, account, deferral, headers, envelope, arrived, FOR_A_RESPONSE).await?;
     let origin = kept.origin();
     if is_streamed {

@@ -4,6 +4,7 @@
 //! being put there twice.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
@@ -44,8 +45,9 @@ struct Item<'a> {
 
 /// Finds lanes for requests: asks the router once for a model, unless it wants to see bodies.
 struct Router<'a> {
-    gateway: &'a Gateway,
-    account: &'a Account,
+    gateway: &'a Arc<Gateway>,
+    /// Whose they are, and the key whose own limits they take.
+    by: (&'a Arc<Account>, &'a Arc<str>),
     endpoint: &'a str,
     headers: HeaderMap,
     sees_bodies: bool,
@@ -70,8 +72,9 @@ impl Driver {
         }
         let window = self.job.life.deadline.since(self.job.life.created_at);
         let (endpoint, headers) = (self.job.endpoint.clone(), self.job.headers.clone());
-        let mut router = Router::new(&gateway, &account, &endpoint, &headers);
-        if let Err((refusal, line)) = router.try_all(&input.check, window) {
+        let api_key = self.job.api_key.clone();
+        let mut router = Router::new(&gateway, (&account, &api_key), &endpoint, &headers);
+        if let Err((refusal, line)) = router.try_all(&input.check, window).await {
             return self.refuse(vec![problem(refusal, line)]).await;
         }
         match self.put_all(&input, &mut router, window).await {
@@ -219,24 +222,30 @@ fn is_damaged(error: &std::io::Error) -> bool {
 }
 
 /// Whether each model that a job names can be had as something that waits.
-pub fn check_models(
-    gateway: &Gateway,
-    account: &Account,
-    endpoint: &str,
-    headers: &[(String, String)],
+pub async fn check_models(
+    gateway: &Arc<Gateway>,
+    account: &Arc<Account>,
+    job: &Job,
     check: &Check,
-    window: Millis,
 ) -> Result<(), Refusal> {
-    let tried = Router::new(gateway, account, endpoint, headers).try_all(check, window);
+    let window = job.life.deadline.since(job.life.created_at);
+    let tried = Router::new(gateway, (account, &job.api_key), &job.endpoint, &job.headers)
+        .try_all(check, window)
+        .await;
     tried.map_err(|(refusal, _)| refusal)
 }
 
 /// The lanes that a job's requests would be put into; none where the router does not say.
-pub fn lanes_of(gateway: &Gateway, account: &Account, job: &Job, check: &Check) -> Vec<LaneKey> {
+pub async fn lanes_of(
+    gateway: &Arc<Gateway>,
+    account: &Arc<Account>,
+    job: &Job,
+    check: &Check,
+) -> Vec<LaneKey> {
     let window = job.life.deadline.since(job.life.created_at);
-    let mut router = Router::new(gateway, account, &job.endpoint, &job.headers);
+    let mut router = Router::new(gateway, (account, &job.api_key), &job.endpoint, &job.headers);
     // What the router refuses fails the job when it is expanded, with all its problems.
-    match router.try_all(check, window) {
+    match router.try_all(check, window).await {
         Ok(()) => router.lanes.into_values().collect(),
         Err(_) => Vec::new(),
     }
@@ -298,8 +307,8 @@ const PROBLEMS_MAX: usize = 100;
 
 impl<'a> Router<'a> {
     fn new(
-        gateway: &'a Gateway,
-        account: &'a Account,
+        gateway: &'a Arc<Gateway>,
+        by: (&'a Arc<Account>, &'a Arc<str>),
         endpoint: &'a str,
         headers: &[(String, String)],
     ) -> Self {
@@ -307,25 +316,26 @@ impl<'a> Router<'a> {
         let headers = headers.iter().filter_map(|(name, value)| {
             Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
         });
-        Self { gateway, account, endpoint, headers: headers.collect(), sees_bodies, lanes: HashMap::new() }
+        Self { gateway, by, endpoint, headers: headers.collect(), sees_bodies, lanes: HashMap::new() }
     }
 
     /// Whether each model can be had. Nothing is appended before that is known.
-    fn try_all(&mut self, check: &Check, window: Millis) -> Result<(), (Refusal, Option<u64>)> {
+    async fn try_all(&mut self, check: &Check, window: Millis) -> Result<(), (Refusal, Option<u64>)> {
         for model in &check.models {
             let name = serde_json::Value::from(model.name.as_str());
             let body = Bytes::from(format!("{{\"model\":{name}}}"));
             let refused = |refusal| (refusal, model.lines.first().copied());
             let envelope = envelope_of(body, window).map_err(refused)?;
-            let key = self.ask(&envelope).map_err(refused)?;
+            let key = self.ask(&envelope).await.map_err(refused)?;
             self.lanes.insert(model.name.clone(), key);
         }
         Ok(())
     }
 
-    fn ask(&self, envelope: &Envelope) -> Result<LaneKey, Refusal> {
+    async fn ask(&self, envelope: &Envelope) -> Result<LaneKey, Refusal> {
         let now = self.gateway.clock.now();
-        route::route_later(self.gateway, self.account, self.endpoint, &self.headers, envelope, now)
+        route::route_later(self.gateway, self.by, self.endpoint, &self.headers, envelope, now)
+            .await
             .map(|deferral| deferral.key)
     }
 
@@ -333,7 +343,7 @@ impl<'a> Router<'a> {
         let refused = |refusal| JobError::Refused(problem(refusal, Some(line)));
         let key = match self.lanes.get(&envelope.model) {
             Some(key) if !self.sees_bodies => key.clone(),
-            _ => self.ask(envelope).map_err(refused)?,
+            _ => self.ask(envelope).await.map_err(refused)?,
         };
         let (gateway, now) = (self.gateway, self.gateway.clock.now());
         let lane = gateway.lanes.lane(&gateway.store, &gateway.backends, key, now).await;

@@ -13,8 +13,14 @@ use crate::reply::Dialect;
 
 const MOST: usize = 1 << 10;
 
-/// Reads bodies as the data plane does.
+/// More than sockets hold.
+const LARGE: usize = 64 << 20;
+
+/// Reads bodies as the data plane does; a large answer is to be had, too.
 async fn answer(request: Request<RequestBody>) -> Response<ReplyBody> {
+    if request.uri().path() == "/large" {
+        return Response::new(ReplyBody::Whole(Some(vec![b' '; LARGE].into())));
+    }
     let (head, body) = request.into_parts();
     match read_body(&head.headers, body, MOST, |_| Ok(())).await {
         Ok(_) => Response::new(ReplyBody::Whole(None)),
@@ -131,6 +137,36 @@ async fn a_body_is_refused_as_soon_as_it_is_too_large() {
         "what goes on for ever is not read for ever: {:?}",
         said.closed
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_is_not_waited_for() {
+    let server = Server::start().await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    tokio::time::sleep(unread::PATIENCE * 2).await;
+    let mut said = Vec::new();
+    // What was on its way comes, and then no more.
+    drop(stream.read_to_end(&mut said).await);
+    assert!(said.len() < LARGE, "{} bytes", said.len());
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_slowly_gets_all() {
+    let server = Server::start().await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let (mut said, mut piece) = (0, vec![0; 1 << 20]);
+    loop {
+        tokio::time::sleep(unread::PATIENCE / 4).await;
+        match stream.read(&mut piece).await.unwrap() {
+            0 => break,
+            bytes => said += bytes,
+        }
+    }
+    assert!(said > LARGE, "{said} bytes");
+    server.stop().await;
 }
 
 #[tokio::test]

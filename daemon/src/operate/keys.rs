@@ -49,6 +49,9 @@ enum Command {
         /// Requests a minute, beside the tenant's own limits.
         #[arg(long)]
         requests_per_minute: Option<u32>,
+        /// Deferred requests that leave a minute, within the tenant's own limits. What is beyond that waits.
+        #[arg(long)]
+        deferred_requests_per_minute: Option<u32>,
     },
     /// List all keys, without the keys themselves.
     List,
@@ -100,6 +103,7 @@ fn request(command: &Command) -> (Method, String, Option<Value>) {
             endpoints,
             sla,
             requests_per_minute,
+            deferred_requests_per_minute,
         } => {
             let scopes =
                 json!({ "models": models, "backends": backends, "endpoints": endpoints, "sla": sla });
@@ -109,6 +113,7 @@ fn request(command: &Command) -> (Method, String, Option<Value>) {
                 "expires_in_s": expires_in.map(|time| time.as_secs()),
                 "scopes": scopes,
                 "limits": { "requests_per_minute": requests_per_minute },
+                "deferred": { "requests_per_minute": deferred_requests_per_minute },
             });
             (Method::POST, PATH.to_owned(), Some(body))
         }

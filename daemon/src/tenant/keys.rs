@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 use crate::clock::Chance;
-use crate::config::Limits;
+use crate::config::{DeferredLimits, Limits};
 
 /// What a key made here begins with, so that secret scanners and people know one when they see it.
 pub const PREFIX: &str = "opk_";
@@ -172,6 +172,9 @@ pub struct Record {
     /// Limits of its own, beside those of its tenant.
     #[serde(default)]
     pub limits: Limits,
+    /// How fast its deferred work leaves, within its tenant's rates.
+    #[serde(default)]
+    pub deferred: DeferredLimits,
 }
 
 /// What a new key is to be.
@@ -187,6 +190,8 @@ pub struct NewKey {
     pub scopes: Scopes,
     /// Limits of its own.
     pub limits: Limits,
+    /// How fast its deferred work leaves.
+    pub deferred: DeferredLimits,
 }
 
 impl Record {
@@ -204,6 +209,7 @@ impl Record {
             replaced_by: None,
             scopes: new.scopes,
             limits: new.limits,
+            deferred: new.deferred,
         };
         (record, key)
     }

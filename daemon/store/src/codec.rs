@@ -15,6 +15,9 @@ const MESSAGE_BYTES: usize = 4096;
 /// this bit before there were any.
 const HAS_HEADERS: u8 = 0x80;
 
+/// Set in the last byte of a lane's key: the name of an API key follows. The longest SLA there is has class 49.
+const HAS_API_KEY: u8 = 0x40;
+
 /// Reads from a slice; `None` when the bytes are not what was written.
 pub(crate) struct Take<'a>(pub(crate) &'a [u8]);
 
@@ -65,9 +68,10 @@ impl<'a> Take<'a> {
         let (model, tenant) = (self.text()?.into(), self.text()?.into());
         let (offer, name) = (self.text()?.into(), self.text()?.into());
         let class = self.u8()?;
-        let sla_class = SlaClass(class & !HAS_HEADERS);
+        let sla_class = SlaClass(class & !(HAS_HEADERS | HAS_API_KEY));
         let headers = self.headers_if(class & HAS_HEADERS != 0)?;
-        Some(LaneKey { backend, endpoint, model, tenant, offer, sla_class, name, headers })
+        let api_key = if class & HAS_API_KEY == 0 { "".into() } else { self.text()?.into() };
+        Some(LaneKey { backend, endpoint, model, tenant, offer, sla_class, name, api_key, headers })
     }
 
     fn headers_if(&mut self, there_are: bool) -> Option<KeptHeaders> {
@@ -182,8 +186,12 @@ pub(crate) trait Put: BufMut {
         self.put_text(key.tenant.as_str());
         self.put_text(key.offer.as_str());
         self.put_text(&key.name);
-        self.put_u8(key.sla_class.0 | has_headers(&key.headers));
+        let has_api_key = if key.api_key.is_empty() { 0 } else { HAS_API_KEY };
+        self.put_u8(key.sla_class.0 | has_headers(&key.headers) | has_api_key);
         self.put_headers(&key.headers);
+        if !key.api_key.is_empty() {
+            self.put_text(&key.api_key);
+        }
     }
 
     /// Nothing where there are none.
@@ -282,7 +290,8 @@ pub(crate) mod tests {
 
     pub(crate) fn lane_keys() -> impl Strategy<Value = LaneKey> {
         let texts = proptest::array::uniform5(".{0,12}");
-        (texts, ".{0,4}", 0_u8..=64, headers()).prop_map(|(texts, name, class, headers)| {
+        let names = (".{0,4}", ".{0,4}");
+        (texts, names, 0_u8..HAS_API_KEY, headers()).prop_map(|(texts, (name, api_key), class, headers)| {
             let [backend, endpoint, model, tenant, offer] = texts;
             LaneKey {
                 backend: backend.into(),
@@ -292,6 +301,7 @@ pub(crate) mod tests {
                 offer: offer.into(),
                 sla_class: SlaClass(class),
                 name: name.into(),
+                api_key: api_key.into(),
                 headers,
             }
         })

@@ -59,6 +59,7 @@ fn lane_key(name: &str) -> LaneKey {
         offer: "batch".into(),
         sla_class: SlaClass(4),
         name: name.into(),
+        api_key: "".into(),
         headers: KeptHeaders::default(),
     }
 }

@@ -21,6 +21,19 @@ pub enum Error {
     /// An answer was not what it had to be.
     #[error("a wrong answer, so that nothing was measured: {0}")]
     WrongAnswer(String),
+    /// What is to be measured needs more open files.
+    #[error(
+        "only {files} files may be open (ulimit -Hn), which is enough for {calls} held calls: raise that, or say --calls {calls}"
+    )]
+    Files {
+        /// The limit.
+        files: u64,
+        /// What it is enough for.
+        calls: u64,
+    },
+    /// Some benchmarks failed; the others have their figures.
+    #[error("not measured: {0}")]
+    Parts(String),
     /// A program is not installed.
     #[error("{program} is not on the PATH. Install it ({remedy}), or name it with {option}")]
     Missing {

@@ -296,6 +296,7 @@ fn lane_key() -> LaneKey {
         offer: "batch".into(),
         sla_class: SlaClass::of(Millis::from_hours(24)),
         name: "".into(),
+        api_key: "".into(),
         headers: KeptHeaders::default(),
     }
 }

@@ -236,6 +236,7 @@ fn lane_key(model: &str) -> LaneKey {
         offer: "batch".into(),
         sla_class: SlaClass::of(WITHIN),
         name: "".into(),
+        api_key: "".into(),
         headers: KeptHeaders::default(),
     }
 }

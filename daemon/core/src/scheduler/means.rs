@@ -69,20 +69,31 @@ pub struct Funds {
     pub until: Timestamp,
 }
 
-/// Who has means: a tenant, or some of its models.
+/// Who has means: a tenant, or a part of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Holder {
     /// The tenant.
     pub tenant: TenantId,
-    /// What its operator calls the models; none if it is the tenant with all of them.
-    pub models: Option<Arc<str>>,
+    /// Which part.
+    pub part: Part,
+}
+
+/// What a tenant has means for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// Everything.
+    Whole,
+    /// Some of its models, by what its operator calls them.
+    Models(Arc<str>),
+    /// One of its API keys.
+    Key(Arc<str>),
 }
 
 impl Holder {
     /// A tenant with all its models.
     #[must_use]
     pub const fn tenant(tenant: TenantId) -> Self {
-        Self { tenant, models: None }
+        Self { tenant, part: Part::Whole }
     }
 }
 
@@ -185,7 +196,7 @@ impl Scheduler {
 
     /// What deferred work under way will cost each tenant.
     pub fn committed(&self) -> impl Iterator<Item = (&TenantId, Money)> {
-        let of_tenants = self.purses.iter().filter(|(holder, _)| holder.models.is_none());
+        let of_tenants = self.purses.iter().filter(|(holder, _)| holder.part == Part::Whole);
         of_tenants.map(|(holder, purse)| (&holder.tenant, purse.committed))
     }
 

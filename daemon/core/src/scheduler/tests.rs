@@ -57,6 +57,7 @@ fn key(model: &str, tenant: &str) -> LaneKey {
         offer: "batch".into(),
         sla_class: SlaClass::of(Millis::from_hours(24)),
         name: "".into(),
+        api_key: "".into(),
         headers: KeptHeaders::default(),
     }
 }

@@ -66,12 +66,12 @@ pub(super) async fn take(
         Refusal::bad_request("invalid_json", message)
     })?;
     let key = given_key(&head.headers).map(|key| idempotency_key(account, key));
-    let (job, file) = job(gateway, account, &call, key).await?;
+    let (job, file) = job(gateway, caller, &call, key).await?;
     if let Some(same) = same(gateway, account, &job, is_sdk_retry(&head.headers)).await? {
         gateway.metrics.attached();
         return Ok(Arc::new(same));
     }
-    check_room(gateway, account, &job, &file)?;
+    check_room(gateway, account, &job, &file).await?;
     let models = file.check.models.iter().map(|model| model.name.as_str());
     route::check_job(gateway, caller, &job.endpoint, models)?;
     account.check_budget(gateway.clock.now())?;
@@ -81,10 +81,11 @@ pub(super) async fn take(
 
 async fn job(
     gateway: &Gateway,
-    account: &Account,
+    caller: &Identified,
     call: &Call<'_>,
     idempotency: Option<[u8; 16]>,
 ) -> Result<(Job, File), Refusal> {
+    let account = caller.account();
     let input_id = call.input_file_id.as_deref().ok_or_else(|| missing("input_file_id"))?;
     let endpoint = call.endpoint.as_deref().ok_or_else(|| missing("endpoint"))?;
     let window_text = call.completion_window.as_deref().ok_or_else(|| missing("completion_window"))?;
@@ -123,6 +124,7 @@ async fn job(
         are_errors_deleted: false,
         idempotency,
         digest: [0; 16],
+        api_key: caller.deferred_key(),
     };
     Ok((job, file))
 }
@@ -198,12 +200,17 @@ fn output_kept(asked: &ExpiresAfter) -> Result<Millis, Refusal> {
 }
 
 /// There is room for all of its requests.
-pub fn check_room(gateway: &Gateway, account: &Account, job: &Job, file: &File) -> Result<(), Refusal> {
+pub async fn check_room(
+    gateway: &Arc<Gateway>,
+    account: &Arc<Account>,
+    job: &Job,
+    file: &File,
+) -> Result<(), Refusal> {
+    // A lane must have room for all of them where models are mixed: how many are whose is known when they are put there.
+    let keys = jobs::expand::lanes_of(gateway, account, job, &file.check).await;
     let load = Load { requests: file.check.lines, bytes: file.bytes };
     let coming = coming(gateway, &account.id);
     let check = |key| gateway.room.check(&gateway.lanes, &gateway.backends, account, key, load, coming);
-    // A lane must have room for all of them where models are mixed: how many are whose is known when they are put there.
-    let keys = jobs::expand::lanes_of(gateway, account, job, &file.check);
     check(None)?;
     keys.iter().try_for_each(|key| check(Some(key)))
 }

@@ -101,7 +101,7 @@ pub(super) async fn take(
         }
     };
     let idempotency = given_key(&head.headers).map(|key| idempotency_key(account, key));
-    let job = job(gateway, &input, window, told(&head.headers), idempotency, digest);
+    let job = job((gateway, caller), &input, window, told(&head.headers), idempotency, digest);
     let checked = check(gateway, caller, &input, &job, is_sdk_retry(&head.headers)).await;
     if !matches!(checked, Ok(None)) {
         gateway.spool.remove(input.number).await.map_err(|error| disk_failed(&error))?;
@@ -117,7 +117,7 @@ pub(super) async fn take(
 
 /// Whether a call's job may begin: not if it repeats a call, whose job this gives.
 async fn check(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     caller: &Identified,
     input: &File,
     job: &Job,
@@ -129,9 +129,8 @@ async fn check(
     }
     let models = input.check.models.iter().map(|model| model.name.as_str());
     route::check_job(gateway, caller, super::ENDPOINT, models)?;
-    let window = job.life.deadline.since(job.life.created_at);
-    jobs::expand::check_models(gateway, account, super::ENDPOINT, &job.headers, &input.check, window)?;
-    check_room(gateway, account, job, input)?;
+    jobs::expand::check_models(gateway, account, job, &input.check).await?;
+    check_room(gateway, account, job, input).await?;
     Ok(None)
 }
 
@@ -167,7 +166,7 @@ async fn before(
 }
 
 fn job(
-    gateway: &Gateway,
+    (gateway, caller): (&Gateway, &Identified),
     input: &File,
     window: Millis,
     headers: Vec<(String, String)>,
@@ -196,6 +195,7 @@ fn job(
         are_errors_deleted: false,
         idempotency,
         digest,
+        api_key: caller.deferred_key(),
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::jobs::lines;
 use crate::rig::{BY_HAND, Daemon, MODEL, Rig, eventually, send, sim};
+use crate::tenants::{admin, ask_with, create, hand_in};
 
 /// What is said of a lane: why, and what comes next.
 async fn explained(daemon: &Daemon, lane: &Value) -> String {
@@ -44,6 +45,35 @@ async fn what_is_beyond_the_rate_is_queued_and_paced() {
     let took = started.elapsed();
     assert!(took >= Duration::from_millis(1500), "{took:?}");
     assert_eq!((rig.billed(Mode::Batch), rig.ran_twice()), (26, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_keys_own_rate_holds_for_all_that_it_hands_in_and_for_nobody_else() {
+    let rig = Rig::start(sim(), "").await;
+    let slow = json!({ "tenant": "search", "deferred": { "requests_per_minute": 1 } });
+    let (id, key) = create(&rig.daemon, slow).await;
+    for _ in 0..3 {
+        assert_eq!(ask_with(&rig.daemon, &key, MODEL, Some("24h")).await.0, 202);
+    }
+    // A job of two and a background response.
+    assert!(hand_in(&rig.daemon, &key).await.iter().all(|(status, _)| *status == 200));
+    let other = rig.daemon.ticket_of("search", "with another key", "24h").await;
+    rig.all_answered(&[other]).await;
+    eventually("one has left", async || (rig.daemon.waiting().await == 5).then_some(())).await;
+
+    let path = format!("/admin/v1/keys/{id}/rotate");
+    let (_, made) = admin(&rig.daemon, Method::POST, &path, &json!({})).await;
+    let next = made["key"].as_str().unwrap();
+    assert_eq!(ask_with(&rig.daemon, next, MODEL, Some("24h")).await.0, 202);
+    eventually("it waits behind the others", async || (rig.daemon.waiting().await == 6).then_some(())).await;
+    let lanes = rig.daemon.lanes().await;
+    let waiting = lanes.iter().filter(|lane| lane["waiting_requests"] != 0);
+    assert!(
+        waiting.clone().count() > 0 && waiting.clone().all(|lane| lane["api_key"] == id.as_str()),
+        "{lanes:?}"
+    );
+    let wrong = json!({ "tenant": "search", "deferred": { "requests": 1 } });
+    assert_eq!(admin(&rig.daemon, Method::POST, "/admin/v1/keys", &wrong).await.0, 400);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ use provider_sim::{Mode, Server, Sim};
 use tempfile::TempDir;
 
 use crate::again;
-use crate::rig::{BY_HAND, Daemon, MODEL, Rig, eventually, sim};
+use crate::rig::{BY_HAND, CHAT, Daemon, MODEL, Rig, chat, eventually, send, sim};
 
 /// Ways of a router to fail, by the model's name.
 const ROUTER_FAILURES: [&str; 7] = [
@@ -120,6 +120,32 @@ async fn others_are_answered_while_a_hostile_router_is_being_called() {
     let p99 = taken[taken.len() * 99 / 100];
     assert!(p99 < std::time::Duration::from_secs(2), "one request in a hundred took {p99:?}");
     drop(folder);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_behind_a_router_that_takes_long() {
+    let (_folder, path) = file(router::COMPONENT);
+    let settings = format!(
+        "[server]\nthreads = 1\n[plugins.routers.strangers]\nfile = {path}\ntenants = [\"mail\"]\non_failure = \"reject\"\n\
+         time_limit = \"2s\""
+    );
+    let rig = Rig::start(sim(), &settings).await;
+    let endless = || send(rig.daemon.post_as("mail", CHAT, &chat(router::LOOP, "hello")));
+    let calls = async || {
+        let page = rig.daemon.admin("/admin/v1/plugins").await.body;
+        let row = page["data"].as_array().unwrap().iter().find(|row| row["name"] == "strangers").cloned();
+        row.unwrap()["calls"].as_u64().unwrap()
+    };
+    // The first long call may be the machine's doing, and after the second one it is known.
+    for _ in 0..2 {
+        assert_eq!(endless().await.error(), (503, "router_failed"));
+    }
+    let before = calls().await;
+    let third = tokio::spawn(endless());
+    eventually("it loops", async || (calls().await > before).then_some(())).await;
+    assert!(rig.daemon.ask(MODEL, "meanwhile").await.answers(MODEL, "meanwhile"));
+    assert!(!third.is_finished(), "the one thread that serves did not wait for it");
+    assert_eq!(third.await.unwrap().error(), (503, "router_failed"));
 }
 
 // === Providers ===

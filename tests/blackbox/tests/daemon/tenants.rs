@@ -11,21 +11,26 @@ use tokio::net::TcpStream;
 use crate::rig::{BY_HAND, CHAT, Daemon, MODEL, Rig, chat, eventually, key_of, send, sim};
 
 /// An operator's call with a body.
-async fn admin(daemon: &Daemon, method: reqwest::Method, path: &str, body: &Value) -> (u16, Value) {
+pub(crate) async fn admin(
+    daemon: &Daemon,
+    method: reqwest::Method,
+    path: &str,
+    body: &Value,
+) -> (u16, Value) {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let response = client.request(method, daemon.admin_url(path)).json(body).send().await.unwrap();
     let status = response.status().as_u16();
     (status, response.json().await.unwrap_or_default())
 }
 
-async fn create(daemon: &Daemon, body: Value) -> (String, String) {
+pub(crate) async fn create(daemon: &Daemon, body: Value) -> (String, String) {
     let (status, made) = admin(daemon, reqwest::Method::POST, "/admin/v1/keys", &body).await;
     assert_eq!(status, 201, "{made}");
     (made["id"].as_str().unwrap().to_owned(), made["key"].as_str().unwrap().to_owned())
 }
 
 /// A call with any key; the status and the code of the answer.
-async fn ask_with(daemon: &Daemon, key: &str, model: &str, sla: Option<&str>) -> (u16, String) {
+pub(crate) async fn ask_with(daemon: &Daemon, key: &str, model: &str, sla: Option<&str>) -> (u16, String) {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut request = client.post(daemon.url(CHAT)).bearer_auth(key).json(&chat(model, "with a key"));
     if let Some(sla) = sla {
@@ -105,7 +110,7 @@ async fn scopes_of_a_key_hold() {
 
 /// What one key may hand in to be bought later: a job, a message batch, a background response. The status and the code of
 /// each answer.
-async fn hand_in(daemon: &Daemon, key: &str) -> [(u16, String); 2] {
+pub(crate) async fn hand_in(daemon: &Daemon, key: &str) -> [(u16, String); 2] {
     let file = daemon.upload(crate::jobs::lines(2, "scoped")).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let ask = async |path: &str, body: Value| {
@@ -316,6 +321,34 @@ async fn smuggled_and_malformed_requests_reach_nobody() {
     drop(stream.read_to_end(&mut answer).await);
     assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
     assert!(rig.daemon.ask(MODEL, "others are served").await.status.is_success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hard_budget_buys_nothing_that_has_no_price() {
+    let nameless = "nameless-1";
+    let budget = "[tenants.search.budget]\nday_usd = \"10\"";
+    let rig = Rig::start(sim().models([MODEL, nameless]), budget).await;
+    for sla in ["realtime", "24h"] {
+        let refused = rig.daemon.defer("search", nameless, "how much?", sla).await;
+        assert_eq!(refused.error(), (403, "model_without_price"), "{sla}");
+        let message = refused.body["error"]["message"].as_str().unwrap();
+        assert!(message.contains(nameless) && message.contains("costs.prices"), "{message}");
+    }
+    assert_eq!(rig.provider.bill().requests(Mode::Realtime), 0);
+    assert!(rig.daemon.ask(MODEL, "this has one").await.status.is_success());
+    let body = chat(nameless, "no budget, no question");
+    assert!(send(rig.daemon.post_as("mail", CHAT, &body)).await.status.is_success());
+
+    rig.daemon.reload(&rig.upstream, &format!("{budget}\nunpriced = \"allow\"")).await;
+    assert!(rig.daemon.ask(nameless, "whatever it costs").await.status.is_success());
+    // With a price it is bought and counted under the strict budget again.
+    let folder = tempfile::tempdir().unwrap();
+    let prices = folder.path().join("prices.json");
+    let text =
+        json!({ nameless: { "input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6 } }).to_string();
+    std::fs::write(&prices, text).unwrap();
+    rig.daemon.reload(&rig.upstream, &format!("{budget}\n[costs]\nprices = {prices:?}")).await;
+    assert!(rig.daemon.ask(nameless, "now there is one").await.status.is_success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -154,6 +154,7 @@ impl World {
                 offer: "batch".into(),
                 sla_class: SlaClass::of(Millis::from_hours(hours)),
                 name: "".into(),
+                api_key: "".into(),
                 headers: KeptHeaders::default(),
             };
             self.lanes.insert(hours, lane);

@@ -53,7 +53,7 @@ fn some_models_have_a_rate_of_their_own_within_their_tenants() {
     let reckoning = Reckoning::default();
     world.step(Event::Reckons { lane: LaneId(1), reckoning, models: Some(models.clone()) }, START);
     let limits = TempoLimits { requests: Some(10), input: None, output: None, burst: Millis::from_mins(1) };
-    let holder = Holder { tenant: "t".into(), models: Some(models) };
+    let holder = Holder { tenant: "t".into(), part: Part::Models(models) };
     world.step(Event::Means(vec![(holder, Means { tempo: Some(limits), funds: None })]), START);
     world.step(paced("t", 60), START);
     world.step(appended(1, 0, 30, START, DAY), START);
@@ -69,6 +69,22 @@ fn some_models_have_a_rate_of_their_own_within_their_tenants() {
     assert_eq!(sizes.iter().chain(&left).sum::<u64>(), 120);
     let big = world.scheduler.lanes().next().unwrap();
     assert_eq!(big.sums.count, 0, "30 in three minutes and a burst");
+}
+
+#[test]
+fn a_key_has_a_rate_of_its_own_within_its_tenants_and_travels_with_the_others() {
+    let of_key = LaneKey { api_key: "key-1".into(), ..key("m", "t") };
+    let of_key = Event::Opened { lane: LaneId(1), key: of_key, terms: terms(GATE) };
+    let mut world = World::new([of_key, opened(2, "m", "t", GATE)]);
+    let limits = TempoLimits { requests: Some(10), input: None, output: None, burst: Millis::from_mins(1) };
+    let holder = Holder { tenant: "t".into(), part: Part::Key("key-1".into()) };
+    world.step(Event::Means(vec![(holder, Means { tempo: Some(limits), funds: None })]), START);
+    world.step(appended(1, 0, 30, START, DAY), START);
+    world.step(appended(2, 0, 60, START, DAY), START);
+    let now = START.after(LINGER);
+    assert_eq!(batch_sizes(&world.step(Event::Tick, now)), [70], "one batch, with ten of the key's");
+    assert_eq!(batch_sizes(&world.step(Event::Tick, now.after(Millis::from_mins(1)))), [10]);
+    assert_eq!(batch_sizes(&world.step(Event::Tick, now.after(Millis::from_mins(2)))), [10]);
 }
 
 #[test]
