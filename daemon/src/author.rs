@@ -4,6 +4,7 @@ pub mod bench;
 pub mod build;
 pub mod cases;
 pub mod check;
+mod compiled;
 pub mod new;
 pub mod sample;
 

@@ -68,13 +68,17 @@ pub async fn explain(gateway: &Gateway, about: &str) -> Result<Explanation, Refu
         let lane = view.lanes.iter().find(|lane| lane.lane == LaneId(number)).ok_or_else(nothing)?;
         return Ok(of_lane(gateway, lane));
     }
+    if about.starts_with("rt-") {
+        let message = "Nothing is kept of a request in real time but what it cost: `offpeak costs` has that, and the log what failed.";
+        return Err(Refusal::not_found("nothing_to_explain", message));
+    }
     let place: Place = about.strip_prefix("dfr-").unwrap_or(about).parse().map_err(|_| nothing())?;
     of_request(gateway, &view, place).await
 }
 
 fn nothing() -> Refusal {
     let message = "There is no such lane or request. A lane is named by its number, as /admin/v1/lanes lists it, a request \
-                   by the id of its ticket or its x-offpeak-request-id, such as dfr-0-1f.";
+                   that was deferred by the id of its ticket or its x-offpeak-request-id, such as dfr-0-1f.";
     Refusal::not_found("nothing_to_explain", message)
 }
 

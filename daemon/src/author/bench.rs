@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::check::{CheckError, Function, micros, millis, name_of, settings};
+use super::compiled::Workbench;
 use super::{FAILED, USAGE, sample};
 use crate::clock::Clock;
 
@@ -114,13 +115,13 @@ fn measure(args: &Args) -> Result<Report, BenchError> {
     let unreadable = |source| CheckError::Unreadable { path: args.file.clone(), source };
     std::fs::metadata(&args.file).map_err(unreadable)?;
     let config = settings(args.config.as_deref())?;
-    let folder = tempfile::tempdir().map_err(CheckError::Folder)?;
-    let cache_dir = Some(folder.path().to_owned());
-    let engine = Engine::new(&EngineOptions { cache_dir, ..EngineOptions::default() })?;
+    // Nothing is kept: how long compiling takes is among the figures.
+    let workbench =
+        Workbench::new(None, EngineOptions::default().pool_instances).map_err(CheckError::from)?;
     let begun = Instant::now();
-    let found = engine.inspect(&name_of(&args.file), Source::File(&args.file))?;
+    let found = workbench.inspect(&name_of(&args.file), Source::File(&args.file))?;
     let compile_ms = millis(begun.elapsed());
-    let subject = Subject { args, engine: &engine, config: &config };
+    let subject = Subject { args, engine: &workbench.engine, config: &config };
     let worlds = found.worlds.iter().map(|world| subject.in_world(*world)).collect::<Result<Vec<_>, _>>()?;
     if worlds.is_empty() {
         return Err(BenchError::NoWorld);
@@ -274,8 +275,9 @@ impl Report {
             let memory = world.instance_bytes.div_ceil(1024);
             lines.push(format!("  world     {}, {memory} KiB an instance", world.world));
             lines.push(format!(
-                "  started   in {:.1} ms at first, {:.1} us when all is in the cache, first call included",
-                world.start_ms, world.fresh_us
+                "  started   in {:.1} ms at first, {:.1} ms when all is in the cache, first call included",
+                world.start_ms,
+                world.fresh_us / 1e3
             ));
             lines.extend(world.functions.iter().map(|speed| {
                 format!(

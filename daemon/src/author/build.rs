@@ -42,6 +42,14 @@ pub enum BuildError {
         /// How to get it.
         remedy: &'static str,
     },
+    /// A variable names a tool that is not there.
+    #[error("the variable {variable} names {named}, which is not there; name another one, or unset it")]
+    NotThere {
+        /// Which variable.
+        variable: &'static str,
+        /// What it names.
+        named: String,
+    },
     /// A tool was not content.
     #[error("`{0}` failed; what it wrote above says why")]
     Failed(String),
@@ -54,7 +62,7 @@ pub enum BuildError {
         old: PathBuf,
     },
     /// What came out of the tools is something else.
-    #[error("what `{tool}` has built cannot be made a component: {problem}")]
+    #[error("what `{tool}` has built cannot be made a component: {problem}{}", hint(.problem))]
     NotAComponent {
         /// Which tool.
         tool: &'static str,
@@ -69,6 +77,16 @@ pub enum BuildError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// What is behind the most usual of problems.
+fn hint(problem: &str) -> &'static str {
+    if problem.contains("wasi") {
+        "; something in it asks for a file, a clock or for output (printf, time), which a plugin does not have: the functions of the \
+         interface `host` write to the log and know the time"
+    } else {
+        ""
+    }
 }
 
 /// What a folder's sources are written in.
@@ -189,6 +207,8 @@ fn encode(module: &[u8], tool: &'static str) -> Result<Vec<u8>, BuildError> {
 fn run_tool(command: &mut Command) -> Result<(), BuildError> {
     let failed = || BuildError::Failed(in_words(command));
     let text = failed();
+    // Some take a minute, and say nothing.
+    eprintln!("+ {}", in_words(command));
     match command.stdin(Stdio::null()).stdout(io::stderr()).status() {
         Ok(status) if status.success() => Ok(()),
         Ok(_) | Err(_) => Err(text),

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use offpeak_host::{
-    AnyPlugin, CostPlugin, Engine, EngineOptions, EnginePlugin, HostError, Limits, PluginError,
-    ProviderPlugin, RetryPlugin, RouterPlugin, Source, WorldName,
+    AnyPlugin, CostPlugin, EnginePlugin, HostError, Limits, PluginError, ProviderPlugin, RetryPlugin,
+    RouterPlugin, Source, WorldName,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -25,10 +25,8 @@ use serde_json::{Value, json};
 use self::compare::{Difference, differences};
 use self::file::{Case, CaseFile};
 use super::build::components;
+use super::compiled::{Workbench, WorkbenchError, folder};
 use super::{FAILED, USAGE};
-
-/// Golden cases say what a plugin answers and not how fast: a busy machine changes nothing.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs golden cases.
 #[derive(Debug, ClapArgs)]
@@ -39,6 +37,9 @@ pub struct Args {
     /// A file of cases, TOML or JSON, or a folder of them [default: `cases` in the plugin's folder].
     #[arg(long, value_name = "PATH")]
     cases: Option<PathBuf>,
+    /// The time limit of a call [default: 50ms, as in the daemon].
+    #[arg(long, value_parser = humantime::parse_duration)]
+    time_limit: Option<Duration>,
     /// Only cases whose name has this in it.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
@@ -92,9 +93,9 @@ pub enum TestError {
     /// The component is none.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// There is no place for what is compiled on the way.
-    #[error("there is no folder for what is compiled on the way: {0}; set TMPDIR to one that can be written")]
-    Folder(io::Error),
+    /// There is nothing to try it on.
+    #[error(transparent)]
+    Workbench(#[from] WorkbenchError),
 }
 
 /// What became of all cases.
@@ -142,7 +143,8 @@ type CaseProblem = String;
 
 /// Runs the command and returns the exit code.
 pub fn run(args: &Args) -> u8 {
-    let report = match found(args).and_then(|(component, cases)| try_all(&component, &cases)) {
+    let report = match found(args).and_then(|(component, cases)| try_all(&component, &cases, args.time_limit))
+    {
         Ok(report) => report,
         Err(error) => {
             eprintln!("offpeak: {error}");
@@ -162,6 +164,13 @@ fn found(args: &Args) -> Result<(PathBuf, Vec<CaseFile>), TestError> {
     let unreadable = |source| TestError::Unreadable { path: args.plugin.clone(), source };
     let is_folder = fs::metadata(&args.plugin).map_err(unreadable)?.is_dir();
     let component = if is_folder { built(&args.plugin.join("build"))? } else { args.plugin.clone() };
+    if is_folder && let Some(source) = newer_source(&args.plugin, &component) {
+        eprintln!(
+            "offpeak: {} is newer than {}, which is tested: run `offpeak plugin build` to test what it says",
+            source.display(),
+            component.display()
+        );
+    }
     // A component lies in the folder `build` of its plugin's.
     let home =
         if is_folder { Some(args.plugin.as_path()) } else { component.parent().and_then(Path::parent) };
@@ -179,6 +188,21 @@ fn found(args: &Args) -> Result<(PathBuf, Vec<CaseFile>), TestError> {
     Ok((component, cases))
 }
 
+/// A file of a plugin that was changed after its component was built, and so is not in it.
+fn newer_source(folder: &Path, component: &Path) -> Option<PathBuf> {
+    const SOURCES: [&str; 8] = ["rs", "py", "js", "ts", "go", "c", "h", "wit"];
+    let built = fs::metadata(component).ok()?.modified().ok()?;
+    let is_newer = |path: &PathBuf| {
+        let is_source = path.extension().is_some_and(|end| SOURCES.iter().any(|source| end == *source));
+        is_source && fs::metadata(path).and_then(|found| found.modified()).is_ok_and(|at| at > built)
+    };
+    [folder.to_owned(), folder.join("src")]
+        .iter()
+        .filter_map(|folder| fs::read_dir(folder).ok())
+        .flat_map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())))
+        .find(is_newer)
+}
+
 /// The one component that was built.
 fn built(folder: &Path) -> Result<PathBuf, TestError> {
     let mut found = components(folder).into_iter();
@@ -189,32 +213,34 @@ fn built(folder: &Path) -> Result<PathBuf, TestError> {
     }
 }
 
-fn try_all(component: &Path, files: &[CaseFile]) -> Result<Report, TestError> {
+fn try_all(component: &Path, files: &[CaseFile], time_limit: Option<Duration>) -> Result<Report, TestError> {
     let bytes =
         fs::read(component).map_err(|source| TestError::Unreadable { path: component.to_owned(), source })?;
     let name = component.file_stem().map_or_else(|| "plugin".into(), |stem| stem.to_string_lossy());
-    let verdicts = Bench::new(&name, &bytes)?.try_all(files)?;
+    let verdicts = Bench::new(&name, &bytes, time_limit, folder().as_deref())?.try_all(files)?;
     Ok(Report::new(component.display().to_string(), verdicts))
 }
 
 /// A component on the test bench.
 struct Bench<'a> {
-    engine: Engine,
+    workbench: Workbench,
     name: &'a str,
     component: &'a [u8],
+    /// Instead of the daemon's, for a call.
+    time_limit: Option<Duration>,
     worlds: Vec<WorldName>,
-    /// For what is compiled: each case has an instance of its own.
-    _folder: tempfile::TempDir,
 }
 
 impl<'a> Bench<'a> {
-    fn new(name: &'a str, component: &'a [u8]) -> Result<Self, TestError> {
-        let folder = tempfile::tempdir().map_err(TestError::Folder)?;
-        let cache_dir = Some(folder.path().to_owned());
-        let engine =
-            Engine::new(&EngineOptions { cache_dir, pool_instances: 8, ..EngineOptions::default() })?;
-        let worlds = engine.inspect(name, Source::Bytes(component))?.worlds;
-        Ok(Self { engine, name, component, worlds, _folder: folder })
+    fn new(
+        name: &'a str,
+        component: &'a [u8],
+        time_limit: Option<Duration>,
+        keep_in: Option<&Path>,
+    ) -> Result<Self, TestError> {
+        let workbench = Workbench::new(keep_in, 8)?;
+        let worlds = workbench.inspect(name, Source::Bytes(component))?.worlds;
+        Ok(Self { workbench, name, component, time_limit, worlds })
     }
 
     fn try_all(&self, files: &[CaseFile]) -> Result<Vec<Verdict>, TestError> {
@@ -278,10 +304,10 @@ impl<'a> Bench<'a> {
         limits: &Limits,
         run: impl FnOnce(&P) -> Result<Vec<Given>, CaseProblem>,
     ) -> Result<Vec<Given>, CaseProblem> {
-        let limits = Limits { call: PATIENCE, step: PATIENCE, ..limits.clone() };
+        let limits = Limits { call: self.time_limit.unwrap_or(limits.call), ..limits.clone() };
         let source = Source::Bytes(self.component);
         let now_ms = case.now_ms;
-        match P::load(&self.engine, self.name, source, case.config.to_string(), limits, now_ms) {
+        match P::load(&self.workbench.engine, self.name, source, case.config.to_string(), limits, now_ms) {
             Ok(plugin) => run(&plugin),
             Err(HostError::FirstCall(error)) => Ok(vec![Given {
                 step: None,

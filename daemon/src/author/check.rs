@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use clap::Args as ClapArgs;
 use offpeak_host::{
-    AnyPlugin, CostPlugin, Engine, EngineOptions, EnginePlugin, HostError, Inspection, Limits, PluginError,
-    PluginErrorKind, ProviderPlugin, RetryPlugin, RouterPlugin, Source, WorldName,
+    AnyPlugin, CostPlugin, Engine, EnginePlugin, HostError, Inspection, Limits, PluginError, PluginErrorKind,
+    ProviderPlugin, RetryPlugin, RouterPlugin, Source, WorldName,
 };
 use serde::Serialize;
 
 use super::USAGE;
+use super::compiled::{Workbench, WorkbenchError, folder};
 use super::sample::{self, Said};
 use crate::clock::Clock;
 
@@ -47,8 +48,8 @@ struct Report {
     sha256: String,
     imports: Vec<Import>,
     exports: Vec<String>,
-    /// From nothing to machine code.
-    compile_ms: f64,
+    /// From nothing to machine code; none if an earlier command has kept that.
+    compile_ms: Option<f64>,
     worlds: Vec<Trial>,
     /// What keeps it from being taken into use, if it is no plugin at all.
     problem: Option<String>,
@@ -91,7 +92,7 @@ struct Calls {
 
 /// Runs the command and returns the exit code.
 pub fn run(args: &Args) -> u8 {
-    let report = match examine(args) {
+    let report = match examine(args, folder().as_deref()) {
         Ok(report) => report,
         Err(problem) => {
             eprintln!("offpeak: {problem}");
@@ -119,28 +120,24 @@ pub(super) enum CheckError {
     Unreadable { path: PathBuf, source: std::io::Error },
     #[error("{}: {source}; write what would stand in the plugin's config table, as TOML", .path.display())]
     NotToml { path: PathBuf, source: toml::de::Error },
-    #[error("there is no folder for what is compiled on the way: {0}; set TMPDIR to one that can be written")]
-    Folder(std::io::Error),
     #[error(transparent)]
-    Engine(HostError),
+    Workbench(#[from] WorkbenchError),
 }
 
-fn examine(args: &Args) -> Result<Report, CheckError> {
+fn examine(args: &Args, keep_in: Option<&Path>) -> Result<Report, CheckError> {
     let unreadable = |source| CheckError::Unreadable { path: args.file.clone(), source };
     let bytes = std::fs::metadata(&args.file).map_err(unreadable)?.len();
     let config = settings(args.config.as_deref())?;
-    let folder = tempfile::tempdir().map_err(CheckError::Folder)?;
-    let cache_dir = Some(folder.path().to_owned());
-    let engine = Engine::new(&EngineOptions { cache_dir, pool_instances: 8, ..EngineOptions::default() })
-        .map_err(CheckError::Engine)?;
+    let workbench = Workbench::new(keep_in, 8)?;
+    let engine = &workbench.engine;
     let begun = Instant::now();
-    let found = engine.inspect(&name_of(&args.file), Source::File(&args.file));
-    let compile_ms = millis(begun.elapsed());
+    let found = workbench.inspect(&name_of(&args.file), Source::File(&args.file));
+    let compile_ms = (engine.compilations() > 0).then(|| millis(begun.elapsed()));
     let inspection = match found {
         Ok(inspection) => inspection,
         Err(error) => return Ok(Report::of_no_plugin(args, bytes, &error)),
     };
-    let trials = inspection.worlds.iter().map(|world| try_out(args, &engine, *world, &config)).collect();
+    let trials = inspection.worlds.iter().map(|world| try_out(args, engine, *world, &config)).collect();
     Ok(Report::new(args, inspection, compile_ms, trials))
 }
 
@@ -271,7 +268,7 @@ impl Setting<'_> {
 }
 
 impl Report {
-    fn new(args: &Args, found: Inspection, compile_ms: f64, worlds: Vec<Trial>) -> Self {
+    fn new(args: &Args, found: Inspection, compile_ms: Option<f64>, worlds: Vec<Trial>) -> Self {
         let problem = worlds.is_empty().then(|| {
             "it exports the interface of no world that the daemon calls: build it for one of router, provider, \
              engine, retry-policy and cost-policy"
@@ -297,7 +294,7 @@ impl Report {
             sha256: String::new(),
             imports: Vec::new(),
             exports: Vec::new(),
-            compile_ms: 0.0,
+            compile_ms: None,
             worlds: Vec::new(),
             problem: Some(error.to_string()),
         }
@@ -318,8 +315,10 @@ impl Report {
             let imports: Vec<_> = imports.collect();
             let imports = if imports.is_empty() { "nothing".to_owned() } else { imports.join(", ") };
             lines.push(format!("  imports   {imports}"));
-            lines
-                .push(format!("  compiled  in {:.1} ms, once; the daemon keeps the result", self.compile_ms));
+            lines.push(match self.compile_ms {
+                Some(ms) => format!("  compiled  in {ms:.1} ms, once; the daemon keeps the result, too"),
+                None => "  compiled  before, and kept".to_owned(),
+            });
         }
         for trial in &self.worlds {
             trial.write(&mut lines);
@@ -385,7 +384,7 @@ mod tests {
     }
 
     fn checked(component: &[u8]) -> Report {
-        examine(&args(component, None).1).unwrap()
+        examine(&args(component, None).1, None).unwrap()
     }
 
     #[test]
@@ -418,7 +417,7 @@ mod tests {
     #[test]
     fn settings_reach_the_plugin_and_wrong_ones_are_its_problem() {
         let (_folder, args) = args(offpeak_bundled::STANDARD_RETRY, Some("temporary = 7"));
-        let report = examine(&args).unwrap();
+        let report = examine(&args, None).unwrap();
         assert!(!report.is_fine());
         assert!(report.text().contains("PROBLEM"), "{}", report.text());
         assert_eq!(run(&args), NOT_FINE);

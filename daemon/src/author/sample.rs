@@ -51,7 +51,9 @@ pub fn route(plugin: &RouterPlugin, now_ms: u64) -> Said {
     Ok(match plugin.route(&envelope, &candidates, now_ms)? {
         router::Decision::Choose(choice) => format!("chose {} at {}", choice.offer, choice.backend),
         router::Decision::Reject(rejection) => format!("rejected with {}", rejection.status),
-        router::Decision::Pass => "passed on".to_owned(),
+        router::Decision::Pass => {
+            "passed on; --config FILE gives it the settings under which it decides".to_owned()
+        }
     })
 }
 

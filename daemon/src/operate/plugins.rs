@@ -9,6 +9,10 @@ use super::table;
 
 const PATH: &str = "/admin/v1/plugins";
 
+/// For whoever changed something and does not see it.
+const NOTHING_CHANGED: &str = "The files are as they were: `offpeak plugin build` makes a component anew. Settings, paths and pins \
+                               stand in the configuration, which the daemon reads again on SIGHUP.\n";
+
 /// Lists or reloads the plugins of a daemon.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
@@ -52,7 +56,9 @@ fn reloaded(text: &str) -> String {
         cells.push(if row["changed"] == true { "changed" } else { "as before" }.to_owned());
         cells
     }));
-    table::aligned(&rows, 6)
+    let has_changed = rows_of(text).iter().any(|row| row["changed"] == true);
+    let hint = if has_changed { "" } else { NOTHING_CHANGED };
+    table::aligned(&rows, 6) + hint
 }
 
 fn rows_of(text: &str) -> Vec<Value> {
@@ -87,6 +93,10 @@ mod tests {
         );
         row["changed"] = false.into();
         let text = json!({ "data": [row] }).to_string();
-        assert!(reloaded(&text).ends_with("router  router  -        /r.wasm  abababababab  as before\n"));
+        let told = reloaded(&text);
+        assert!(
+            told.contains("router  router  -        /r.wasm  abababababab  as before\nThe files are as"),
+            "{told}"
+        );
     }
 }

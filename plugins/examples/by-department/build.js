@@ -54,7 +54,7 @@ const out = resolve(values.out);
 mkdirSync(out, { recursive: true });
 const code = sources(out);
 const tests = readdirSync(code).filter((file) => file.endsWith(".test.js"));
-run(process.execPath, "--test", ...tests.map((file) => join(code, file)));
+run(process.execPath, "--enable-source-maps", "--test", "--test-reporter=spec", ...tests.map((file) => join(code, file)));
 const component = join(out, `${name}.wasm`);
 // --stub-wasi: nothing of the system is imported, so that the daemon takes the component. --sync: its calls are plain functions.
 const world = ["--wit", contract(), "--world", offpeak.world];

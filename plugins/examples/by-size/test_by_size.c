@@ -6,6 +6,7 @@
 
 // What the daemon and the bindings would bring; no test comes here.
 void offpeak_plugin_host_config(router_string_t *ret) { (void)ret, abort(); }
+uint64_t offpeak_plugin_host_now(void) { abort(); }
 void offpeak_plugin_host_log(offpeak_plugin_host_level_t level, router_string_t *text) { (void)level, (void)text, abort(); }
 void router_string_set(router_string_t *ret, const char *text) { (void)ret, (void)text, abort(); }
 void router_string_dup(router_string_t *ret, const char *text) { (void)ret, (void)text, abort(); }

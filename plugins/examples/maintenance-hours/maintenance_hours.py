@@ -6,7 +6,7 @@ not. At other times it is tried again as usual.
 
 import json
 from functools import wraps
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Union, get_args, get_origin
 
 from wit_world import exports
 from wit_world.exports.judging import (
@@ -40,7 +40,9 @@ class Settings:
         self.end_ms = int(table.get("end", 4)) * HOUR_MS
         if not 0 <= self.begin_ms < self.end_ms <= DAY_MS:
             raise ValueError("the hours of maintenance must begin before they end, from 0 to 24")
-        self.backends: List[str] = list(table.get("backends", []))
+        self.backends: List[str] = table.get("backends", [])
+        if not isinstance(self.backends, list):
+            raise ValueError("backends is a list of their names")
 
     @classmethod
     def get(cls) -> "Settings":
@@ -70,12 +72,18 @@ def judge(settings: Settings, now_ms: int, attempt: Attempt) -> Meaning:
 
 
 def told(call: Callable) -> Callable:
-    """An exception ends the call. The daemon says of it what was logged before."""
+    """An exception ends the call, and so does an answer of another type. The daemon says of it what was logged before."""
+    answer = call.__annotations__["return"]
+    types = get_args(answer) if get_origin(answer) is Union else (get_origin(answer) or answer,)
 
     @wraps(call)
     def telling(*values: Any) -> Any:
         try:
-            return call(*values)
+            given = call(*values)
+            if not isinstance(given, types):
+                names = " or ".join(one.__name__ for one in types)
+                raise TypeError(f"{call.__name__} is to return {names}, not {given!r}")
+            return given
         except Exception as error:
             host.log(host.Level.ERROR, f"{type(error).__name__}: {error}")
             raise

@@ -48,7 +48,7 @@ class Decisions(unittest.TestCase):
         self.assertEqual(self.offer_for("mail", 12), "batch")
         self.assertEqual(self.offer_for("search", 3), "batch")
 
-    def test_a_hurried_tenant_is_served_at_once_in_working_hours(self):
+    def test_a_hurried_tenant_is_served_at_once_by_day(self):
         self.assertEqual(self.offer_for("search", 8), "standard")
         self.assertEqual(self.offer_for("search", 18), "batch")
 

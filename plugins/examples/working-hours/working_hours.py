@@ -7,7 +7,7 @@ the configuration names take the fastest one.
 import json
 from datetime import datetime, timezone
 from functools import wraps
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Union, get_args, get_origin
 
 from wit_world import exports
 from wit_world.exports.routing import (
@@ -33,7 +33,10 @@ class Settings:
         unknown = set(table) - {"hurried", "begin", "end"}
         if unknown:
             raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}; there are hurried, begin and end")
-        self.hurried = frozenset(table.get("hurried", []))
+        hurried = table.get("hurried", [])
+        if not isinstance(hurried, list):
+            raise ValueError("hurried is a list of tenants")
+        self.hurried = frozenset(hurried)
         self.begin = int(table.get("begin", 8))
         self.end = int(table.get("end", 18))
 
@@ -67,12 +70,18 @@ def choose(settings: Settings, hour: int, envelope: Envelope, candidates: List[C
 
 
 def told(call: Callable) -> Callable:
-    """An exception ends the call. The daemon says of it what was logged before."""
+    """An exception ends the call, and so does an answer of another type. The daemon says of it what was logged before."""
+    answer = call.__annotations__["return"]
+    types = get_args(answer) if get_origin(answer) is Union else (get_origin(answer) or answer,)
 
     @wraps(call)
     def telling(*values: Any) -> Any:
         try:
-            return call(*values)
+            given = call(*values)
+            if not isinstance(given, types):
+                names = " or ".join(one.__name__ for one in types)
+                raise TypeError(f"{call.__name__} is to return {names}, not {given!r}")
+            return given
         except Exception as error:
             host.log(host.Level.ERROR, f"{type(error).__name__}: {error}")
             raise

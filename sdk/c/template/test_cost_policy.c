@@ -5,6 +5,11 @@
 #include <stdio.h>
 
 // What the bindings would bring; no test comes here.
+void offpeak_plugin_host_config(cost_policy_string_t *ret) { (void)ret, abort(); }
+uint64_t offpeak_plugin_host_now(void) { abort(); }
+void offpeak_plugin_host_log(offpeak_plugin_host_level_t level, cost_policy_string_t *text) { (void)level, (void)text, abort(); }
+void cost_policy_string_set(cost_policy_string_t *ret, const char *text) { (void)ret, (void)text, abort(); }
+void cost_policy_string_free(cost_policy_string_t *text) { (void)text, abort(); }
 void cost_policy_string_dup(cost_policy_string_t *ret, const char *text) { (void)ret, (void)text, abort(); }
 void cost_policy_string_dup_n(cost_policy_string_t *ret, const char *text, size_t n) { (void)ret, (void)text, (void)n, abort(); }
 void exports_offpeak_plugin_costing_sale_free(sale_t *sale) { (void)sale, abort(); }

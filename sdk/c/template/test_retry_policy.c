@@ -5,6 +5,11 @@
 #include <stdio.h>
 
 // What the bindings would bring; no test comes here.
+void offpeak_plugin_host_config(retry_policy_string_t *ret) { (void)ret, abort(); }
+uint64_t offpeak_plugin_host_now(void) { abort(); }
+void offpeak_plugin_host_log(offpeak_plugin_host_level_t level, retry_policy_string_t *text) { (void)level, (void)text, abort(); }
+void retry_policy_string_set(retry_policy_string_t *ret, const char *text) { (void)ret, (void)text, abort(); }
+void retry_policy_string_free(retry_policy_string_t *text) { (void)text, abort(); }
 void retry_policy_string_dup(retry_policy_string_t *ret, const char *text) { (void)ret, (void)text, abort(); }
 void exports_offpeak_plugin_judging_attempt_free(attempt_t *attempt) { (void)attempt, abort(); }
 

@@ -2,7 +2,7 @@
 
 import json
 from functools import wraps
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Union, get_args, get_origin
 
 from wit_world import exports
 from wit_world.exports.costing import Charge, Description, Outcome, Sale
@@ -47,12 +47,18 @@ def charge(settings: Settings, sale: Sale, outcome: Outcome) -> Charge:
 
 
 def told(call: Callable) -> Callable:
-    """An exception ends the call. The daemon says of it what was logged before."""
+    """An exception ends the call, and so does an answer of another type. The daemon says of it what was logged before."""
+    answer = call.__annotations__["return"]
+    types = get_args(answer) if get_origin(answer) is Union else (get_origin(answer) or answer,)
 
     @wraps(call)
     def telling(*values: Any) -> Any:
         try:
-            return call(*values)
+            given = call(*values)
+            if not isinstance(given, types):
+                names = " or ".join(one.__name__ for one in types)
+                raise TypeError(f"{call.__name__} is to return {names}, not {given!r}")
+            return given
         except Exception as error:
             host.log(host.Level.ERROR, f"{type(error).__name__}: {error}")
             raise

@@ -101,9 +101,16 @@ fn write_bindings(folder: &Path, world: &CBindings) -> Result<(), BuildError> {
 /// The first compiler that is there.
 fn compiler() -> Result<Vec<String>, BuildError> {
     let named = env::var("CC").ok().filter(|named| !named.trim().is_empty());
-    let named = named.map(|named| named.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
-    let known = COMPILERS.iter().map(|words| words.iter().map(|word| (*word).to_owned()).collect());
-    named.into_iter().chain(known).find(|words| is_there(words)).ok_or_else(|| BuildError::Missing {
+    if let Some(named) = named {
+        let words: Vec<_> = named.split_whitespace().map(str::to_owned).collect();
+        return if is_there(&words) {
+            Ok(words)
+        } else {
+            Err(BuildError::NotThere { variable: "CC", named })
+        };
+    }
+    let mut known = COMPILERS.iter().map(|words| words.iter().map(|word| (*word).to_owned()).collect());
+    known.find(|words: &Vec<String>| is_there(words)).ok_or_else(|| BuildError::Missing {
         what: "a C compiler that knows WebAssembly".to_owned(),
         remedy: "run `pip install ziglang`, or name one in the variable CC (clang with wasi-libc)",
     })

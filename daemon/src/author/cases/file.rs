@@ -18,6 +18,9 @@ pub(super) struct CaseFile {
     pub(super) cases: Vec<Case>,
 }
 
+/// The keys of a case whatever its world, for whoever misspelt one.
+const CASE_KEYS: &str = "; besides these, a case has `name`, `config`, `now` and `gives`";
+
 /// What goes in, and what must come out.
 #[derive(Debug)]
 pub(super) struct Case {
@@ -109,7 +112,12 @@ pub(super) fn parse(text: &str, is_json: bool, path: PathBuf) -> Result<CaseFile
 impl Case {
     /// What goes in, as a world has it.
     pub(super) fn input<'de, T: Deserialize<'de>>(&self) -> Result<T, String> {
-        T::deserialize(Value::Object(self.input.clone())).map_err(|error| error.to_string())
+        T::deserialize(Value::Object(self.input.clone())).map_err(|error| {
+            let error = error.to_string();
+            let is_own = |key: &String| error.starts_with(&format!("unknown field `{key}`"));
+            let also = if self.input.keys().any(is_own) { CASE_KEYS } else { "" };
+            error + also
+        })
     }
 
     /// What must come out.

@@ -6,7 +6,7 @@ use super::*;
 const PLUGINS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../plugins");
 
 fn tried(name: &str, component: &[u8], cases: &[CaseFile]) -> Report {
-    let verdicts = Bench::new(name, component).unwrap().try_all(cases).unwrap();
+    let verdicts = Bench::new(name, component, None, None).unwrap().try_all(cases).unwrap();
     Report::new(name.to_owned(), verdicts)
 }
 
@@ -118,7 +118,7 @@ fn a_case_that_cannot_be_run_says_why() {
 #[test]
 fn a_component_of_two_worlds_wants_to_know_which() {
     let (_, vllm) = offpeak_bundled::PROVIDERS.into_iter().find(|(name, _)| *name == "vllm").unwrap();
-    let bench = Bench::new("vllm", vllm).unwrap();
+    let bench = Bench::new("vllm", vllm, None, None).unwrap();
     let error = bench.try_all(&cases("[[case]]\nname = 'a'\ngives = 'x'")).unwrap_err().to_string();
     assert!(error.contains("worlds") && error.contains("provider, engine"), "{error}");
 }
@@ -126,7 +126,13 @@ fn a_component_of_two_worlds_wants_to_know_which() {
 #[test]
 fn what_was_not_built_or_has_no_cases_is_said() {
     let folder = tempfile::tempdir().unwrap();
-    let args = |plugin: &Path| Args { plugin: plugin.to_owned(), cases: None, only: None, json: false };
+    let args = |plugin: &Path| Args {
+        plugin: plugin.to_owned(),
+        cases: None,
+        time_limit: None,
+        only: None,
+        json: false,
+    };
     let error = found(&args(folder.path())).unwrap_err();
     assert!(matches!(error, TestError::NotBuilt(_)), "{error}");
     fs::create_dir(folder.path().join("build")).unwrap();
@@ -138,6 +144,11 @@ fn what_was_not_built_or_has_no_cases_is_said() {
     fs::write(folder.path().join("cases/a.toml"), "[[case]]\nname = 'a'").unwrap();
     let (component, cases) = found(&args(folder.path())).unwrap();
     assert!(component.ends_with("build/mine.wasm") && cases.len() == 1);
+    assert_eq!(newer_source(folder.path(), &component), None);
+    let source = folder.path().join("mine.py");
+    let file = fs::File::create(&source).unwrap();
+    file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(9)).unwrap();
+    assert_eq!(newer_source(folder.path(), &component), Some(source));
     let (_, cases) = found(&args(&component)).unwrap();
     assert_eq!(cases.len(), 1, "beside the folder that the component lies in");
     assert_eq!(run(&args(&folder.path().join("nowhere"))), USAGE);

@@ -10,16 +10,27 @@ let settings;
 // Read once: the daemon hands over the same settings as long as this instance lives.
 const settled = () => (settings ??= readSettings(host.config()));
 
-// What is thrown ends the call. The daemon says of it what was logged before.
-function told(call) {
+// What is thrown ends the call. The daemon says of it what was logged before. An answer of another form than the contract's would end
+// it without a word, so it is looked at first.
+function told(call, misfit = () => undefined) {
   return (...values) => {
     try {
-      return call(...values);
+      const answer = call(...values);
+      const problem = misfit(answer);
+      if (problem) throw new TypeError(problem);
+      return answer;
     } catch (error) {
-      host.log("error", error instanceof Error ? error.message : String(error));
+      host.log("error", error instanceof Error ? `${error.message} ${error.stack ?? ""}` : String(error));
       throw error;
     }
   };
+}
+
+const MEANINGS = ["permanent", "temporary", "elsewhere", "run-now", "no-room", "not-sold", "exhausted"];
+
+function misfit(meaning) {
+  if (MEANINGS.includes(meaning?.tag)) return undefined;
+  return `a meaning is { tag } with one of ${MEANINGS.join(", ")}, and not ${JSON.stringify(meaning)}`;
 }
 
 export const judging = {
@@ -32,5 +43,5 @@ export const judging = {
     // Bytes come in; this engine has no TextDecoder, and error bodies are mostly ASCII.
     const body = Array.from(attempt.body, (byte) => String.fromCharCode(byte)).join("");
     return judge(settled(), { ...attempt, body });
-  }),
+  }, misfit),
 };

@@ -13,6 +13,9 @@ export function readSettings(json) {
   if (names.length > 0) {
     throw new Error(`unknown settings: ${names.join(", ")}; there is hurried`);
   }
+  if (!Array.isArray(hurried)) {
+    throw new Error("hurried is a list of tenants");
+  }
   return { hurried };
 }
 

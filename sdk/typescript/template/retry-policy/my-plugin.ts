@@ -16,6 +16,9 @@ export function readSettings(json: string): Settings {
   if (names.length > 0) {
     throw new Error(`unknown settings: ${names.join(", ")}; there is permanent`);
   }
+  if (!Array.isArray(permanent)) {
+    throw new Error("permanent is a list of texts");
+  }
   return { permanent };
 }
 

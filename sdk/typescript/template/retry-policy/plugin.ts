@@ -17,7 +17,7 @@ function told<Values extends unknown[], Answer>(call: (...values: Values) => Ans
     try {
       return call(...values);
     } catch (error) {
-      host.log("error", error instanceof Error ? error.message : String(error));
+      host.log("error", error instanceof Error ? `${error.message} ${error.stack ?? ""}` : String(error));
       throw error;
     }
   };
