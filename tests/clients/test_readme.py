@@ -185,11 +185,12 @@ def test_the_page_of_tenants(rig, run, tmp_path):
     (tmp_path / "shown.toml").write_text(shown + backend)
     told = run("offpeak check --config shown.toml", SEARCH_KEY="sk-1")
     assert "3000 requests, 5000000 input tokens a minute" in told, told
-    create, *others = commands(text)
+    create, paced, *others = commands(text)
     assert [command.split()[:3] for command in others] == [["offpeak", "keys", verb] for verb in ("list", "rotate", "revoke")]
-    name = re.search(r"key-\w+", run(create))[0]
+    name, other = (re.search(r"key-\w+", run(command))[0] for command in (create, paced))
     listed, *others = others
-    assert name in run(listed)
+    told = run(listed)
+    assert name in told and other in told
     for command in others:
         assert "key-" in command
         run(re.sub(r"key-\w+", name, command))
