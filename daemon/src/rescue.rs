@@ -355,9 +355,13 @@ impl Rescue<'_> {
                     return None;
                 }
             }
+            // First: who waits for the quota keeps no turn from those who are due sooner.
+            let admission = self.admitted(&entry, way, due).await?;
             // Several rescues may run at once; the backend's turns are for all of them.
             let turn = backend.turns.take(&asker).await;
-            let admission = self.admitted(&entry, way, due).await?;
+            if gateway.stopping.is_cancelled() {
+                return None;
+            }
             let left = entry.deadline.since(gateway.clock.now());
             while left < way.usual
                 && let Some(faster) = rung.next()
@@ -439,7 +443,7 @@ impl Rescue<'_> {
     async fn admitted(&self, entry: &Entry, way: &Rung, due: Timestamp) -> Option<Option<Admission>> {
         let (gateway, quota) = (self.gateway, &self.backend.quota);
         if quota.is_open() {
-            return (!gateway.stopping.is_cancelled()).then_some(None);
+            return Some(None);
         }
         let demand = way.sale.learnt.demand(u64::from(entry.tokens), None);
         let patience = due.before(LAST_CHANCE).since(gateway.clock.now());

@@ -79,13 +79,23 @@ impl Costs {
         if taken.len() == 0 {
             return Vec::new();
         }
+        self.assess(sale, taken.clone(), now).unwrap_or_else(|| taken.map(unpriced).collect())
+    }
+
+    /// What the first policy says that can tell.
+    fn assess<'a>(
+        &self,
+        sale: &Sale,
+        taken: impl Iterator<Item = &'a Taken>,
+        now: Timestamp,
+    ) -> Option<Vec<Charge>> {
         let book = self.book.load();
         let prices = book.find(&sale.provider, sale.model.as_str());
         let rates = prices.iter().flat_map(|prices| &prices.rates);
         let rates: Vec<_> =
             rates.map(|rate| cost::Rate { name: &rate.name, price: rate.price.to_i64() }).collect();
         let shown = shown_sale(sale, &rates);
-        let outcomes: Vec<_> = taken.clone().map(shown_outcome).collect();
+        let outcomes: Vec<_> = taken.map(shown_outcome).collect();
         for policy in self.policy.load().each() {
             match policy.assess(&shown, &outcomes, now.0) {
                 Ok(charges) => {
@@ -93,7 +103,7 @@ impl Costs {
                     if charges.iter().any(|charge| !charge.priced) {
                         self.complain(sale);
                     }
-                    return charges;
+                    return Some(charges);
                 }
                 Err(error) => {
                     self.metrics.plugin_failed(policy.name());
@@ -101,7 +111,7 @@ impl Costs {
                 }
             }
         }
-        taken.map(unpriced).collect()
+        None
     }
 
     /// Whether there is a price for what is bought: the policy is asked once what a made-up answer would cost, and again when
@@ -122,7 +132,9 @@ impl Costs {
             wasted: false,
             took: Took::NO_TIME,
         };
-        let found = self.charge(sale, std::iter::once(&answer), now).iter().all(|charge| charge.priced);
+        // A policy that fails is asked again by the next request.
+        let Some(charges) = self.assess(sale, std::iter::once(&answer), now) else { return false };
+        let found = charges.iter().all(|charge| charge.priced);
         *sale.priced.lock() = Some((generation, found));
         found
     }
