@@ -36,7 +36,7 @@ pub use secret::{Secret, SecretOrigin};
 pub use tree::{
     Access, Alerts, Backend, Config, Costs, DeferredLimits, Delivery, Engine, Lanes, Limits, Log, LogFormat,
     ModelLimits, NamedRouter, OnRouterFailure, PluginLimits, PluginSource, Plugins, Policy, ProviderPlugin,
-    Route, RouteAnswer, RouterPlugin, Server, Store, Tenant, TlsFiles,
+    QueueLimits, Route, RouteAnswer, RouterPlugin, Server, Store, Tenant, TlsFiles,
 };
 
 /// The variable that names the configuration file.

@@ -1,6 +1,7 @@
 //! What the shell knows of lanes, and the way to the task that decides about them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use offpeak_core::batch::Journey;
@@ -43,15 +44,33 @@ struct Known {
     used: AtomicU64,
 }
 
-/// What waits: by tenant, by lane, in all.
+/// What waits: by tenant, by what has bounds of its own, in all.
 #[derive(Debug, Default)]
 pub struct Waiting {
     /// By tenant.
     pub tenants: HashMap<TenantId, Sums>,
+    /// By tenant and model, where something does.
+    pub models: HashMap<TenantId, HashMap<ModelId, Sums>>,
+    /// By API key that has limits of its own for deferred work, where something does.
+    pub keys: HashMap<Arc<str>, Sums>,
     /// By lane, where something does.
     pub lanes: HashMap<LaneId, Sums>,
     /// In all.
     pub all: Sums,
+}
+
+impl Waiting {
+    /// What waits in a lane.
+    pub fn add(&mut self, lane: LaneId, key: LaneKey, sums: Sums) {
+        let LaneKey { tenant, model, api_key, .. } = key;
+        let of_model = self.models.entry(tenant.clone()).or_default().entry(model).or_default();
+        let of_key = (!api_key.is_empty()).then(|| self.keys.entry(api_key).or_default());
+        let of_tenant = self.tenants.entry(tenant).or_default();
+        for all in [of_model, of_tenant, &mut self.all].into_iter().chain(of_key) {
+            *all = all.plus(sums);
+        }
+        self.lanes.insert(lane, sums);
+    }
 }
 
 /// There is no lane for a request.
@@ -224,6 +243,18 @@ impl LaneBook {
     /// What waits in a tenant's lanes; as of the last step of the scheduler.
     pub fn waiting_of(&self, tenant: &TenantId) -> Sums {
         self.waiting.read().tenants.get(tenant).copied().unwrap_or_default()
+    }
+
+    /// What waits of some of a tenant's models; as of the last step of the scheduler.
+    pub fn waiting_of_models(&self, tenant: &TenantId, is_one: impl Fn(&ModelId) -> bool) -> Sums {
+        let waiting = self.waiting.read();
+        let models = waiting.models.get(tenant).into_iter().flatten();
+        models.filter(|(model, _)| is_one(model)).map(|(_, sums)| *sums).sum()
+    }
+
+    /// What waits of an API key that has limits of its own for deferred work; as of the last step of the scheduler.
+    pub fn waiting_of_key(&self, api_key: &str) -> Sums {
+        self.waiting.read().keys.get(api_key).copied().unwrap_or_default()
     }
 
     /// What waits in the lane of this key; as of the last step of the scheduler.

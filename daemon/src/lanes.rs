@@ -544,12 +544,8 @@ fn publish(gateway: &Gateway, scheduler: &Scheduler) {
             let way = Way { backend: plan.backend, offer: plan.offer, model: view.key.model.clone() };
             usual.insert(way, plan.usual);
         }
-        for sums in [waiting.tenants.entry(view.key.tenant).or_default(), &mut waiting.all] {
-            sums.count += view.sums.count;
-            sums.bytes += view.sums.bytes;
-        }
         if view.sums.count > 0 {
-            waiting.lanes.insert(view.lane, view.sums);
+            waiting.add(view.lane, view.key, view.sums);
         }
         oldest = oldest.min(view.oldest.unwrap_or(now));
     }

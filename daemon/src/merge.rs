@@ -51,6 +51,14 @@ impl Arrays {
         }
     }
 
+    /// Whether tokens are made for an input, which takes far longer than to read it.
+    pub const fn makes_tokens(self) -> bool {
+        match self {
+            Self::Embeddings | Self::Moderations => false,
+            Self::Completions => true,
+        }
+    }
+
     /// The member with the inputs, and that of the answer with one element for each.
     const fn members(self) -> (&'static str, &'static str) {
         match self {

@@ -7,10 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use http::StatusCode;
 use offpeak_core::lane::Sums;
 use offpeak_core::room::{Bound, Full, Load, Whose};
-use offpeak_core::words::{LaneKey, TenantId};
+use offpeak_core::words::{LaneKey, ModelId, TenantId};
 
-use crate::backends::Backends;
-use crate::lane_book::LaneBook;
+use crate::gateway::Gateway;
 use crate::reply::Refusal;
 use crate::tenant::Account;
 
@@ -44,24 +43,42 @@ pub struct InMemory {
 }
 
 /// Requests of jobs that were taken in and do not stand in lanes yet.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Coming {
     /// The tenant's.
-    pub tenant: u64,
+    pub jobs: Vec<ComingJob>,
     /// All of them.
     pub all: u64,
+}
+
+/// The requests of one job that do not stand in lanes yet.
+#[derive(Debug, Clone)]
+pub struct ComingJob {
+    /// So many.
+    pub requests: u64,
+    /// What they came with, if that key has limits of its own for deferred work; else empty.
+    pub api_key: Arc<str>,
+    /// Their model; none if there are several, of which any may have the most.
+    pub model: Option<ModelId>,
+}
+
+impl Coming {
+    /// Those of some of the tenant's jobs.
+    fn of(&self, is_one: impl Fn(&ComingJob) -> bool) -> u64 {
+        let jobs = self.jobs.iter().filter(|job| is_one(job));
+        jobs.fold(0, |sum, job| sum.saturating_add(job.requests))
+    }
 }
 
 impl Room {
     /// Whether so much more of a tenant may wait, in a lane where that is known, beside what waits and is coming.
     pub fn check(
         &self,
-        lanes: &LaneBook,
-        backends: &Backends,
+        gateway: &Gateway,
         account: &Account,
         key: Option<&LaneKey>,
         load: Load,
-        coming: Coming,
+        coming: &Coming,
     ) -> Result<(), Refusal> {
         // A call's own body does not count, so that none is too large for ever; a job's lies on disk.
         let own = if load.requests == 1 { load.bytes } else { 0 };
@@ -69,15 +86,38 @@ impl Room {
             return Err(busy());
         }
         let tenant = Bound { requests: account.max_queued, bytes: account.max_queued_bytes };
+        let waiting = with(gateway.lanes.waiting_of(&account.id), coming.of(|_| true));
         let checked = tenant
-            .check(Whose::Tenant, with(lanes.waiting_of(&account.id), coming.tenant), load)
-            .and_then(|()| match key.and_then(|key| Some((key, backends.get(&key.backend)?))) {
-                Some((key, backend)) => backend.lanes.queue.check(Whose::Lane, lanes.waiting_in(key), load),
-                None => Ok(()),
-            })
-            .and_then(|()| self.all.check(Whose::All, with(lanes.waiting_in_all(), coming.all), load));
+            .check(Whose::Tenant, waiting, load)
+            .and_then(|()| key.map_or(Ok(()), |key| check_parts(gateway, account, key, load, coming)))
+            .and_then(|()| {
+                self.all.check(Whose::All, with(gateway.lanes.waiting_in_all(), coming.all), load)
+            });
         checked.map_err(|full| refusal(full, load, &account.id))
     }
+}
+
+/// What has bounds of its own within the tenant's: the lane, the API key, the model.
+fn check_parts(
+    gateway: &Gateway,
+    account: &Account,
+    key: &LaneKey,
+    load: Load,
+    coming: &Coming,
+) -> Result<(), Full> {
+    let lanes = &gateway.lanes;
+    if let Some(backend) = gateway.backends.get(&key.backend) {
+        backend.lanes.queue.check(Whose::Lane, lanes.waiting_in(key), load)?;
+    }
+    if let Some(bound) = gateway.tenants.queue_of_key(&account.id, &key.api_key) {
+        let coming = coming.of(|job| job.api_key == key.api_key);
+        bound.check(Whose::Key, with(lanes.waiting_of_key(&key.api_key), coming), load)?;
+    }
+    if let Some((bound, is_one)) = account.queue_of_models(&key.model) {
+        let coming = coming.of(|job| job.model.as_ref().is_none_or(&is_one));
+        bound.check(Whose::Models, with(lanes.waiting_of_models(&account.id, &is_one), coming), load)?;
+    }
+    Ok(())
 }
 
 const fn with(waiting: Sums, coming: u64) -> Sums {
@@ -93,6 +133,8 @@ fn refusal(full: Full, load: Load, tenant: &TenantId) -> Refusal {
     let who = match whose {
         Whose::Lane => "The lane of this model",
         Whose::Tenant => "The tenant",
+        Whose::Key => "This API key",
+        Whose::Models => "The tenant, of this model and those that share its limits,",
         Whose::All => "offpeak",
     };
     let (more, advice) = match load.requests {
@@ -105,7 +147,7 @@ fn refusal(full: Full, load: Load, tenant: &TenantId) -> Refusal {
     );
     tracing::debug!(%tenant, ?full, "there is no room for what could wait");
     let status = match whose {
-        Whose::Lane | Whose::Tenant => StatusCode::TOO_MANY_REQUESTS,
+        Whose::Lane | Whose::Tenant | Whose::Key | Whose::Models => StatusCode::TOO_MANY_REQUESTS,
         Whose::All => StatusCode::SERVICE_UNAVAILABLE,
     };
     Refusal { retry_after_s: Some(TRY_AGAIN_S), ..Refusal::new(status, "queue_full", message) }

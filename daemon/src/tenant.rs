@@ -13,9 +13,10 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
 use offpeak_core::money::Money;
 use offpeak_core::quota::{Demand, Quota};
+use offpeak_core::room::Bound;
 use offpeak_core::scheduler::{Holder, Means, Part};
 use offpeak_core::tempo::TempoLimits;
-use offpeak_core::words::{BackendId, TenantId, Timestamp};
+use offpeak_core::words::{BackendId, ModelId, TenantId, Timestamp};
 use offpeak_store::{Store, StoreError};
 use parking_lot::RwLock;
 use tokio::time::Instant;
@@ -57,7 +58,7 @@ pub struct ApiKey {
     models: Option<ModelPatterns>,
     quota: Arc<Quota>,
     /// What it is called where its own limits for deferred work hold; empty if there are none.
-    paced_as: Arc<str>,
+    deferred_as: Arc<str>,
 }
 
 /// Whom a key stands for.
@@ -78,7 +79,7 @@ impl Identified {
 
     /// What the key is called whose own limits for deferred work its requests take; empty if it has none.
     pub fn deferred_key(&self) -> Arc<str> {
-        self.0.key.as_ref().map(|key| key.paced_as.clone()).unwrap_or_default()
+        self.0.key.as_ref().map(|key| key.deferred_as.clone()).unwrap_or_default()
     }
 
     /// The key may be used for this model.
@@ -205,7 +206,16 @@ struct Known {
     purses: HashMap<TenantId, Arc<Purse>>,
     by_key: HashMap<u64, Vec<(Digest, Arc<Caller>)>>,
     /// Keys with limits of their own for deferred work.
-    paced_keys: HashMap<TenantId, Vec<(Arc<str>, TempoLimits)>>,
+    deferred_keys: HashMap<TenantId, HashMap<Arc<str>, KeyLimits>>,
+}
+
+/// The limits of a key for deferred work.
+#[derive(Debug, Clone, Copy)]
+struct KeyLimits {
+    /// How fast it leaves.
+    tempo: Option<TempoLimits>,
+    /// How much may wait.
+    queue: Option<Bound>,
 }
 
 /// Why a key could not be changed.
@@ -331,11 +341,16 @@ impl Tenants {
         let known = self.known.load();
         let account = known.accounts.get(tenant).filter(|account| account.has_means());
         let of_account = account.map(|account| account.means(now)).unwrap_or_default();
-        let of_keys = known.paced_keys.get(tenant).into_iter().flatten().map(|(key, limits)| {
+        let of_keys = known.deferred_keys.get(tenant).into_iter().flatten().filter_map(|(key, limits)| {
             let holder = Holder { tenant: tenant.clone(), part: Part::Key(key.clone()) };
-            (holder, Means { tempo: Some(*limits), funds: None })
+            limits.tempo.map(|tempo| (holder, Means { tempo: Some(tempo), funds: None }))
         });
         of_account.into_iter().chain(of_keys).collect()
+    }
+
+    /// How much may wait of what came with a key, as [`Identified::deferred_key`] names it; none if that is not limited.
+    pub fn queue_of_key(&self, tenant: &TenantId, api_key: &str) -> Option<Bound> {
+        self.known.load().deferred_keys.get(tenant)?.get(api_key)?.queue
     }
 
     /// The way by which the operator is told.
@@ -395,6 +410,7 @@ impl Tenants {
             scopes: old.scopes.clone(),
             limits: old.limits.clone(),
             deferred: old.deferred,
+            queue: old.queue,
         };
         let (record, key) = Record::make(&self.pepper, chance, new, now);
         let expires_at = Some(old.expires_at.map_or(until, |expires_at| expires_at.min(until)));
@@ -429,7 +445,7 @@ impl Tenants {
             }
         }
         let before = self.known.load();
-        let mut known = Known { by_key: HashMap::new(), paced_keys: HashMap::new(), ..before.copied() };
+        let mut known = Known { by_key: HashMap::new(), deferred_keys: HashMap::new(), ..before.copied() };
         for (digest, caller) in before.by_key.values().flatten().filter(|(_, caller)| caller.key.is_none()) {
             known.add(*digest, caller);
         }
@@ -445,7 +461,7 @@ impl Known {
             accounts: self.accounts.clone(),
             purses: self.purses.clone(),
             by_key: self.by_key.clone(),
-            paced_keys: self.paced_keys.clone(),
+            deferred_keys: self.deferred_keys.clone(),
         }
     }
 
@@ -478,17 +494,18 @@ impl Known {
         let Some(account) = self.accounts.get(&record.tenant).cloned() else { return };
         let Some(digest) = record.digest() else { return };
         let models = &record.scopes.models;
+        let limits = KeyLimits { tempo: record.deferred.tempo(), queue: record.queue.bound() };
+        let deferred_as = if limits.tempo.is_some() || limits.queue.is_some() {
+            // One that was rotated has the limits of the first: the last one that is told of counts.
+            self.deferred_keys.entry(record.tenant.clone()).or_default().insert(first.clone(), limits);
+            first
+        } else {
+            Arc::default()
+        };
         let key = ApiKey {
             models: (!models.is_empty()).then(|| ModelPatterns::new(models.clone())),
             quota,
-            paced_as: match record.deferred.tempo() {
-                // One that was rotated has the limits of the first: the last one that is told of counts.
-                Some(limits) => {
-                    self.paced_keys.entry(record.tenant.clone()).or_default().push((first.clone(), limits));
-                    first
-                }
-                None => Arc::default(),
-            },
+            deferred_as,
             record: record.clone(),
         };
         self.add(digest, &Arc::new(Caller { account, key: Some(key) }));
@@ -535,6 +552,14 @@ impl Account {
     pub fn limited_models(&self, model: &str) -> Option<Arc<str>> {
         let found = self.configured.model_limits.iter().find(|limits| limits.models.matches(model));
         found.map(|limits| limits.name.as_str().into())
+    }
+
+    /// How much may wait of the models that this one shares limits with, and which they are; none if that is not limited.
+    pub fn queue_of_models(&self, model: &ModelId) -> Option<(Bound, impl Fn(&ModelId) -> bool)> {
+        let all = &self.configured.model_limits;
+        let place = |model: &ModelId| all.iter().position(|limits| limits.models.matches(model.as_str()));
+        let at = place(model)?;
+        Some((all.get(at)?.queue.bound()?, move |model: &ModelId| place(model) == Some(at)))
     }
 
     /// Its budget.

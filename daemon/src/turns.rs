@@ -184,6 +184,18 @@ impl Turns {
         Some(Turn::of(self))
     }
 
+    /// A turn for what travels with a call that has one, of the same tenant, whose share it counts against. It may be more than
+    /// the engine was to get now, which is made up for before the next call.
+    pub fn take_along(&self, asker: &Asker<'_>) -> Option<Turn<'_>> {
+        let mut queue = self.queue.lock();
+        if queue.pace.ask_along() != Paced::Now {
+            return None;
+        }
+        queue.shares.give(asker.tenant, asker.tokens, asker.weight);
+        drop(queue);
+        Some(Turn::of(self))
+    }
+
     /// How many may be under way at once, as things stand.
     pub fn at_once(&self) -> u64 {
         self.queue.lock().pace.at_once()

@@ -59,7 +59,9 @@ impl Sums {
         self.tokens += extent.tokens;
     }
 
-    fn plus(mut self, other: Self) -> Self {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(mut self, other: Self) -> Self {
         self.count += other.count;
         self.bytes += other.bytes;
         self.tokens += other.tokens;
@@ -70,6 +72,12 @@ impl Sums {
         self.count -= u64::from(extent.count);
         self.bytes -= extent.bytes;
         self.tokens -= extent.tokens;
+    }
+}
+
+impl std::iter::Sum for Sums {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), Self::plus)
     }
 }
 

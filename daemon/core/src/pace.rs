@@ -64,6 +64,15 @@ impl Pace {
         Turn::Now
     }
 
+    /// The same for what travels with a call that has its turn, and costs little beside it: neither a pause nor the window binds it.
+    pub const fn ask_along(&mut self) -> Turn {
+        if self.under_way >= self.most || self.ceiling == 0 {
+            return Turn::AfterAnother;
+        }
+        self.under_way += 1;
+        Turn::Now
+    }
+
     /// A call is over; `too_much` if the provider refused it for want of room.
     pub fn done(&mut self, too_much: bool, retry_after: Option<Millis>, now: Timestamp) {
         self.under_way = self.under_way.saturating_sub(1);
@@ -145,6 +154,17 @@ mod tests {
         assert_eq!(pace.ask(now), Turn::At(now.after(Millis::from_mins(1))));
         assert_eq!([0; 4].map(|_| pace.ask_at_last()), [Turn::Now; 4], "the window was halved, and holds");
         assert_eq!(pace.ask_at_last(), Turn::AfterAnother);
+    }
+
+    #[test]
+    fn what_travels_along_is_bound_by_what_may_be_there_at_most() {
+        let mut pace = Pace::new(16).under(2);
+        assert_eq!(pace.ask(Timestamp(0)), Turn::Now);
+        assert_eq!((0..20).filter(|_| pace.ask_along() == Turn::Now).count(), 15);
+        assert_eq!(pace.ask(Timestamp(0)), Turn::AfterAnother, "the next call waits for all of them");
+        pace.limit(0);
+        pace.done(false, None, Timestamp(0));
+        assert_eq!(pace.ask_along(), Turn::AfterAnother, "the engine takes nothing");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Whether there is room for more that waits. What waits is bounded in requests and in bytes: by lane, by tenant, and over
-//! all. Only what is new is held to it; what goes again has its place.
+//! Whether there is room for more that waits. What waits is bounded in requests and in bytes: by lane, by tenant with its API
+//! keys and models, and over all. Only what is new is held to it; what goes again has its place.
 
 use crate::lane::Sums;
 
@@ -26,6 +26,10 @@ pub struct Load {
 pub enum Whose {
     /// The lane's.
     Lane,
+    /// That of the API key.
+    Key,
+    /// That of some of the tenant's models.
+    Models,
     /// The tenant's.
     Tenant,
     /// That of all tenants together.
@@ -42,6 +46,9 @@ pub enum Full {
 }
 
 impl Bound {
+    /// No bound.
+    pub const NONE: Self = Self { requests: u64::MAX, bytes: u64::MAX };
+
     /// Whether the load fits beside what waits.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use offpeak_core::words::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::body::ReplyBody;
-use crate::config::{DeferredLimits, Limits};
+use crate::config::{DeferredLimits, Limits, QueueLimits};
 use crate::defer::store_failed;
 use crate::gateway::Gateway;
 use crate::reply::{Refusal, json_of};
@@ -33,6 +33,7 @@ struct Shown {
     scopes: Scopes,
     limits: Limits,
     deferred: DeferredLimits,
+    queue: QueueLimits,
     /// The key itself, only in the answer that makes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
@@ -52,6 +53,8 @@ struct Create {
     limits: Limits,
     #[serde(default)]
     deferred: DeferredLimits,
+    #[serde(default)]
+    queue: QueueLimits,
 }
 
 #[derive(Default, Deserialize)]
@@ -91,6 +94,7 @@ pub async fn answer(
                 scopes: create.scopes,
                 limits: create.limits,
                 deferred: create.deferred,
+                queue: create.queue,
             };
             let (record, key) =
                 tenants.create((store, &gateway.chance), new, now).await.map_err(|error| refused(&error))?;
@@ -153,6 +157,7 @@ fn shown(record: Record, key: Option<String>, now: Timestamp) -> Shown {
         scopes: record.scopes,
         limits: record.limits,
         deferred: record.deferred,
+        queue: record.queue,
         key,
     }
 }

@@ -14,7 +14,9 @@ use super::field::Field;
 use super::patterns::ModelPatterns;
 use super::secret::Secret;
 use super::section::Section;
-use super::tree::{Access, DeferredLimits, Delivery, Limits, ModelLimits, Server, Tenant, Unpriced};
+use super::tree::{
+    Access, DeferredLimits, Delivery, Limits, ModelLimits, QueueLimits, Server, Tenant, Unpriced,
+};
 
 /// The name of the tenant of open access.
 const OPEN_TENANT: &str = "default";
@@ -130,15 +132,17 @@ fn tenant(section: &Section<'_>, name: &str, keys: Vec<Secret>) -> Tenant {
 
 /// What may wait: of a tenant, in a lane, in all.
 pub(super) fn queue(section: &Section<'_>, default: Bound) -> Bound {
+    let QueueLimits { max_queued, max_queued_bytes } = queue_limits(section);
     Bound {
-        requests: section
-            .get("max_queued")
-            .and_then(|f| f.number(1..=1_000_000_000))
-            .unwrap_or(default.requests),
-        bytes: section
-            .get("max_queued_bytes")
-            .and_then(|f| f.size(1 << 20..=1 << 50))
-            .unwrap_or(default.bytes),
+        requests: max_queued.unwrap_or(default.requests),
+        bytes: max_queued_bytes.unwrap_or(default.bytes),
+    }
+}
+
+fn queue_limits(section: &Section<'_>) -> QueueLimits {
+    QueueLimits {
+        max_queued: section.get("max_queued").and_then(|f| f.number(1..=1_000_000_000)),
+        max_queued_bytes: section.get("max_queued_bytes").and_then(|f| f.size(1 << 20..=1 << 50)),
     }
 }
 
@@ -183,8 +187,10 @@ fn model_limits(section: &Section<'_>) -> Vec<ModelLimits> {
         let models = section.required("models", "[\"gpt-4o*\"]").and_then(|field| field.texts());
         let limits = limits(&section);
         let deferred = deferred(section.section("deferred"));
+        let queue = queue_limits(&section);
         section.finish();
-        Some(ModelLimits { name: name.to_owned(), models: ModelPatterns::new(models?), limits, deferred })
+        let models = ModelPatterns::new(models?);
+        Some(ModelLimits { name: name.to_owned(), models, limits, deferred, queue })
     };
     section.named().into_iter().filter_map(read).collect()
 }

@@ -236,6 +236,30 @@ pub struct ModelLimits {
     pub limits: Limits,
     /// How fast what can wait leaves of them.
     pub deferred: DeferredLimits,
+    /// How much of them may wait.
+    #[serde(flatten)]
+    pub queue: QueueLimits,
+}
+
+/// How much may wait of some models or of an API key, within what the tenant may have waiting; what is not there is not limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueueLimits {
+    /// Deferred requests.
+    pub max_queued: Option<u64>,
+    /// Bytes of their bodies.
+    pub max_queued_bytes: Option<u64>,
+}
+
+impl QueueLimits {
+    /// None if nothing is limited.
+    pub fn bound(&self) -> Option<Bound> {
+        let Self { max_queued, max_queued_bytes } = *self;
+        (max_queued.is_some() || max_queued_bytes.is_some()).then(|| Bound {
+            requests: max_queued.unwrap_or(Bound::NONE.requests),
+            bytes: max_queued_bytes.unwrap_or(Bound::NONE.bytes),
+        })
+    }
 }
 
 /// `[tenants.<name>.budget] unpriced`: models that nobody knows a price of cannot be counted against a budget.

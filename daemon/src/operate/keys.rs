@@ -52,6 +52,9 @@ enum Command {
         /// Deferred requests that leave a minute, within the tenant's own limits. What is beyond that waits.
         #[arg(long)]
         deferred_requests_per_minute: Option<u32>,
+        /// Deferred requests that may wait, within what the tenant may have waiting. What is beyond that is refused.
+        #[arg(long)]
+        max_queued: Option<u64>,
     },
     /// List all keys, without the keys themselves.
     List,
@@ -104,6 +107,7 @@ fn request(command: &Command) -> (Method, String, Option<Value>) {
             sla,
             requests_per_minute,
             deferred_requests_per_minute,
+            max_queued,
         } => {
             let scopes =
                 json!({ "models": models, "backends": backends, "endpoints": endpoints, "sla": sla });
@@ -114,6 +118,7 @@ fn request(command: &Command) -> (Method, String, Option<Value>) {
                 "scopes": scopes,
                 "limits": { "requests_per_minute": requests_per_minute },
                 "deferred": { "requests_per_minute": deferred_requests_per_minute },
+                "queue": { "max_queued": max_queued },
             });
             (Method::POST, PATH.to_owned(), Some(body))
         }

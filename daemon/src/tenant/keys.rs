@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 use crate::clock::Chance;
-use crate::config::{DeferredLimits, Limits};
+use crate::config::{DeferredLimits, Limits, QueueLimits};
 
 /// What a key made here begins with, so that secret scanners and people know one when they see it.
 pub const PREFIX: &str = "opk_";
@@ -175,6 +175,9 @@ pub struct Record {
     /// How fast its deferred work leaves, within its tenant's rates.
     #[serde(default)]
     pub deferred: DeferredLimits,
+    /// How much of its deferred work may wait, within what its tenant may have waiting.
+    #[serde(default)]
+    pub queue: QueueLimits,
 }
 
 /// What a new key is to be.
@@ -192,6 +195,8 @@ pub struct NewKey {
     pub limits: Limits,
     /// How fast its deferred work leaves.
     pub deferred: DeferredLimits,
+    /// How much of it may wait.
+    pub queue: QueueLimits,
 }
 
 impl Record {
@@ -210,6 +215,7 @@ impl Record {
             scopes: new.scopes,
             limits: new.limits,
             deferred: new.deferred,
+            queue: new.queue,
         };
         (record, key)
     }

@@ -261,7 +261,7 @@ fn tenants_have_keys_and_settings_of_their_own() {
     let tenants = format!(
         "[tenants.b]\nkeys = [{{ env = 'K1' }}, {{ file = '{}' }}]\ndefault_sla = 'deferrable'\ndeferrable = '2h'\n\
          delivery = 'ticket'\nrequests_per_minute = 600\nmodels = ['gpt-*']\nmax_queued = 5\nmax_queued_bytes = '1GiB'\n\
-         budget.day_usd = '0.50'\nmodel_limits.big = {{ models = ['gpt-6*'], input_tokens_per_minute = 1000, deferred.requests_per_minute = 9 }}\n[tenants.a]\nkeys = [{{ env = 'K3' }}]\n",
+         budget.day_usd = '0.50'\nmodel_limits.big = {{ models = ['gpt-6*'], input_tokens_per_minute = 1000, deferred.requests_per_minute = 9, max_queued = 7 }}\n[tenants.a]\nkeys = [{{ env = 'K3' }}]\n",
         file.display()
     );
     let config =
@@ -281,7 +281,8 @@ fn tenants_have_keys_and_settings_of_their_own() {
             "model_limits": [{ "name": "big", "models": ["gpt-6*"], "requests_per_minute": null,
                 "input_tokens_per_minute": 1000, "output_tokens_per_minute": null, "concurrent": null, "burst": "1m",
                 "deferred": { "requests_per_minute": 9, "input_tokens_per_minute": null,
-                    "output_tokens_per_minute": null, "burst": "1m" } }],
+                    "output_tokens_per_minute": null, "burst": "1m" },
+                "max_queued": 7, "max_queued_bytes": null }],
             "models": ["gpt-*"], "share": 100, "max_queued": 5,
             "max_queued_bytes": 1 << 30,
         })

@@ -8,7 +8,7 @@ use http::{Request, StatusCode};
 use offpeak_core::job::{Life, Stage};
 use offpeak_core::room::Load;
 use offpeak_core::sla::parse_duration;
-use offpeak_core::words::{Millis, TenantId};
+use offpeak_core::words::{Millis, ModelId, TenantId};
 use offpeak_store::Order;
 use serde::Deserialize;
 
@@ -23,7 +23,7 @@ use crate::ingress::files::{input, unreadable};
 use crate::ingress::read_body;
 use crate::jobs;
 use crate::reply::Refusal;
-use crate::room::Coming;
+use crate::room::{Coming, ComingJob};
 use crate::route;
 use crate::tenant::{Account, Identified};
 
@@ -210,7 +210,7 @@ pub async fn check_room(
     let keys = jobs::expand::lanes_of(gateway, account, job, &file.check).await;
     let load = Load { requests: file.check.lines, bytes: file.bytes };
     let coming = coming(gateway, &account.id);
-    let check = |key| gateway.room.check(&gateway.lanes, &gateway.backends, account, key, load, coming);
+    let check = |key| gateway.room.check(gateway, account, key, load, &coming);
     check(None)?;
     keys.iter().try_for_each(|key| check(Some(key)))
 }
@@ -224,7 +224,8 @@ fn coming(gateway: &Gateway, tenant: &TenantId) -> Coming {
             let rest = job.total.saturating_sub(job.expansion.lines);
             coming.all = coming.all.saturating_add(rest);
             if job.tenant == *tenant {
-                coming.tenant = coming.tenant.saturating_add(rest);
+                let (api_key, model) = (job.api_key.clone(), job.model.as_deref().map(ModelId::from));
+                coming.jobs.push(ComingJob { requests: rest, api_key, model });
             }
         }
     }

@@ -1,10 +1,12 @@
 //! What is over a limit, or not allowed, is refused at the door: an error in OpenAI's form, and nothing is stored.
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use provider_sim::Endpoint;
 use serde_json::json;
 
+use crate::jobs::lines;
 use crate::rig::{Answer, BY_HAND, CHAT, Daemon, MODEL, Rig, chat, eventually, send, sim};
+use crate::tenants::{admin, ask_with, create, hand_in};
 
 /// All four members are there, and the message says something.
 fn is_openai_shaped(answer: &Answer) -> bool {
@@ -31,6 +33,52 @@ async fn a_tenant_has_only_so_many_requests_waiting() {
     rig.daemon.flush().await;
     rig.all_answered(&tickets).await;
     rig.daemon.ticket("there is room again").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_has_only_so_many_requests_waiting() {
+    let settings = |most| {
+        format!("{BY_HAND}\n[tenants.search.model_limits.mini]\nmodels = [\"*-mini\"]\nmax_queued = {most}")
+    };
+    let rig = Rig::start(sim(), &settings(3)).await;
+    let tickets = rig.daemon.tickets(3, |n| format!("question {n}")).await;
+    rig.daemon.wait_for_waiting(3).await;
+    is_full(&rig.daemon.defer("search", MODEL, "one more", "24h").await, 429);
+    // However it comes; what shares its limits has no room either, and other models and tenants have.
+    is_full(&rig.daemon.create(&rig.daemon.upload(lines(1, "of a job")).await, "24h").await, 429);
+    is_full(&rig.daemon.defer("search", "gpt-4.1-mini", "alike", "24h").await, 429);
+    for (tenant, model) in [("search", "gpt-4o"), ("mail", MODEL)] {
+        assert_eq!(rig.daemon.defer(tenant, model, "there is room", "24h").await.status, 202);
+    }
+    rig.daemon.reload(&rig.upstream, &settings(4)).await;
+    rig.daemon.ticket("there is more room").await;
+    rig.daemon.flush().await;
+    rig.all_answered(&tickets).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_has_only_so_many_requests_waiting() {
+    let rig = Rig::start(sim(), BY_HAND).await;
+    let (id, key) = create(&rig.daemon, json!({ "tenant": "search", "queue": { "max_queued": 5 } })).await;
+    // A job of two and a background response.
+    assert!(hand_in(&rig.daemon, &key).await.iter().all(|(status, _)| *status == 200));
+    rig.daemon.wait_for_waiting(3).await;
+    let full = (429, "queue_full".to_owned());
+    assert_eq!(ask_with(&rig.daemon, &key, MODEL, Some("24h")).await.0, 202);
+    rig.daemon.wait_for_waiting(4).await;
+    let [job, response] = hand_in(&rig.daemon, &key).await;
+    assert_eq!((job, response.0), (full.clone(), 200), "there is room for one");
+    rig.daemon.wait_for_waiting(5).await;
+    // In the form that it is rotated to, it is the same key.
+    let (_, made) =
+        admin(&rig.daemon, Method::POST, &format!("/admin/v1/keys/{id}/rotate"), &json!({})).await;
+    assert_eq!(ask_with(&rig.daemon, made["key"].as_str().unwrap(), MODEL, Some("24h")).await, full);
+    // Other keys have room, and real time needs none.
+    rig.daemon.ticket("with another key").await;
+    assert_eq!(ask_with(&rig.daemon, &key, MODEL, None).await.0, 200);
+    rig.daemon.flush().await;
+    eventually("all have left", async || (rig.daemon.waiting().await == 0).then_some(())).await;
+    assert_eq!(ask_with(&rig.daemon, &key, MODEL, Some("24h")).await.0, 202);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
