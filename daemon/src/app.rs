@@ -264,6 +264,7 @@ impl Core {
             backends: Arc::new(backends),
             router: ArcSwap::from_pointee(router),
             plugins: Reloader::new(&loader, config),
+            refused_configuration: Mutex::default(),
             store,
             lanes,
             jobs: JobBook::default(),

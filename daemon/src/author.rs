@@ -6,7 +6,6 @@ pub mod cases;
 pub mod check;
 mod compiled;
 pub mod new;
-pub mod sample;
 
 use clap::Subcommand;
 

@@ -11,6 +11,7 @@ use offpeak_core::words::{BackendId, LaneKey, Mode, ModelId, Timestamp};
 use offpeak_host::values::router::BodyNeed;
 use offpeak_host::{AnyPlugin, PluginReport, RouterPlugin};
 use offpeak_store::{Document, Store};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::aside::Aside;
@@ -29,6 +30,8 @@ use crate::job_book::JobBook;
 use crate::lane_book::LaneBook;
 use crate::lost_offers;
 use crate::next_tries::NextTries;
+use crate::plugins::sample::{self, Scene};
+use crate::plugins::trial;
 use crate::plugins::{self, Fresh, InUse, LoadError, Reloaded, Reloader, Seated};
 use crate::retries::Retries;
 use crate::room::Room;
@@ -52,6 +55,8 @@ pub struct Gateway {
     pub router: ArcSwap<Router>,
     /// How plugins are loaded anew.
     pub plugins: Reloader,
+    /// Why the configuration that was read again last was not taken in; none if it was, or was not read again.
+    pub refused_configuration: Mutex<Option<String>>,
     /// What is kept.
     pub store: Store,
     /// What waits.
@@ -197,6 +202,7 @@ impl Gateway {
                 return Err(LoadError::OtherRoles { backend: id.to_string() });
             }
         }
+        blocking(|| self.try_out(&fresh))?;
         // Every lane's backend is asked anew what it sells, by its plugin.
         let reloaded = blocking(|| self.take_into_use(fresh, &wanted));
         *chosen = wanted;
@@ -210,6 +216,33 @@ impl Gateway {
             }
         }
         Ok(reloaded)
+    }
+
+    /// Routers and policies that come in another's place bear an ordinary call.
+    fn try_out(&self, fresh: &Fresh) -> Result<(), LoadError> {
+        let now = self.clock.now().0;
+        let accounts = self.tenants.accounts();
+        let scene = Scene {
+            tenant: accounts.iter().map(|account| account.id.as_str()).min().unwrap_or_default(),
+            backends: self
+                .backends
+                .iter()
+                .map(|backend| (backend.id.as_str(), backend.engine.is_some()))
+                .collect(),
+        };
+        let route = |router: &RouterPlugin| sample::route_in(&scene, router, now);
+        let at_work = self.router.load();
+        for (name, router) in &fresh.chain {
+            let before = at_work.chain.iter().find(|link| link.plugin.name() == name);
+            let before = before.map(|link| &*link.plugin);
+            trial::run(&**router, before, "route", route)?;
+        }
+        let router = &*fresh.router.configured;
+        trial::run(router, Some(&*at_work.plugins.configured), "route", route)?;
+        let (fresh_retries, retries) = (&*fresh.retries.configured, self.retries.policy.load());
+        trial::run(fresh_retries, Some(&*retries.configured), "judge", |policy| sample::judge(policy, now))?;
+        let (fresh_costs, costs) = (&*fresh.costs.configured, self.costs.policy.load());
+        trial::run(fresh_costs, Some(&*costs.configured), "assess", |policy| sample::assess(policy, now))
     }
 
     fn take_into_use(&self, fresh: Fresh, wanted: &config::Plugins) -> Vec<Reloaded> {

@@ -1,9 +1,11 @@
 //! Loads the plugins that the configuration names: at the start, and again while the daemon runs.
 //!
 //! All are loaded beside those at work: read, checked against their pins, compiled, linked, and asked to describe
-//! themselves. Only when all of them are there they are taken into use together; if one is not, nothing has changed.
+//! themselves; one that comes in another's place is tried with an ordinary call, too. Only when all of them are there they are taken into use together; if one is not, nothing has changed.
 
+pub mod sample;
 mod settings;
+pub mod trial;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,8 +13,8 @@ use std::sync::Arc;
 
 use offpeak_core::words::BackendId;
 use offpeak_host::{
-    AnyPlugin, CostPlugin, Engine, EnginePlugin, HostError, Limits, PluginReport, ProviderPlugin,
-    RetryPlugin, RouterPlugin, Source, read_file,
+    AnyPlugin, CostPlugin, Engine, EnginePlugin, HostError, Limits, PluginError, PluginReport,
+    ProviderPlugin, RetryPlugin, RouterPlugin, Source, read_file,
 };
 use tokio::sync::Mutex;
 use tokio::task::JoinError;
@@ -132,6 +134,17 @@ pub enum LoadError {
     OtherRoles {
         /// Which backend.
         backend: String,
+    },
+    /// One that was to come in another's place crashes.
+    #[error(
+        "with an ordinary call the new component does not work: {error}. It was asked: {asked}. Try it with `offpeak plugin check`"
+    )]
+    Crashes {
+        /// What it was asked.
+        asked: &'static str,
+        /// What happened; it names the plugin and the function.
+        #[source]
+        error: PluginError,
     },
     /// Loading broke off.
     #[error("loading the plugins broke off: {0}")]

@@ -86,6 +86,14 @@ struct ReloadRow {
     changed: bool,
 }
 
+#[derive(Serialize)]
+struct ReloadAnswer {
+    data: Vec<ReloadRow>,
+    /// Why the configuration that was read again last (on SIGHUP) was not taken in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    configuration_refused: Option<String>,
+}
+
 /// Reads the files of all plugins again. All of them are taken into use, or none.
 pub(super) async fn reload(gateway: &Gateway) -> Result<Response<ReplyBody>, Refusal> {
     let reloaded = gateway.reload_plugins(None).await.map_err(|error| {
@@ -101,7 +109,9 @@ pub(super) async fn reload(gateway: &Gateway) -> Result<Response<ReplyBody>, Ref
         sha256: told.plugin.sha256,
         changed: told.changed,
     };
-    Ok(json_of(StatusCode::OK, &List { data: reloaded.into_iter().map(row).collect() }))
+    let configuration_refused = gateway.refused_configuration.lock().clone();
+    let answer = ReloadAnswer { data: reloaded.into_iter().map(row).collect(), configuration_refused };
+    Ok(json_of(StatusCode::OK, &answer))
 }
 
 fn source(file: Option<PathBuf>) -> String {

@@ -41,6 +41,12 @@ pub enum ReloadError {
 }
 
 impl Reloads {
+    /// The configuration that was read again was not taken in. Operators hear of it where they reload plugins.
+    pub fn refuse(&self, why: String) {
+        tracing::error!("the configuration was read again and was not taken in: {why}");
+        *self.gateway.refused_configuration.lock() = Some(why);
+    }
+
     /// From now on this configuration holds.
     pub async fn apply(&self, config: &Config) -> Result<(), ReloadError> {
         let book = book::read(config.costs.prices.as_deref())?;
@@ -58,6 +64,7 @@ impl Reloads {
         if let Some(tls) = &self.tls {
             tls.reload();
         }
+        *self.gateway.refused_configuration.lock() = None;
         let tenants = config.access.tenants().len();
         tracing::info!(
             tenants,

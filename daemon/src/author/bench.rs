@@ -14,8 +14,9 @@ use serde_json::json;
 
 use super::check::{CheckError, Function, micros, millis, name_of, settings};
 use super::compiled::Workbench;
-use super::{FAILED, USAGE, sample};
+use super::{FAILED, USAGE};
 use crate::clock::Clock;
+use crate::plugins::sample;
 
 /// Starts of which the median is taken.
 const STARTS: usize = 51;

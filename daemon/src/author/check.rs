@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::USAGE;
 use super::compiled::{Workbench, WorkbenchError, folder};
-use super::sample::{self, Said};
 use crate::clock::Clock;
+use crate::plugins::sample::{self, Said};
 
 /// What a component and the trial of it turned out to be.
 const FINE: u8 = 0;
@@ -86,6 +86,8 @@ struct Calls {
     first_us: f64,
     p50_us: f64,
     p99_us: f64,
+    /// What it was asked.
+    asked: &'static str,
     /// What the last one came to.
     said: String,
 }
@@ -258,6 +260,7 @@ impl Setting<'_> {
         let at = |percent: usize| taken.get((taken.len() - 1) * percent / 100).copied().unwrap_or_default();
         Ok(Calls {
             function,
+            asked: sample::asked(function),
             count: self.args.calls,
             first_us: micros(first),
             p50_us: micros(at(50)),
@@ -349,6 +352,7 @@ impl Trial {
                 "  {:<13} {:>8.1} us at first, then p50 {:.1} us, p99 {:.1} us of {} ms; {}",
                 calls.function, calls.first_us, calls.p50_us, calls.p99_us, self.time_limit_ms, calls.said
             ));
+            lines.push(format!("                asked: {}", calls.asked));
         }
         if let Some(problem) = &self.problem {
             lines.push(format!("  PROBLEM   {problem}"));

@@ -13,6 +13,9 @@ const PATH: &str = "/admin/v1/plugins";
 const NOTHING_CHANGED: &str = "The files are as they were: `offpeak plugin build` makes a component anew. Settings, paths and pins \
                                stand in the configuration, which the daemon reads again on SIGHUP.\n";
 
+/// Of a plugin that failed several times in a row.
+const RESTS: &str = "rests after failures, which the log tells";
+
 /// Lists or reloads the plugins of a daemon.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
@@ -37,13 +40,15 @@ pub async fn reload(args: &Args) -> Result<String, OperateError> {
 }
 
 fn listed(text: &str) -> String {
-    let headings = ["plugin", "role", "used by", "source", "sha256", "calls", "errors", "p50 us", "p99 us"];
+    let headings =
+        ["plugin", "role", "used by", "source", "sha256", "calls", "errors", "p50 us", "p99 us", ""];
     let mut rows = vec![headings.map(str::to_owned).to_vec()];
     rows.extend(rows_of(text).iter().map(|row| {
         let mut cells = named(row);
         for number in [&row["calls"], &row["errors"], &row["call_us"]["p50"], &row["call_us"]["p99"]] {
             cells.push(number.to_string());
         }
+        cells.push(if row["out_of_use"] == true { RESTS } else { "" }.to_owned());
         cells
     }));
     table::aligned(&rows, 5)
@@ -57,8 +62,17 @@ fn reloaded(text: &str) -> String {
         cells
     }));
     let has_changed = rows_of(text).iter().any(|row| row["changed"] == true);
-    let hint = if has_changed { "" } else { NOTHING_CHANGED };
-    table::aligned(&rows, 6) + hint
+    let answer: Value = serde_json::from_str(text).unwrap_or_default();
+    let hint = match (answer["configuration_refused"].as_str(), has_changed) {
+        (Some(why), _) => {
+            format!(
+                "The configuration that the daemon read again last was not taken in, so that the one before holds: {why}\n"
+            )
+        }
+        (None, false) => NOTHING_CHANGED.to_owned(),
+        (None, true) => String::new(),
+    };
+    table::aligned(&rows, 6) + &hint
 }
 
 fn rows_of(text: &str) -> Vec<Value> {
@@ -98,5 +112,7 @@ mod tests {
             told.contains("router  router  -        /r.wasm  abababababab  as before\nThe files are as"),
             "{told}"
         );
+        let text = json!({ "data": [row], "configuration_refused": "x.toml:3:1: no" }).to_string();
+        assert!(reloaded(&text).ends_with("the one before holds: x.toml:3:1: no\n"));
     }
 }

@@ -118,6 +118,37 @@ async fn a_bad_plugin_never_replaces_a_good_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_that_starts_and_breaks_at_ordinary_calls_is_not_let_in() {
+    let shelf = Shelf::with(offpeak_bundled::SLA_ROUTER);
+    let broken = |settings: &str| format!("{}\nconfig.route = \"panic\"{settings}", with_router(&shelf));
+    let rig = Rig::start(sim(), &with_router(&shelf)).await;
+    assert!(is_deferred(&rig).await);
+    shelf.put(router::COMPONENT);
+    let why = rig.daemon.refused_reload(&rig.upstream, &broken("")).await;
+    for part in
+        ["'router'", "route", "told to", "It was asked: POST /v1/chat/completions", "Nothing has changed"]
+    {
+        assert!(why.contains(part), "{part}: {why}");
+    }
+    assert!(is_deferred(&rig).await, "the one before decides");
+    // One more of the chain is tried, too, and by that its name is told.
+    shelf.put(offpeak_bundled::SLA_ROUTER);
+    let file = Shelf::with(router::COMPONENT);
+    let chain = format!(
+        "{}\n[plugins.routers.mine]\nfile = {}\nconfig.route = \"panic\"\ntime_limit = \"5s\"",
+        with_router(&shelf),
+        file.path()
+    );
+    let why = rig.daemon.refused_reload(&rig.upstream, &chain).await;
+    assert!(why.contains("`mine`"), "{why}");
+    // What has not changed is not tried, or whoever began with it could change nothing else.
+    shelf.put(router::COMPONENT);
+    let rig = Rig::start(sim(), &broken("")).await;
+    rig.daemon.reload(&rig.upstream, &broken("\n[tenants.search]\nmax_queued = 7")).await;
+    assert_eq!(reload(&rig).await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_is_lost_while_plugins_change() {
     let shelf = Shelf::with(router::COMPONENT);
     let rig = Rig::start(sim(), &with_router(&shelf)).await;

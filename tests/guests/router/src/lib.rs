@@ -64,7 +64,11 @@ impl Router for Misfit {
                 Err(_) => Decision::Pass,
             },
             "echo" => first(&candidates, &format!("{envelope:?} {candidates:?}")),
-            _ => first(&candidates, ""),
+            _ => {
+                let settings = offpeak_plugin::config::<serde_json::Value>().unwrap_or_default();
+                misbehave(settings["route"].as_str().unwrap_or_default());
+                first(&candidates, "")
+            }
         }
     }
 }

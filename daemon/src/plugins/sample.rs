@@ -17,6 +17,21 @@ const OFFERS: [router::Offer<'static>; 3] = [
     offer("batch", router::Mode::Batch, 500, DAY_MS, 3_600_000),
 ];
 
+/// Those of an engine of one's own.
+const ENGINE_OFFERS: [router::Offer<'static>; 2] = [
+    offer("standard", router::Mode::Realtime, 1000, 0, 0),
+    offer("idle", router::Mode::Engine, 0, 0, 60_000),
+];
+
+/// Who asks a router, and what it may choose among: a router may know those of its daemon alone.
+#[derive(Debug, Clone)]
+pub struct Scene<'a> {
+    /// The tenant.
+    pub tenant: &'a str,
+    /// Backends, and whether each is an engine of one's own.
+    pub backends: Vec<(&'a str, bool)>,
+}
+
 const fn offer(
     name: &'static str,
     mode: router::Mode,
@@ -27,11 +42,38 @@ const fn offer(
     router::Offer { name, mode, price_permille, window_ms, usual_ms }
 }
 
-/// A request that may take a day is routed.
+/// What a function's ordinary call asks, in words.
+#[must_use]
+pub fn asked(function: &str) -> &'static str {
+    match function {
+        "route" => {
+            "POST /v1/chat/completions of gpt-4o-mini with x-offpeak-sla: 24h, by tenant acme to the backend openai (in a daemon: \
+             by one of its tenants to all of its backends), with the offers standard, flex and batch"
+        }
+        "judge" => "a batch at openai ended in 503 server_error at the first attempt, with a day left",
+        "assess" => {
+            "1,000 tokens in and 100 out of gpt-4o-mini by tenant acme, in a batch at half of 0.15 and 0.60 USD a million"
+        }
+        "interpret" => "each look was answered with 404 not found",
+        "offers" => {
+            "what is sold of gpt-4o-mini at the plugin's first endpoint, chat completions if it has them"
+        }
+        "prepare" => "a call of gpt-4o-mini in real time, offer standard",
+        "encode-items" => "one item of a batch of gpt-4o-mini, offer batch",
+        _ => "",
+    }
+}
+
+/// A request that may take a day is routed, to one of no daemon.
 pub fn route(plugin: &RouterPlugin, now_ms: u64) -> Said {
+    route_in(&Scene { tenant: "acme", backends: vec![("openai", false)] }, plugin, now_ms)
+}
+
+/// A request that may take a day is routed.
+pub fn route_in(scene: &Scene<'_>, plugin: &RouterPlugin, now_ms: u64) -> Said {
     let headers = [router::Header { name: "x-offpeak-sla", value: "24h" }];
     let envelope = router::Envelope {
-        tenant: "acme",
+        tenant: scene.tenant,
         endpoint: ENDPOINT,
         model: MODEL,
         sla: router::Sla::Within(DAY_MS),
@@ -47,7 +89,12 @@ pub fn route(plugin: &RouterPlugin, now_ms: u64) -> Said {
             router::BodyNeed::Whole => Some(BODY),
         },
     };
-    let candidates = [router::Candidate { backend: "openai", healthy: true, offers: &OFFERS }];
+    let candidates = scene.backends.iter().map(|&(backend, is_engine)| router::Candidate {
+        backend,
+        healthy: true,
+        offers: if is_engine { &ENGINE_OFFERS } else { &OFFERS },
+    });
+    let candidates: Vec<_> = candidates.collect();
     Ok(match plugin.route(&envelope, &candidates, now_ms)? {
         router::Decision::Choose(choice) => format!("chose {} at {}", choice.offer, choice.backend),
         router::Decision::Reject(rejection) => format!("rejected with {}", rejection.status),
