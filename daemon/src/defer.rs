@@ -205,7 +205,7 @@ pub async fn keep(
         return Err(stopping());
     }
     let load = Load { requests: 1, bytes: envelope.body.len() as u64 };
-    gateway.room.check(gateway, account, Some(&deferral.key), load, &Coming::default())?;
+    gateway.room.check(gateway.books(), account, Some(&deferral.key), load, &Coming::default())?;
     match attach(gateway, account, &deferral.key.headers, headers, &envelope).await? {
         Some(origin) => Ok(Repetition::Of(origin)),
         None => append(gateway, account, deferral, headers, envelope, arrived, flags).await,

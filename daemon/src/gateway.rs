@@ -34,7 +34,7 @@ use crate::plugins::sample::{self, Scene};
 use crate::plugins::trial;
 use crate::plugins::{self, Fresh, InUse, LoadError, Reloaded, Reloader, Seated};
 use crate::retries::Retries;
-use crate::room::Room;
+use crate::room::{Books, Room};
 use crate::spool::Spool;
 use crate::telemetry::Metrics;
 use crate::tenant::Tenants;
@@ -285,6 +285,11 @@ impl Gateway {
             Some((backend.engine.as_ref()?.plugin.load().report(), Some(backend.id.clone())))
         });
         routers.chain(policies).map(|report| (report, None)).chain(providers).chain(adapters).collect()
+    }
+
+    /// What tells how much waits and may wait.
+    pub fn books(&self) -> Books<'_> {
+        Books { lanes: &self.lanes, backends: &self.backends, tenants: &self.tenants }
     }
 
     /// Looks into an answer's headers for the account's real-time quota: rescues are planned by it, and keep to their half.

@@ -327,10 +327,14 @@ async fn reload_on_signal(path: Option<PathBuf>, reloads: Reloads) {
         match Config::load(path.as_deref(), &ProcessEnv) {
             Ok(config) => {
                 if let Err(error) = reloads.apply(&config).await {
-                    reloads.refuse(error.to_string());
+                    tracing::error!(%error, "the configuration was read again and could not be taken in");
+                    reloads.refused(error.to_string());
                 }
             }
-            Err(errors) => reloads.refuse(errors.to_string()),
+            Err(errors) => {
+                tracing::error!("the configuration is wrong and was not taken in: {errors}");
+                reloads.refused(errors.to_string());
+            }
         }
     }
 }

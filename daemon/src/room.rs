@@ -9,9 +9,10 @@ use offpeak_core::lane::Sums;
 use offpeak_core::room::{Bound, Full, Load, Whose};
 use offpeak_core::words::{LaneKey, ModelId, TenantId};
 
-use crate::gateway::Gateway;
+use crate::backends::Backends;
+use crate::lane_book::LaneBook;
 use crate::reply::Refusal;
-use crate::tenant::Account;
+use crate::tenant::{Account, Tenants};
 
 /// Lanes have room again when a batch leaves, which takes a while.
 const TRY_AGAIN_S: u64 = 30;
@@ -28,6 +29,17 @@ pub struct Room {
     pub all: Bound,
     /// The large bodies of calls that are in memory.
     pub bodies: Arc<Bodies>,
+}
+
+/// What tells how much waits and may wait.
+#[derive(Clone, Copy)]
+pub struct Books<'a> {
+    /// What waits.
+    pub lanes: &'a LaneBook,
+    /// The bounds of lanes.
+    pub backends: &'a Backends,
+    /// Those of keys.
+    pub tenants: &'a Tenants,
 }
 
 /// Counts the bytes of large bodies in memory.
@@ -74,7 +86,7 @@ impl Room {
     /// Whether so much more of a tenant may wait, in a lane where that is known, beside what waits and is coming.
     pub fn check(
         &self,
-        gateway: &Gateway,
+        books: Books<'_>,
         account: &Account,
         key: Option<&LaneKey>,
         load: Load,
@@ -86,30 +98,28 @@ impl Room {
             return Err(busy());
         }
         let tenant = Bound { requests: account.max_queued, bytes: account.max_queued_bytes };
-        let waiting = with(gateway.lanes.waiting_of(&account.id), coming.of(|_| true));
+        let waiting = with(books.lanes.waiting_of(&account.id), coming.of(|_| true));
         let checked = tenant
             .check(Whose::Tenant, waiting, load)
-            .and_then(|()| key.map_or(Ok(()), |key| check_parts(gateway, account, key, load, coming)))
-            .and_then(|()| {
-                self.all.check(Whose::All, with(gateway.lanes.waiting_in_all(), coming.all), load)
-            });
+            .and_then(|()| key.map_or(Ok(()), |key| check_parts(books, account, key, load, coming)))
+            .and_then(|()| self.all.check(Whose::All, with(books.lanes.waiting_in_all(), coming.all), load));
         checked.map_err(|full| refusal(full, load, &account.id))
     }
 }
 
 /// What has bounds of its own within the tenant's: the lane, the API key, the model.
 fn check_parts(
-    gateway: &Gateway,
+    books: Books<'_>,
     account: &Account,
     key: &LaneKey,
     load: Load,
     coming: &Coming,
 ) -> Result<(), Full> {
-    let lanes = &gateway.lanes;
-    if let Some(backend) = gateway.backends.get(&key.backend) {
+    let Books { lanes, backends, tenants } = books;
+    if let Some(backend) = backends.get(&key.backend) {
         backend.lanes.queue.check(Whose::Lane, lanes.waiting_in(key), load)?;
     }
-    if let Some(bound) = gateway.tenants.queue_of_key(&account.id, &key.api_key) {
+    if let Some(bound) = tenants.queue_of_key(&account.id, &key.api_key) {
         let coming = coming.of(|job| job.api_key == key.api_key);
         bound.check(Whose::Key, with(lanes.waiting_of_key(&key.api_key), coming), load)?;
     }

@@ -57,7 +57,10 @@ struct Waiter {
     model: Option<ModelId>,
     tokens: u64,
     weight: u32,
-    granted: oneshot::Sender<()>,
+    /// Turns that it takes beside the first, where there are so many.
+    along: u64,
+    /// How many it got.
+    granted: oneshot::Sender<u64>,
 }
 
 /// Leave to make one call. Dropped, it counts as a call that went well.
@@ -160,12 +163,25 @@ impl Turns {
 
     /// Waits for a turn.
     pub async fn take(&self, asker: &Asker<'_>) -> Turn<'_> {
-        let mut place = InQueue { turns: self, granted: self.queue.lock().enter(asker) };
+        self.granted(asker, 0).await;
+        Turn::of(self)
+    }
+
+    /// Waits for a turn, and takes up to so many more with it: for what travels in one call and costs little beside it. They may
+    /// be more than were free, which is made up for before the next call. Never empty.
+    pub async fn take_together(&self, asker: &Asker<'_>, along: u64) -> Vec<Turn<'_>> {
+        let given = self.granted(asker, along).await;
+        (0..given).map(|_| Turn::of(self)).collect()
+    }
+
+    /// Waits for a turn, and says how many it got.
+    async fn granted(&self, asker: &Asker<'_>, along: u64) -> u64 {
+        let mut place = InQueue { turns: self, granted: self.queue.lock().enter(asker, along) };
         loop {
             let pause = self.grant();
             tokio::select! {
                 // An error means that the queue is gone, and it is not: it is borrowed here.
-                _ = &mut place.granted => return Turn::of(self),
+                given = &mut place.granted => return given.unwrap_or(1),
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -177,18 +193,6 @@ impl Turns {
         let now = self.clock.now();
         queue.grant(now);
         if !queue.waiting.is_empty() || queue.pace.ask(now) != Paced::Now {
-            return None;
-        }
-        queue.shares.give(asker.tenant, asker.tokens, asker.weight);
-        drop(queue);
-        Some(Turn::of(self))
-    }
-
-    /// A turn for what travels with a call that has one, of the same tenant, whose share it counts against. It may be more than
-    /// the engine was to get now, which is made up for before the next call.
-    pub fn take_along(&self, asker: &Asker<'_>) -> Option<Turn<'_>> {
-        let mut queue = self.queue.lock();
-        if queue.pace.ask_along() != Paced::Now {
             return None;
         }
         queue.shares.give(asker.tenant, asker.tokens, asker.weight);
@@ -208,10 +212,10 @@ impl Turns {
 }
 
 impl Queue {
-    fn enter(&mut self, asker: &Asker<'_>) -> oneshot::Receiver<()> {
+    fn enter(&mut self, asker: &Asker<'_>, along: u64) -> oneshot::Receiver<u64> {
         let (granted, receiver) = oneshot::channel();
         let Asker { model, tenant, weight, deadline, tokens } = asker;
-        let waiter = Waiter { model: model.cloned(), tokens: *tokens, weight: *weight, granted };
+        let waiter = Waiter { model: model.cloned(), tokens: *tokens, weight: *weight, along, granted };
         self.next += 1;
         self.waiting.entry((*tenant).clone()).or_default().insert((*deadline, self.next), waiter);
         receiver
@@ -234,7 +238,7 @@ impl Queue {
                 Paced::At(at) => return Duration::from(at.since(now)).min(LOOK_EVERY),
                 Paced::AfterAnother => return LOOK_EVERY,
             }
-            if !self.grant_one(&first) {
+            for _ in 0..self.grant_one(&first) {
                 self.pace.done(false, None, now);
             }
         }
@@ -277,11 +281,11 @@ impl Queue {
         }
     }
 
-    /// False if nobody took it.
-    fn grant_one(&mut self, first: &Firsts) -> bool {
-        let Some(tenant) = self.shares.next(first.keys()).cloned() else { return false };
-        let Some(waiters) = self.waiting.get_mut(&tenant) else { return false };
-        let Some(waiter) = first.get(&tenant).and_then(|place| waiters.remove(place)) else { return false };
+    /// Gives a turn, and those beside it. Returns how many nobody took.
+    fn grant_one(&mut self, first: &Firsts) -> u64 {
+        let Some(tenant) = self.shares.next(first.keys()).cloned() else { return 1 };
+        let Some(waiters) = self.waiting.get_mut(&tenant) else { return 1 };
+        let Some(waiter) = first.get(&tenant).and_then(|place| waiters.remove(place)) else { return 1 };
         if waiters.is_empty() {
             self.waiting.remove(&tenant);
         }
@@ -289,7 +293,8 @@ impl Queue {
         if let Some(left) = waiter.model.and_then(|model| self.left.get_mut(&model)) {
             left.take(waiter.tokens);
         }
-        waiter.granted.send(()).is_ok()
+        let along = (0..waiter.along).take_while(|_| self.pace.ask_along() == Paced::Now).count() as u64;
+        waiter.granted.send(1 + along).err().unwrap_or(0)
     }
 }
 
@@ -313,14 +318,14 @@ impl Left {
 /// Somebody who waits. Who leaves when the turn was just given hands it back.
 struct InQueue<'a> {
     turns: &'a Turns,
-    granted: oneshot::Receiver<()>,
+    granted: oneshot::Receiver<u64>,
 }
 
 impl Drop for InQueue<'_> {
     fn drop(&mut self) {
         // Nothing comes after this: it is given and lies here, or it never will be.
         self.granted.close();
-        if self.granted.try_recv().is_ok() {
+        for _ in 0..self.granted.try_recv().unwrap_or(0) {
             drop(Turn::of(self.turns));
         }
     }
@@ -385,10 +390,33 @@ mod tests {
         let turns = Turns::new(Clock::System, 1);
         let tenant = TenantId::from("one");
         let first = turns.take(&asker(&tenant, 1)).await;
-        let waits = InQueue { turns: &turns, granted: turns.queue.lock().enter(&asker(&tenant, 2)) };
+        let waits = InQueue { turns: &turns, granted: turns.queue.lock().enter(&asker(&tenant, 2), 0) };
         first.done(false, None);
         assert_eq!(turns.under_way(), 1, "it was given");
         drop(waits);
+        assert_eq!(turns.under_way(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_travels_together_has_its_turns_together_and_the_next_waits_for_all_of_them() {
+        let turns = Turns::closed(Clock::System, 40);
+        let tenant = TenantId::from("one");
+        turns.limit(4);
+        let first = turns.take_together(&asker(&tenant, 1), 31).await;
+        assert_eq!((first.len(), turns.under_way()), (32, 32));
+        let next = asker(&tenant, 2);
+        let mut waits = Box::pin(turns.take_together(&next, 31));
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        assert!(turns.take_free(&asker(&tenant, 3)).is_none());
+        drop(first);
+        assert_eq!(waits.await.len(), 32);
+        assert_eq!(turns.under_way(), 0, "all are given back");
+        turns.limit(40);
+        let others: Vec<_> = (0..20).filter_map(|_| turns.take_free(&asker(&tenant, 1))).collect();
+        let second = turns.take_together(&asker(&tenant, 1), 31).await;
+        assert_eq!((others.len(), second.len()), (20, 20), "no more than there may be at most");
+        drop(InQueue { turns: &turns, granted: turns.queue.lock().enter(&asker(&tenant, 2), 31) });
+        drop((others, second));
         assert_eq!(turns.under_way(), 0);
     }
 
@@ -421,8 +449,8 @@ mod tests {
         let now = Clock::System.now();
         turns.take(&asker(&tenant, 1)).await.done(true, Some(Millis::from_hours(1)));
         let at = |left| asker(&tenant, now.after(left).0);
-        let mut patient = turns.queue.lock().enter(&at(Millis::from_hours(1)));
-        let mut urgent = turns.queue.lock().enter(&at(LAST_CHANCE));
+        let mut patient = turns.queue.lock().enter(&at(Millis::from_hours(1)), 0);
+        let mut urgent = turns.queue.lock().enter(&at(LAST_CHANCE), 0);
         turns.grant();
         assert!(urgent.try_recv().is_ok());
         assert!(patient.try_recv().is_err());
@@ -436,7 +464,7 @@ mod tests {
         let first = turns.take(&asker(&one, 1)).await;
         let second = turns.take_free(&asker(&one, 1)).expect("one is free");
         assert!(turns.take_free(&asker(&one, 1)).is_none());
-        let mut waits = turns.queue.lock().enter(&asker(&other, 9));
+        let mut waits = turns.queue.lock().enter(&asker(&other, 9), 0);
         second.done(false, None);
         assert!(turns.take_free(&asker(&one, 1)).is_none());
         assert!(waits.try_recv().is_ok());
@@ -451,9 +479,9 @@ mod tests {
         let half = Told { a_minute: 100, left: 51 };
         turns.told(&ModelId::from("m"), Some(half), Some(Told { a_minute: 100_000, left: 100_000 }));
         let later = now.after(Millis::from_hours(1)).0;
-        let asks = |tenant, deadline| turns.queue.lock().enter(&asker(tenant, deadline));
+        let asks = |tenant, deadline| turns.queue.lock().enter(&asker(tenant, deadline), 0);
         let mut waiting = [asks(&one, later), asks(&one, later), asks(&other, later)];
-        let granted = |waiting: &mut [oneshot::Receiver<()>]| -> Vec<bool> {
+        let granted = |waiting: &mut [oneshot::Receiver<u64>]| -> Vec<bool> {
             turns.grant();
             waiting.iter_mut().map(|waits| waits.try_recv().is_ok()).collect()
         };
@@ -466,7 +494,7 @@ mod tests {
         assert_eq!(granted(&mut urgent), [true], "its deadline comes before all that");
         let other_model = ModelId::from("n");
         let asks_another = Asker { model: Some(&other_model), ..asker(&one, later) };
-        let mut of_another_model = [turns.queue.lock().enter(&asks_another)];
+        let mut of_another_model = [turns.queue.lock().enter(&asks_another, 0)];
         assert_eq!(granted(&mut of_another_model), [true], "nothing is told of that one");
         turns.told(&ModelId::from("m"), None, Some(Told { a_minute: 100_000, left: 10_000 }));
         turns.told(&ModelId::from("m"), Some(Told { left: 100, ..half }), None);
@@ -481,9 +509,10 @@ mod tests {
         let (crowd, few) = (TenantId::from("crowd"), TenantId::from("few"));
         let first = turns.take(&asker(&crowd, 1)).await;
         let mut waiting: Vec<_> = (0..6)
-            .map(|n| (format!("crowd {n}"), turns.queue.lock().enter(&asker(&crowd, 100 - n))))
+            .map(|n| (format!("crowd {n}"), turns.queue.lock().enter(&asker(&crowd, 100 - n), 0)))
             .collect();
-        waiting.extend((0..2).map(|n| (format!("few {n}"), turns.queue.lock().enter(&asker(&few, 500 + n)))));
+        waiting
+            .extend((0..2).map(|n| (format!("few {n}"), turns.queue.lock().enter(&asker(&few, 500 + n), 0))));
         let mut order = Vec::new();
         first.done(false, None);
         while order.len() < 8 {

@@ -42,8 +42,7 @@ pub enum ReloadError {
 
 impl Reloads {
     /// The configuration that was read again was not taken in. Operators hear of it where they reload plugins.
-    pub fn refuse(&self, why: String) {
-        tracing::error!("the configuration was read again and was not taken in: {why}");
+    pub fn refused(&self, why: String) {
         *self.gateway.refused_configuration.lock() = Some(why);
     }
 

@@ -18,7 +18,7 @@ use crate::engine::{Engine, Guest};
 use crate::merge::{self, Arrays, Form, Part};
 use crate::outcomes::Attempt;
 use crate::rescue::{asker, send, send_for, tenant_of};
-use crate::turns::Turn;
+use crate::turns::{Asker, Turn};
 
 /// Bodies of one call, at most, unless one alone is larger: a call of many small ones gains, and is held in memory as a whole.
 const BODIES_MAX: usize = 1 << 20;
@@ -107,6 +107,22 @@ impl Queue {
     fn new(items: Vec<Item>, bucket: Option<usize>) -> Self {
         Self { whole: items.len(), items: items.into(), bucket }
     }
+
+    /// As many of the first as one call holds; none if there are none.
+    fn take(&mut self, inputs_max: u64) -> Option<Vec<Item>> {
+        let first = self.items.pop_front()?;
+        let (mut inputs, mut bytes) = (first.size().inputs, first.entry.body.len());
+        let mut items = vec![first];
+        while let Some(next) = self.items.front() {
+            inputs += next.size().inputs;
+            bytes += next.entry.body.len();
+            if self.bucket.is_none() || inputs > inputs_max || bytes > BODIES_MAX {
+                break;
+            }
+            items.extend(self.items.pop_front());
+        }
+        Some(items)
+    }
 }
 
 impl Item {
@@ -116,44 +132,44 @@ impl Item {
 }
 
 impl Piece {
-    /// Waits for a turn, and takes as many more as may travel with it. None if nothing is left, or the daemon stops.
+    /// Takes what may travel together from a queue, and waits until it may be sent; what may not goes back. None if nothing is
+    /// left, or the daemon stops.
     pub(super) async fn load<'a>(&self, merging: Merging<'a>, queues: &mut [Queue]) -> Option<Load<'a>> {
-        let (gateway, engine) = (&self.gateway, merging.engine);
         let lengths = queues.iter().map(|queue| (queue.items.len() as u64, queue.whole as u64));
         let queue = buckets::next(lengths).and_then(|at| queues.get_mut(at))?;
-        let first = queue.items.pop_front()?;
         let bucket = queue.bucket;
-        let tenant = tenant_of(gateway, &first.entry);
-        let turn = tokio::select! {
+        let mut items = queue.take(merging.engine.merge as u64)?;
+        let turns = tokio::select! {
             biased;
-            () = gateway.stopping.cancelled() => return None,
+            () = self.gateway.stopping.cancelled() => return None,
             () = self.leave.cancelled() => {
-                let items = std::iter::once(first).chain(queue.items.drain(..)).collect();
+                items.extend(queue.items.drain(..));
                 return Some(Load { items, turns: Vec::new(), bucket });
             }
-            turn = async { engine.turns.take(&asker(gateway, &tenant, &first.entry)).await } => turn,
+            turns = self.turns(merging, &items) => turns,
         };
-        let (mut inputs, mut bytes) = (first.size().inputs, first.entry.body.len());
-        let mut load = Load { items: vec![first], turns: vec![turn], bucket };
-        while let Some(next) = queue.items.front() {
-            inputs += next.size().inputs;
-            bytes += next.entry.body.len();
-            if bucket.is_none() || inputs > engine.merge as u64 || bytes > BODIES_MAX {
-                break;
-            }
-            let tenant = tenant_of(gateway, &next.entry);
-            let asker = asker(gateway, &tenant, &next.entry);
-            // A call of inputs that are only read is over soon, and is slower by far in small ones.
-            let turn = if merging.arrays.makes_tokens() {
-                engine.turns.take_free(&asker)
-            } else {
-                engine.turns.take_along(&asker)
-            };
-            let Some(turn) = turn else { break };
-            load.turns.push(turn);
-            load.items.extend(queue.items.pop_front());
+        while items.len() > turns.len().max(1) {
+            items.pop().into_iter().for_each(|item| queue.items.push_front(item));
         }
-        Some(load)
+        Some(Load { items, turns, bucket })
+    }
+
+    /// Waits for turns for the first of these, and as many of the others as may travel with it.
+    async fn turns<'a>(&self, merging: Merging<'a>, items: &[Item]) -> Vec<Turn<'a>> {
+        let Some((first, more)) = items.split_first() else { return Vec::new() };
+        let (gateway, turns) = (&self.gateway, &merging.engine.turns);
+        // They are one tenant's.
+        let tenant = tenant_of(gateway, &first.entry);
+        let first = asker(gateway, &tenant, &first.entry);
+        if merging.arrays.makes_tokens() {
+            let mut taken = vec![turns.take(&first).await];
+            taken
+                .extend(more.iter().map_while(|item| turns.take_free(&asker(gateway, &tenant, &item.entry))));
+            return taken;
+        }
+        // A call of inputs that are only read is over soon, and many small ones are slower by far.
+        let tokens = items.iter().map(|item| u64::from(item.entry.tokens)).sum();
+        turns.take_together(&Asker { tokens, ..first }, more.len() as u64).await
     }
 
     /// Runs requests that have their turns until each has an ending, and gives the turns back.

@@ -210,7 +210,7 @@ pub async fn check_room(
     let keys = jobs::expand::lanes_of(gateway, account, job, &file.check).await;
     let load = Load { requests: file.check.lines, bytes: file.bytes };
     let coming = coming(gateway, &account.id);
-    let check = |key| gateway.room.check(gateway, account, key, load, &coming);
+    let check = |key| gateway.room.check(gateway.books(), account, key, load, &coming);
     check(None)?;
     keys.iter().try_for_each(|key| check(Some(key)))
 }

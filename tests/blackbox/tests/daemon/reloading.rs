@@ -126,7 +126,7 @@ async fn a_router_that_starts_and_breaks_at_ordinary_calls_is_not_let_in() {
     shelf.put(router::COMPONENT);
     let why = rig.daemon.refused_reload(&rig.upstream, &broken("")).await;
     for part in
-        ["'router'", "route", "told to", "It was asked: POST /v1/chat/completions", "Nothing has changed"]
+        ["`router`", "route", "told to", "It was asked: POST /v1/chat/completions", "Nothing has changed"]
     {
         assert!(why.contains(part), "{part}: {why}");
     }
