@@ -1,5 +1,6 @@
 //! Deferred requests for an endpoint that takes arrays: those that are alike in all but their inputs travel in one call. What is
-//! only read needs one turn for the call; where tokens are made for each input, as many go as have turns. Each gets its own answer; if the call is refused for what one of them says, only that one fails.
+//! only read leaves once there is a turn for one of them; where tokens are made for each input, as many go as have turns. Each
+//! gets its own answer; if the call is refused for what one of them says, only that one fails.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
