@@ -202,7 +202,7 @@ impl Gateway {
                 return Err(LoadError::OtherRoles { backend: id.to_string() });
             }
         }
-        blocking(|| self.try_out(&fresh))?;
+        blocking(|| self.try_out(&fresh, &wanted))?;
         // Every lane's backend is asked anew what it sells, by its plugin.
         let reloaded = blocking(|| self.take_into_use(fresh, &wanted));
         *chosen = wanted;
@@ -218,31 +218,33 @@ impl Gateway {
         Ok(reloaded)
     }
 
-    /// Routers and policies that come in another's place bear an ordinary call.
-    fn try_out(&self, fresh: &Fresh) -> Result<(), LoadError> {
+    /// Routers and policies that come in another's place bear an ordinary call. A router of the chain is asked about a tenant
+    /// that is its own; where there is none, nothing is ordinary.
+    fn try_out(&self, fresh: &Fresh, wanted: &config::Plugins) -> Result<(), LoadError> {
         let now = self.clock.now().0;
-        let accounts = self.tenants.accounts();
-        let scene = Scene {
-            tenant: accounts.iter().map(|account| account.id.as_str()).min().unwrap_or_default(),
-            backends: self
-                .backends
-                .iter()
-                .map(|backend| (backend.id.as_str(), backend.engine.is_some()))
-                .collect(),
-        };
-        let route = |router: &RouterPlugin| sample::route_in(&scene, router, now);
+        let mut accounts = self.tenants.accounts();
+        accounts.sort_by(|one, other| one.id.cmp(&other.id));
+        let backends: Vec<_> =
+            self.backends.iter().map(|backend| (backend.id.as_str(), backend.engine.is_some())).collect();
         let at_work = self.router.load();
-        for (name, router) in &fresh.chain {
+        for ((name, router), named) in fresh.chain.iter().zip(&wanted.routers) {
+            let Some(account) = accounts.iter().find(|account| named.tenants.matches(account.id.as_str()))
+            else {
+                continue;
+            };
+            let scene = Scene { tenant: account.id.as_str(), backends: &backends };
             let before = at_work.chain.iter().find(|link| link.plugin.name() == name);
             let before = before.map(|link| &*link.plugin);
-            trial::run(&**router, before, "route", route)?;
+            trial::run(&**router, before, "route", |router| sample::route_in(&scene, router, now))?;
         }
-        let router = &*fresh.router.configured;
-        trial::run(router, Some(&*at_work.plugins.configured), "route", route)?;
-        let (fresh_retries, retries) = (&*fresh.retries.configured, self.retries.policy.load());
-        trial::run(fresh_retries, Some(&*retries.configured), "judge", |policy| sample::judge(policy, now))?;
-        let (fresh_costs, costs) = (&*fresh.costs.configured, self.costs.policy.load());
-        trial::run(fresh_costs, Some(&*costs.configured), "assess", |policy| sample::assess(policy, now))
+        let tenant = accounts.first().map(|account| account.id.as_str()).unwrap_or_default();
+        let scene = Scene { tenant, backends: &backends };
+        let (router, before) = (&*fresh.router.configured, &*at_work.plugins.configured);
+        trial::run(router, Some(before), "route", |router| sample::route_in(&scene, router, now))?;
+        let (policy, before) = (&*fresh.retries.configured, self.retries.policy.load());
+        trial::run(policy, Some(&*before.configured), "judge", |policy| sample::judge(policy, now))?;
+        let (policy, before) = (&*fresh.costs.configured, self.costs.policy.load());
+        trial::run(policy, Some(&*before.configured), "assess", |policy| sample::assess(policy, now))
     }
 
     fn take_into_use(&self, fresh: Fresh, wanted: &config::Plugins) -> Vec<Reloaded> {

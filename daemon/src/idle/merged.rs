@@ -149,8 +149,8 @@ impl Piece {
             }
             turns = self.turns(merging, &items) => turns,
         };
-        while items.len() > turns.len().max(1) {
-            items.pop().into_iter().for_each(|item| queue.items.push_front(item));
+        for item in items.drain(turns.len().min(items.len())..).rev() {
+            queue.items.push_front(item);
         }
         Some(Load { items, turns, bucket })
     }

@@ -24,12 +24,12 @@ const ENGINE_OFFERS: [router::Offer<'static>; 2] = [
 ];
 
 /// Who asks a router, and what it may choose among: a router may know those of its daemon alone.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Scene<'a> {
     /// The tenant.
     pub tenant: &'a str,
     /// Backends, and whether each is an engine of one's own.
-    pub backends: Vec<(&'a str, bool)>,
+    pub backends: &'a [(&'a str, bool)],
 }
 
 const fn offer(
@@ -66,7 +66,7 @@ pub fn asked(function: &str) -> &'static str {
 
 /// A request that may take a day is routed, to one of no daemon.
 pub fn route(plugin: &RouterPlugin, now_ms: u64) -> Said {
-    route_in(&Scene { tenant: "acme", backends: vec![("openai", false)] }, plugin, now_ms)
+    route_in(&Scene { tenant: "acme", backends: &[("openai", false)] }, plugin, now_ms)
 }
 
 /// A request that may take a day is routed.

@@ -141,6 +141,8 @@ async fn a_router_that_starts_and_breaks_at_ordinary_calls_is_not_let_in() {
     );
     let why = rig.daemon.refused_reload(&rig.upstream, &chain).await;
     assert!(why.contains("`mine`"), "{why}");
+    // Where it is asked about nobody's requests, nothing is ordinary.
+    rig.daemon.reload(&rig.upstream, &format!("{chain}\ntenants = [\"of-tomorrow\"]")).await;
     // What has not changed is not tried, or whoever began with it could change nothing else.
     shelf.put(router::COMPONENT);
     let rig = Rig::start(sim(), &broken("")).await;
