@@ -133,7 +133,7 @@ impl Engine {
         let Seen { realtime, begun, whole } = self.presence.take();
         // A long answer that is made as a whole says nothing about when it began; a quick one does.
         let latency = begun.max(whole.filter(|took| *took <= self.latency));
-        let deferred = self.turns.under_way();
+        let (deferred, in_a_call) = (self.turns.under_way(), self.turns.in_a_call());
         let load = interpret(&plugin, &sights, realtime, deferred, now);
         let load = match load {
             Ok(load) => load,
@@ -155,6 +155,7 @@ impl Engine {
             realtime,
             latency,
             deferred,
+            in_a_call,
         };
         let (ceiling, in_the_way, speed, peak) = {
             let mut sizing = self.sizing.lock();

@@ -26,7 +26,7 @@ use crate::damaged;
 use crate::engine::Engine;
 use crate::gateway::Gateway;
 use crate::outcomes::{Attempt, Source, next_backend};
-use crate::rescue::{CHUNK_BYTES, PAUSE, asker, is_waiting, pause, record_surely, send, tenant_of};
+use crate::rescue::{CHUNK_BYTES, PAUSE, asker, pause, record_surely, send, tenant_of};
 
 /// Outcomes that are recorded in one commit, at most.
 const RECORD_AT_ONCE: usize = 256;
@@ -266,14 +266,20 @@ impl Piece {
         }
     }
 
-    /// False if there is nothing to send any more; none if the daemon stops before the store can tell.
-    async fn is_to_be_sent(&self, place: Place) -> Option<bool> {
+    /// For each of these requests, whether there is anything to send: while it waited for its turn, it may have been taken over by
+    /// what runs beside this piece, or been cancelled. None if the daemon stops before the store can tell.
+    async fn to_be_sent(&self, places: &[Place]) -> Option<Vec<bool>> {
         loop {
-            match is_waiting(&self.gateway.store, place).await {
-                Ok(is_waiting) => return Some(is_waiting),
+            match self.gateway.store.wait_here(places.to_vec()).await {
+                Ok(mut wait_here) => {
+                    for (waits, place) in wait_here.iter_mut().zip(places) {
+                        *waits &= !self.gateway.beside.covers(self.record.id, *place);
+                    }
+                    return Some(wait_here);
+                }
                 Err(StoreError::Closed) => return None,
                 Err(error) => {
-                    tracing::error!(%place, %error, "a request for an engine waits for the store");
+                    tracing::error!(batch = %self.record.id, %error, "requests for an engine wait for the store");
                     pause(&self.gateway, PAUSE).await?;
                 }
             }
@@ -291,8 +297,7 @@ impl Piece {
             () = self.leave.cancelled() => return Some(given_back(&entry)),
             turn = engine.turns.take(&asker) => turn,
         };
-        // While it waited, it may have been taken over by what runs beside this piece, or been cancelled.
-        if gateway.beside.covers(self.record.id, entry.place) || !self.is_to_be_sent(entry.place).await? {
+        if self.to_be_sent(&[entry.place]).await? != [true] {
             return None;
         }
         let (guest, sent) = (engine.presence.admit(), Instant::now());

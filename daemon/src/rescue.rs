@@ -18,7 +18,7 @@ use offpeak_core::turnaround::Way;
 use offpeak_core::words::{Millis, Mode, OfferName, Place, TenantId, Timestamp};
 use offpeak_host::PluginError;
 use offpeak_host::values::provider::Refusal;
-use offpeak_store::{BatchRecord, Entry, Selection, Standing, Store, StoreError};
+use offpeak_store::{BatchRecord, Entry, Selection, StoreError};
 use serde::de::IgnoredAny;
 use tokio::time::Instant;
 
@@ -185,12 +185,6 @@ async fn prepare(gateway: &Gateway, backend: &Backend, record: &BatchRecord) -> 
     }
 }
 
-/// Whether a request still waits at this place: it was not cancelled, its job is not over, and nobody else had its answer.
-pub async fn is_waiting(store: &Store, place: Place) -> Result<bool, StoreError> {
-    let standing = store.outcome(place).await?;
-    Ok(matches!(standing, Some(Standing::Waiting { current, .. }) if current == place))
-}
-
 /// Whose a request is. A lane that nobody knows has no tenant to be fair to; its requests are answered all the same.
 pub fn tenant_of(gateway: &Gateway, entry: &Entry) -> TenantId {
     let key = gateway.store.lane_key(entry.place.lane);
@@ -293,7 +287,7 @@ impl Rescue<'_> {
 
     async fn put_on_record(&self, place: Place, tries: u16) -> Result<bool, StoreError> {
         let store = &self.gateway.store;
-        let waits_here = is_waiting(store, place).await?;
+        let waits_here = store.wait_here(vec![place]).await? == [true];
         if waits_here {
             store.keep(vec![sent::record(self.record.id, Sent { place, tries, is_under_way: true })]).await?;
         }

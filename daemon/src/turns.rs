@@ -28,6 +28,8 @@ struct Queue {
     shares: Shares,
     waiting: BTreeMap<TenantId, BTreeMap<(Timestamp, u64), Waiter>>,
     next: u64,
+    /// Turns under way that were given beside another one, to travel in its call.
+    along: u64,
     /// What the provider has told of its limits, by model.
     left: BTreeMap<ModelId, Left>,
     /// In the order in which they were sent.
@@ -67,6 +69,8 @@ struct Waiter {
 pub struct Turn<'a> {
     turns: &'a Turns,
     is_told: bool,
+    /// It was given beside another one.
+    is_along: bool,
     /// Among those that can be taken back, if it is one of them.
     number: Option<u64>,
 }
@@ -99,6 +103,7 @@ impl Turns {
             shares: Shares::default(),
             waiting: BTreeMap::new(),
             next: 0,
+            along: 0,
             left: BTreeMap::new(),
             recallable: BTreeMap::new(),
         };
@@ -161,17 +166,24 @@ impl Turns {
         self.queue.lock().pace.under_way()
     }
 
+    /// How many travel in one of the calls under way, on average and rounded up; 1 if there are none.
+    pub fn in_a_call(&self) -> u64 {
+        let queue = self.queue.lock();
+        let under_way = queue.pace.under_way();
+        under_way.div_ceil(under_way.saturating_sub(queue.along).max(1)).max(1)
+    }
+
     /// Waits for a turn.
     pub async fn take(&self, asker: &Asker<'_>) -> Turn<'_> {
         self.granted(asker, 0).await;
-        Turn::of(self)
+        Turn::of(self, false)
     }
 
     /// Waits for a turn, and takes up to so many more with it: for what travels in one call and costs little beside it. They may
     /// be more than were free, which is made up for before the next call. Never empty.
     pub async fn take_together(&self, asker: &Asker<'_>, along: u64) -> Vec<Turn<'_>> {
         let given = self.granted(asker, along).await;
-        (0..given).map(|_| Turn::of(self)).collect()
+        (0..given).map(|turn| Turn::of(self, turn > 0)).collect()
     }
 
     /// Waits for a turn, and says how many it got.
@@ -197,7 +209,7 @@ impl Turns {
         }
         queue.shares.give(asker.tenant, asker.tokens, asker.weight);
         drop(queue);
-        Some(Turn::of(self))
+        Some(Turn::of(self, false))
     }
 
     /// How many may be under way at once, as things stand.
@@ -274,11 +286,14 @@ impl Queue {
         (first.collect(), soonest)
     }
 
-    /// The call of that number is over.
-    fn forget(&mut self, number: Option<u64>) {
-        if let Some(number) = number {
+    /// A turn is given back, for whoever comes next.
+    fn done(&mut self, turn: &Turn<'_>, too_much: bool, retry_after: Option<Millis>, now: Timestamp) {
+        if let Some(number) = turn.number {
             self.recallable.remove(&number);
         }
+        self.along -= u64::from(turn.is_along);
+        self.pace.done(too_much, retry_after, now);
+        self.grant(now);
     }
 
     /// Gives a turn, and those beside it. Returns how many nobody took.
@@ -294,7 +309,11 @@ impl Queue {
             left.take(waiter.tokens);
         }
         let along = (0..waiter.along).take_while(|_| self.pace.ask_along() == Paced::Now).count() as u64;
-        waiter.granted.send(1 + along).err().unwrap_or(0)
+        let untaken = waiter.granted.send(1 + along).err().unwrap_or(0);
+        if untaken == 0 {
+            self.along += along;
+        }
+        untaken
     }
 }
 
@@ -325,15 +344,15 @@ impl Drop for InQueue<'_> {
     fn drop(&mut self) {
         // Nothing comes after this: it is given and lies here, or it never will be.
         self.granted.close();
-        for _ in 0..self.granted.try_recv().unwrap_or(0) {
-            drop(Turn::of(self.turns));
+        for turn in 0..self.granted.try_recv().unwrap_or(0) {
+            drop(Turn::of(self.turns, turn > 0));
         }
     }
 }
 
 impl<'a> Turn<'a> {
-    const fn of(turns: &'a Turns) -> Self {
-        Self { turns, is_told: false, number: None }
+    const fn of(turns: &'a Turns, is_along: bool) -> Self {
+        Self { turns, is_told: false, is_along, number: None }
     }
 
     /// From now on the call can be taken back: this ends when it is. It never does otherwise.
@@ -354,22 +373,14 @@ impl<'a> Turn<'a> {
     /// The call is over; `too_much` if the provider refused it for want of room.
     pub fn done(mut self, too_much: bool, retry_after: Option<Millis>) {
         self.is_told = true;
-        let now = self.turns.clock.now();
-        let mut queue = self.turns.queue.lock();
-        queue.forget(self.number);
-        queue.pace.done(too_much, retry_after, now);
-        queue.grant(now);
+        self.turns.queue.lock().done(&self, too_much, retry_after, self.turns.clock.now());
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if !self.is_told {
-            let now = self.turns.clock.now();
-            let mut queue = self.turns.queue.lock();
-            queue.forget(self.number);
-            queue.pace.done(false, None, now);
-            queue.grant(now);
+            self.turns.queue.lock().done(self, false, None, self.turns.clock.now());
         }
     }
 }
@@ -403,7 +414,7 @@ mod tests {
         let tenant = TenantId::from("one");
         turns.limit(4);
         let first = turns.take_together(&asker(&tenant, 1), 31).await;
-        assert_eq!((first.len(), turns.under_way()), (32, 32));
+        assert_eq!((first.len(), turns.under_way(), turns.in_a_call()), (32, 32, 32));
         let next = asker(&tenant, 2);
         let mut waits = Box::pin(turns.take_together(&next, 31));
         assert!(futures_util::poll!(&mut waits).is_pending());
@@ -415,9 +426,10 @@ mod tests {
         let others: Vec<_> = (0..20).filter_map(|_| turns.take_free(&asker(&tenant, 1))).collect();
         let second = turns.take_together(&asker(&tenant, 1), 31).await;
         assert_eq!((others.len(), second.len()), (20, 20), "no more than there may be at most");
+        assert_eq!(turns.in_a_call(), 2, "20 alone, and one of 20");
         drop(InQueue { turns: &turns, granted: turns.queue.lock().enter(&asker(&tenant, 2), 31) });
         drop((others, second));
-        assert_eq!(turns.under_way(), 0);
+        assert_eq!((turns.under_way(), turns.in_a_call()), (0, 1));
     }
 
     #[tokio::test]
@@ -519,7 +531,7 @@ mod tests {
             let granted = waiting.iter_mut().position(|(_, granted)| granted.try_recv().is_ok());
             let (name, _) = waiting.remove(granted.expect("one has its turn"));
             order.push(name);
-            Turn::of(&turns).done(false, None);
+            Turn::of(&turns, false).done(false, None);
         }
         let place = |name: &str| order.iter().position(|other| other == name);
         assert!(place("few 1") < Some(5), "{order:?}");

@@ -48,6 +48,17 @@ pub struct Look {
     pub latency: Option<Millis>,
     /// Deferred requests under way.
     pub deferred: u64,
+    /// How many of them travel in one call.
+    pub in_a_call: u64,
+}
+
+impl Look {
+    /// Deferred requests that are not too many, although they wait: where many travel in one call, a second call keeps the
+    /// engine from having nothing to do between two of them, and all of it may show as what waits. None if somebody else's may.
+    fn may_wait(&self) -> u64 {
+        let is_only_ours = self.realtime == 0 && self.waiting.is_none_or(|waiting| waiting <= self.deferred);
+        if is_only_ours && self.in_a_call > 1 { self.in_a_call.saturating_mul(2) } else { 0 }
+    }
 }
 
 /// The window, and what was learnt.
@@ -98,6 +109,8 @@ impl Sizing {
         let window = if look.realtime > 0 { self.beside_others(look) } else { self.alone(look) };
         self.was_shared = look.realtime > 0;
         let room = look.room.map_or(u64::MAX, |room| look.deferred.saturating_add(room));
+        // Where nothing waits, it is something else that is full.
+        let room = if look.waiting == Some(0) { room } else { room.max(look.may_wait()) };
         self.ceiling = window.min(room).min(self.terms.most);
         self.ceiling
     }
@@ -159,6 +172,7 @@ impl Sizing {
             // More than it can start soon: that only takes freedom from whoever comes.
             self.window = self.window.min(look.deferred).saturating_sub(waiting / 2).max(1);
         }
+        self.window = self.window.max(look.may_wait()).min(self.terms.most);
         // An engine that tells neither what waits nor what it can take is not flooded to find out.
         let is_blind = look.waiting.is_none() && look.room.is_none();
         // What is not filled says nothing about what would be.
@@ -263,6 +277,7 @@ mod tests {
                 realtime,
                 latency: (realtime > 0).then(|| Self::latency(deferred + realtime)),
                 deferred,
+                in_a_call: 1,
             }
         }
     }
@@ -394,17 +409,43 @@ mod tests {
         }
     }
 
+    #[test]
+    fn of_merged_calls_one_waits_behind_the_one_that_is_worked_on_and_no_third() {
+        let mut sizing = Sizing::new(TERMS);
+        let ready = Look { is_ready: true, waiting: Some(0), in_a_call: 1, ..Look::default() };
+        assert_eq!(sizing.look(&ready, Timestamp(0)), FIRST);
+        // The first call alone has more than that: it goes together or not at all.
+        let one = Look { deferred: 32, in_a_call: 32, ..ready };
+        assert_eq!(sizing.look(&one, Timestamp(1000)), 64);
+        for second in 2..20 {
+            let two = Look { waiting: Some(32), room: Some(0), deferred: 64, ..one };
+            assert_eq!(sizing.look(&two, Timestamp(second * 1000)), 64);
+        }
+        let arriving = Look { waiting: Some(32), room: Some(0), ..one };
+        assert_eq!(sizing.look(&arriving, Timestamp(20_000)), 64, "the engine has not begun it");
+        let full = Look { room: Some(0), ..one };
+        assert_eq!(sizing.look(&full, Timestamp(21_000)), 32, "it is full, and not of what waits");
+        let others = Look { waiting: Some(90), room: Some(0), deferred: 64, ..one };
+        assert!(sizing.look(&others, Timestamp(22_000)) < 64, "others wait, too");
+        let realtime = Look { realtime: 1, ..arriving };
+        assert!(sizing.look(&realtime, Timestamp(23_000)) <= FIRST);
+    }
+
     proptest! {
         #[test]
         fn the_room_and_the_bound_are_kept_and_others_go_first(
             most in 1_u64..300,
             looks in prop::collection::vec(
-                (any::<bool>(), 0_u64..20, prop::option::of(0_u64..50), 0_u64..10, 0_u64..3_000, any::<u32>()), 1..200,
+                (
+                    any::<bool>(), 0_u64..20, prop::option::of(0_u64..50), 0_u64..10, 0_u64..3_000, any::<u32>(),
+                    prop_oneof![Just(1_u64), 2..40_u64],
+                ),
+                1..200,
             ),
         ) {
             let mut sizing = Sizing::new(SizingTerms { most, target: Millis(500), peak: None });
             let (mut now, mut deferred, mut tokens) = (Timestamp(0), 0, 0_u64);
-            for (is_ready, waiting, room, realtime, latency, made) in looks {
+            for (is_ready, waiting, room, realtime, latency, made, in_a_call) in looks {
                 now = now.after(SECOND);
                 tokens += u64::from(made);
                 let look = Look {
@@ -415,13 +456,15 @@ mod tests {
                     realtime,
                     latency: Some(Millis(latency)),
                     deferred,
+                    in_a_call,
                 };
                 let before = sizing;
                 let ceiling = sizing.look(&look, now);
                 prop_assert!(ceiling <= most);
                 prop_assert!(is_ready || ceiling == 0);
                 if let Some(room) = room {
-                    prop_assert!(ceiling <= deferred + room);
+                    let two_calls = if realtime == 0 && in_a_call > 1 { 2 * in_a_call } else { 0 };
+                    prop_assert!(ceiling <= (deferred + room).max(two_calls));
                 }
                 if is_ready && realtime > 0 {
                     let wider = before.safe + before.safe.div_ceil(2);

@@ -184,19 +184,13 @@ impl Piece {
         if turns.is_empty() {
             return items.iter().map(|item| given_back(&item.entry)).collect();
         }
-        let mut wanted = Vec::with_capacity(items.len());
-        for item in items {
-            // While it waited, it may have been taken over by what runs beside this piece, or been cancelled.
-            let place = item.entry.place;
-            if self.gateway.beside.covers(self.record.id, place) {
-                continue;
-            }
-            match self.is_to_be_sent(place).await {
-                Some(true) => wanted.push(item),
-                Some(false) => {}
-                None => return Vec::new(),
-            }
-        }
+        let places: Vec<_> = items.iter().map(|item| item.entry.place).collect();
+        let Some(to_be_sent) = self.to_be_sent(&places).await else { return Vec::new() };
+        let wanted: Vec<Item> = items
+            .into_iter()
+            .zip(to_be_sent)
+            .filter_map(|(item, is_wanted)| is_wanted.then_some(item))
+            .collect();
         let mut attempts = Vec::with_capacity(wanted.len());
         let (mut was_too_much, mut retry_after) = (false, None);
         let mut hunt = Hunt::new(wanted.len());

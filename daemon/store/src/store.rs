@@ -260,6 +260,12 @@ impl Store {
         }
     }
 
+    /// Which of these requests still wait, each at just this place: false for one that was cancelled, has its outcome, or has
+    /// gone back to a lane.
+    pub async fn wait_here(&self, places: Vec<Place>) -> Result<Vec<bool>, StoreError> {
+        self.0.read(move |view, _| query::wait_here(view, &places)).await
+    }
+
     /// The body of an answer.
     pub async fn read_body(&self, at: BodyAt) -> Result<Bytes, StoreError> {
         if at.is_empty() {

@@ -99,8 +99,10 @@ pub async fn run(
     };
     eprintln!("embeddings");
     let embeddings = embeddings::run(&engine, &sizes, start).await?;
+    eprintln!("{}", embeddings.markdown());
     eprintln!("a job");
     let job = job::run(&engine, &sizes, start).await?;
+    eprintln!("{}", job.markdown());
     let peak = if engine.is_simulated() {
         job.peak()
     } else {
@@ -109,6 +111,7 @@ pub async fn run(
     };
     eprintln!("real-time calls beside a flood of deferred work");
     let mixed = mixed::run(&sizes, peak, start).await?;
+    eprintln!("{}", mixed.markdown());
     eprintln!("a day, and padding");
     let (day, padding) = (day::run(sizes.day), padding::run(sizes.backlog));
     let engine = real.map(|real| format!("{} at {}", real.model, real.url));

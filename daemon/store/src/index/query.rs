@@ -326,6 +326,15 @@ pub(crate) fn standing(view: &View, log: &LogReader, origin: Place) -> Result<Op
     })
 }
 
+/// Which of these requests have no outcome and wait at just these places. What the index knows suffices: no log is read.
+pub(crate) fn wait_here(view: &View, places: &[Place]) -> Result<Vec<bool>, StoreError> {
+    let waits = |place: &Place| {
+        let (current, row) = view.latest(*place)?;
+        Ok(row.is_none() && current == *place && view.entry(current)?.is_some())
+    };
+    places.iter().map(waits).collect()
+}
+
 /// The ending of a request that was cancelled: by its caller, whether or not it had left in a batch.
 pub(crate) fn cancelled() -> Ending {
     Ending::Failed {

@@ -357,6 +357,9 @@ impl Pair {
         }
         let is_swept = self.model.is_swept;
         let entry = self.model.entry(place);
+        let waits_here = now(self.store.wait_here(vec![origin, place])).unwrap();
+        let waits = entry.ended.is_none();
+        assert_eq!(waits_here, [waits && place == origin, waits], "{origin}, now at {place}");
         match (now(self.store.outcome(origin)).unwrap(), &entry.ended) {
             (Some(Standing::Waiting { current, attempts }), None) => {
                 assert_eq!((current, attempts), (place, entry.attempts));

@@ -270,6 +270,7 @@ impl Day {
             realtime: begun.max(self.realtime.len() as u64),
             latency: slowest.map(|us| Millis((us / 1000).max(1))),
             deferred: self.deferred.len() as u64,
+            in_a_call: 1,
         };
         self.ceiling = self.sizing.look(&look, Timestamp(now / 1000));
     }
