@@ -16,6 +16,7 @@ use offpeak_core::scheduler::{Event, Fate};
 use offpeak_core::words::{Mode, Place};
 use offpeak_host::values::adapter::State;
 use offpeak_store::{BatchRecord, Entry, Selection, StoreError};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,9 @@ use crate::engine::Engine;
 use crate::gateway::Gateway;
 use crate::outcomes::{Attempt, Source, next_backend};
 use crate::rescue::{CHUNK_BYTES, PAUSE, asker, pause, record_surely, send, tenant_of};
+
+/// So long after work has begun the engine's numbers show it, and what else it can take.
+const SHOWN_AFTER: Duration = Duration::from_millis(100);
 
 /// Outcomes that are recorded in one commit, at most.
 const RECORD_AT_ONCE: usize = 256;
@@ -65,7 +69,7 @@ enum Prepared {
 /// Looks at an engine again and again, until the daemon stops.
 pub async fn watch(gateway: Arc<Gateway>, backend: Arc<Backend>) {
     let Some(engine) = &backend.engine else { return };
-    let (mut before, mut looked) = (None, Instant::now());
+    let (mut before, mut looked, mut was_soon) = (None, Instant::now(), false);
     loop {
         let look = tokio::select! {
             biased;
@@ -91,8 +95,21 @@ pub async fn watch(gateway: Arc<Gateway>, backend: Arc<Backend>) {
                 tracing::error!(backend = %backend.id, %error, "an engine gets no deferred work: its plugin failed");
             }
         }
-        if pause(&gateway, engine.every).await.is_none() {
-            return;
+        was_soon = match until_next_look(&gateway, engine, was_soon).await {
+            Some(is_soon) => is_soon,
+            None => return,
+        };
+    }
+}
+
+/// Waits until an engine's next look: one interval, or less where work has begun meanwhile, though not twice in a row. Says
+/// whether it was less; none if the daemon stops.
+async fn until_next_look(gateway: &Gateway, engine: &Engine, was_soon: bool) -> Option<bool> {
+    tokio::select! {
+        biased;
+        paused = pause(gateway, engine.every) => paused.map(|()| false),
+        () = engine.turns.begun(), if !was_soon => {
+            pause(gateway, SHOWN_AFTER.min(engine.every)).await.map(|()| true)
         }
     }
 }
@@ -148,12 +165,7 @@ impl Piece {
         while let Some(what) = selection {
             let chunk = damaged::sound(&self.gateway, what, CHUNK_BYTES).await?;
             selection = chunk.rest;
-            let mut attempts = self.run_all(engine, &call, chunk.entries).ready_chunks(RECORD_AT_ONCE);
-            while let Some(attempts) = attempts.next().await {
-                let attempts: Vec<Attempt> = attempts.into_iter().flatten().collect();
-                any_good |= attempts.iter().any(|attempt| attempt.ending.is_success());
-                record_surely(&self.gateway, &source, attempts).await?;
-            }
+            any_good |= self.run_and_record(engine, &call, &source, chunk.entries).await?;
             if self.gateway.stopping.is_cancelled() {
                 return Ok(());
             }
@@ -197,6 +209,38 @@ impl Piece {
                 return std::future::pending().await;
             }
         }
+    }
+
+    /// Runs requests, and records how they ended while others are sent. Says whether any was answered well.
+    async fn run_and_record(
+        &self,
+        engine: &Engine,
+        call: &PreparedCall,
+        source: &Source,
+        entries: Vec<Entry>,
+    ) -> Result<bool, StoreError> {
+        let (ended, mut to_record) = mpsc::channel(RECORD_AT_ONCE);
+        let mut attempts = self.run_all(engine, call, entries);
+        let run = async move {
+            while let Some(attempts) = attempts.next().await {
+                for attempt in attempts {
+                    // Nobody takes them only if they cannot be recorded, and then both end.
+                    ended.send(attempt).await.map_err(|_| StoreError::Closed)?;
+                }
+            }
+            Ok(())
+        };
+        let record = async {
+            let mut any_good = false;
+            let mut attempts = Vec::new();
+            while to_record.recv_many(&mut attempts, RECORD_AT_ONCE).await > 0 {
+                any_good |= attempts.iter().any(|attempt: &Attempt| attempt.ending.is_success());
+                record_surely(&self.gateway, source, std::mem::take(&mut attempts)).await?;
+            }
+            Ok(any_good)
+        };
+        let both: Result<((), bool), StoreError> = tokio::try_join!(run, record);
+        both.map(|((), any_good)| any_good)
     }
 
     /// Runs requests as the engine has room for them, merged where that is possible.

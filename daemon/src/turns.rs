@@ -2,6 +2,7 @@
 //! each one's earliest deadline first, and none of what is real-time traffic's of a minute's quota.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use offpeak_core::fair::Shares;
@@ -10,7 +11,7 @@ use offpeak_core::reserve::{LAST_MINUTE, Reserve};
 use offpeak_core::retry::LAST_CHANCE;
 use offpeak_core::words::{Millis, ModelId, TenantId, Timestamp};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::clock::Clock;
 
@@ -28,6 +29,8 @@ struct Queue {
     shares: Shares,
     waiting: BTreeMap<TenantId, BTreeMap<(Timestamp, u64), Waiter>>,
     next: u64,
+    /// Told when there is something under way again.
+    begun: Arc<Notify>,
     /// Turns under way that were given beside another one, to travel in its call.
     along: u64,
     /// What the provider has told of its limits, by model.
@@ -103,6 +106,7 @@ impl Turns {
             shares: Shares::default(),
             waiting: BTreeMap::new(),
             next: 0,
+            begun: Arc::default(),
             along: 0,
             left: BTreeMap::new(),
             recallable: BTreeMap::new(),
@@ -166,6 +170,12 @@ impl Turns {
         self.queue.lock().pace.under_way()
     }
 
+    /// Waits until something is under way after a time in which nothing was. Once it was, this ends at once the next time.
+    pub async fn begun(&self) {
+        let begun = self.queue.lock().begun.clone();
+        begun.notified().await;
+    }
+
     /// How many travel in one of the calls under way, on average and rounded up; 1 if there are none.
     pub fn in_a_call(&self) -> u64 {
         let queue = self.queue.lock();
@@ -208,6 +218,7 @@ impl Turns {
             return None;
         }
         queue.shares.give(asker.tenant, asker.tokens, asker.weight);
+        queue.tell_begun(1);
         drop(queue);
         Some(Turn::of(self, false))
     }
@@ -286,6 +297,13 @@ impl Queue {
         (first.collect(), soonest)
     }
 
+    /// So many turns were given.
+    fn tell_begun(&self, given: u64) {
+        if self.pace.under_way() == given {
+            self.begun.notify_one();
+        }
+    }
+
     /// A turn is given back, for whoever comes next.
     fn done(&mut self, turn: &Turn<'_>, too_much: bool, retry_after: Option<Millis>, now: Timestamp) {
         if let Some(number) = turn.number {
@@ -312,6 +330,7 @@ impl Queue {
         let untaken = waiter.granted.send(1 + along).err().unwrap_or(0);
         if untaken == 0 {
             self.along += along;
+            self.tell_begun(1 + along);
         }
         untaken
     }
@@ -414,11 +433,13 @@ mod tests {
         let tenant = TenantId::from("one");
         turns.limit(4);
         let first = turns.take_together(&asker(&tenant, 1), 31).await;
+        assert!(futures_util::poll!(Box::pin(turns.begun())).is_ready());
         assert_eq!((first.len(), turns.under_way(), turns.in_a_call()), (32, 32, 32));
         let next = asker(&tenant, 2);
         let mut waits = Box::pin(turns.take_together(&next, 31));
         assert!(futures_util::poll!(&mut waits).is_pending());
         assert!(turns.take_free(&asker(&tenant, 3)).is_none());
+        assert!(futures_util::poll!(Box::pin(turns.begun())).is_pending(), "nothing more has begun");
         drop(first);
         assert_eq!(waits.await.len(), 32);
         assert_eq!(turns.under_way(), 0, "all are given back");

@@ -2,14 +2,15 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::pin::pin;
 
 use bytes::Bytes;
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{self, Stream, TryStreamExt as _};
 use offpeak_core::extent::Range;
 use offpeak_core::job::{CANCELLED, WINDOW_OVER};
 use offpeak_core::outcome::Ending;
 use offpeak_core::retry::{CANCELLED_BY_CALLER, PERMANENT};
-use offpeak_store::{Finished, Store};
+use offpeak_store::{Finished, FinishedChunk, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -100,40 +101,48 @@ pub fn lines(
     part: Part,
     ranges: Vec<Range>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    stream::try_unfold((store, Some(ranges)), move |(store, ranges)| async move {
-        let Some(ranges) = ranges else { return Ok(None) };
-        let chunk = store.finished(ranges, CHUNK_BYTES).await.map_err(|error| {
-            tracing::error!(%error, "a job's answers could not be read");
-            io::Error::other(error)
-        })?;
+    let write_all = move |chunk: FinishedChunk| {
         let mut text = Vec::new();
         for finished in &chunk.finished {
             if Kind::of(&finished.outcome.ending).is_in(part) {
                 write(api, finished, &mut text);
             }
         }
-        Ok(Some((Bytes::from(text), (store, chunk.rest))))
+        Bytes::from(text)
+    };
+    chunks(store, ranges).map_ok(write_all).map_err(|error| {
+        tracing::error!(%error, "a job's answers could not be read");
+        io::Error::other(error)
+    })
+}
+
+/// What is finished among some ranges; the next chunk is read while one is worked on.
+fn chunks(store: Store, ranges: Vec<Range>) -> impl Stream<Item = Result<FinishedChunk, StoreError>> + Send {
+    let read = |store: &Store, ranges| {
+        let store = store.clone();
+        tokio::spawn(async move { store.finished(ranges, CHUNK_BYTES).await })
+    };
+    let first = Some(read(&store, ranges));
+    stream::try_unfold((store, first), move |(store, next)| async move {
+        let Some(next) = next else { return Ok(None) };
+        let mut chunk = next.await.map_err(|_| StoreError::Closed)??;
+        let next = chunk.rest.take().map(|ranges| read(&store, ranges));
+        Ok(Some((chunk, (store, next))))
     })
 }
 
 /// What a job came to, and what it cost.
-pub async fn sums(
-    store: &Store,
-    api: Api,
-    ranges: Vec<Range>,
-) -> Result<(Sums, Spent), offpeak_store::StoreError> {
+pub async fn sums(store: &Store, api: Api, ranges: Vec<Range>) -> Result<(Sums, Spent), StoreError> {
     let (mut sums, mut cost) = (Sums::default(), Spent::default());
-    let mut rest = Some(ranges);
     let mut text = Vec::new();
-    while let Some(ranges) = rest {
-        let chunk = store.finished(ranges, CHUNK_BYTES).await?;
+    let mut chunks = pin!(chunks(store.clone(), ranges));
+    while let Some(chunk) = chunks.try_next().await? {
         for finished in &chunk.finished {
             text.clear();
             write(api, finished, &mut text);
             add(&mut sums, finished, text.len() as u64);
         }
         cost += spent::of_chunk(store, &chunk).await?;
-        rest = chunk.rest;
     }
     Ok((sums, cost))
 }
@@ -184,7 +193,7 @@ struct OpenAiLine<'a> {
 struct OpenAiResponse<'a> {
     status_code: u16,
     request_id: Cow<'a, str>,
-    body: Box<RawValue>,
+    body: Cow<'a, RawValue>,
 }
 
 #[derive(Serialize)]
@@ -221,7 +230,7 @@ struct AnthropicLine<'a> {
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum AnthropicResult<'a> {
-    Succeeded { message: Box<RawValue> },
+    Succeeded { message: Cow<'a, RawValue> },
     Errored { error: Error<'a> },
     Canceled,
     Expired,
@@ -230,7 +239,7 @@ enum AnthropicResult<'a> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Error<'a> {
-    Theirs(Box<RawValue>),
+    Theirs(Cow<'a, RawValue>),
     Ours(AnthropicError<'a>),
 }
 
@@ -277,14 +286,18 @@ fn is_anthropic_error(body: &[u8]) -> bool {
 }
 
 /// An answer's body as a JSON value on one line. What is not JSON becomes a text.
-fn one_line(body: &[u8]) -> Box<RawValue> {
+fn one_line(body: &[u8]) -> Cow<'_, RawValue> {
+    // Nearly all are JSON without line ends, and large ones need not be copied.
+    let is_one_line = memchr::memchr2(b'\n', b'\r', body).is_none();
+    if is_one_line && let Ok(value) = serde_json::from_slice::<&RawValue>(body) {
+        return Cow::Borrowed(value);
+    }
     let text = String::from_utf8_lossy(body);
     // Within a JSON text line ends are escaped; those that stand as they are, are only layout.
-    let flat =
-        if text.contains(['\n', '\r']) { Cow::Owned(text.replace(['\n', '\r'], " ")) } else { text.clone() };
-    RawValue::from_string(flat.into_owned())
+    let value = RawValue::from_string(text.replace(['\n', '\r'], " "))
         .or_else(|_| serde_json::value::to_raw_value(&*text))
-        .unwrap_or_else(|_| RawValue::NULL.to_owned())
+        .unwrap_or_else(|_| RawValue::NULL.to_owned());
+    Cow::Owned(value)
 }
 
 /// The tokens that an answer says it took, in either API's words.

@@ -191,19 +191,19 @@ impl Piece {
             .zip(to_be_sent)
             .filter_map(|(item, is_wanted)| is_wanted.then_some(item))
             .collect();
-        let mut attempts = Vec::with_capacity(wanted.len());
+        let mut settled = Vec::new();
         let (mut was_too_much, mut retry_after) = (false, None);
         let mut hunt = Hunt::new(wanted.len());
         while let Some(part) = hunt.part() {
             let Some((first, more)) = wanted.get(part.clone()).and_then(<[Item]>::split_first) else { break };
-            if !attempts.is_empty() || part.len() < wanted.len() {
+            if part.len() < wanted.len() {
                 // Those of the refused call that were not sent again did not run.
                 if self.gateway.stopping.is_cancelled() {
                     break;
                 }
                 if self.leave.is_cancelled() {
-                    attempts.extend(std::iter::once(first).chain(more).map(|item| given_back(&item.entry)));
                     hunt.ended(Blame::Shared);
+                    settled.push((part, given_back(&first.entry)));
                     continue;
                 }
             }
@@ -226,13 +226,17 @@ impl Piece {
                 Next::Halved => {
                     tracing::debug!(batch = %self.record.id, requests = part.len(), "a merged call was refused and is halved");
                 }
-                Next::Settled(part) => attempts.extend(each_its_own(merging.arrays, &wanted, part, ended)),
+                Next::Settled(part) => settled.push((part, ended)),
             }
         }
+        // Before the answers are taken apart, which takes time.
         for turn in turns {
             turn.done(was_too_much, retry_after);
         }
-        attempts
+        settled
+            .into_iter()
+            .flat_map(|(part, ended)| each_its_own(merging.arrays, &wanted, part, ended))
+            .collect()
     }
 
     /// One call for all of them; its ending is that of the first.
