@@ -16,6 +16,7 @@ use crate::config::Delivery;
 use crate::delivery::{self, TicketStanding};
 use crate::envelope::Envelope;
 use crate::gateway::Gateway;
+use crate::label::FOR_ITS_CALLER;
 use crate::lane_book::LaneError;
 use crate::members::{self, Edit};
 use crate::reply::Refusal;
@@ -32,19 +33,15 @@ pub const IDEMPOTENCY_KEY_REUSED: &str = "idempotency_key_reused";
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 
 /// A deferred request, ready to be kept.
+#[derive(Debug, Clone)]
 pub struct Deferral {
     /// The lane in which it waits.
     pub key: LaneKey,
     /// When its answer must be there.
     pub deadline: Timestamp,
+    /// The router that chose this.
+    pub router: Arc<str>,
 }
-
-/// What the flags of a request say: whom its answer is for. This one is for whoever called or holds a ticket,
-const FOR_ITS_CALLER: u8 = 0;
-/// and this one for a job; its meta is the job's label.
-pub const FOR_A_JOB: u8 = 1;
-/// This one is fetched as a background response.
-pub const FOR_A_RESPONSE: u8 = 2;
 
 /// An answer that came while its call was cut off is still there for the SDK's retry, which follows within seconds.
 pub const RETRIES_COME_WITHIN: Millis = Millis::from_mins(10);
@@ -287,7 +284,7 @@ async fn append(
         body_hash,
         idempotency,
         flags,
-        meta: Bytes::new(),
+        meta: Bytes::copy_from_slice(deferral.router.as_bytes()),
         body,
     };
     match gateway.store.append(request).await.map_err(|error| store_failed(&error))? {

@@ -19,7 +19,7 @@ use offpeak_core::words::{Millis, Place};
 use offpeak_store::{Document, Kind, NewOutcome, Order, StoreError, Unfinished, Verdict};
 
 use crate::blocking::blocking;
-use crate::delivery::output_file::{self, Label};
+use crate::delivery::output_file;
 use crate::delivery::spent;
 use crate::documents::file::{File, Problem};
 use crate::documents::job_cost::Spent;
@@ -388,9 +388,4 @@ impl Driver {
         });
         Ok(outcomes::end_without_attempt(gateway, ended.collect()).await?)
     }
-}
-
-/// The label of a job's request, as it is stored with it.
-pub fn label(line: u64, custom_id: &str) -> Bytes {
-    Label { line, custom_id: custom_id.to_owned() }.encode()
 }

@@ -42,6 +42,7 @@ pub mod aside;
 pub mod held;
 pub mod lane_book;
 pub mod tenant;
+pub mod label;
 pub mod gather;
 pub mod envelope;
 pub mod rewrite;

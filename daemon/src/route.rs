@@ -438,7 +438,7 @@ impl Question<'_> {
             api_key: self.by.api_key(),
             headers: kept_headers(&seller.backend, self.headers)?,
         };
-        Ok(Routed::Later(Deferral { key, deadline: self.now.after(within) }))
+        Ok(Routed::Later(Deferral { key, deadline: self.now.after(within), router: plugin.into() }))
     }
 }
 

@@ -53,11 +53,17 @@ pub struct Look {
 }
 
 impl Look {
-    /// Deferred requests that are not too many, although they wait: where many travel in one call, a second call keeps the
-    /// engine from having nothing to do between two of them, and all of it may show as what waits. None if somebody else's may.
-    fn may_wait(&self) -> u64 {
-        let is_only_ours = self.realtime == 0 && self.waiting.is_none_or(|waiting| waiting <= self.deferred);
-        if is_only_ours && self.in_a_call > 1 { self.in_a_call.saturating_mul(2) } else { 0 }
+    /// Deferred requests that are not too many although some wait, where many travel in one call: all of a call may show as what
+    /// waits. With a second call the engine has something to do between two of them; with four it takes two at a time, and what
+    /// each step costs by itself is shared. None if somebody else's may wait.
+    fn whole_calls(&self) -> u64 {
+        let waiting = self.waiting.unwrap_or(0);
+        if self.in_a_call <= 1 || self.realtime > 0 || waiting > self.deferred {
+            return 0;
+        }
+        // An engine that works on few inputs of one call at a time gains nothing from more calls.
+        let takes_few = waiting.saturating_mul(4) > self.deferred.saturating_mul(3);
+        self.in_a_call.saturating_mul(if takes_few { 2 } else { 4 })
     }
 }
 
@@ -110,7 +116,7 @@ impl Sizing {
         self.was_shared = look.realtime > 0;
         let room = look.room.map_or(u64::MAX, |room| look.deferred.saturating_add(room));
         // Where nothing waits, it is something else that is full.
-        let room = if look.waiting == Some(0) { room } else { room.max(look.may_wait()) };
+        let room = if look.waiting == Some(0) { room } else { room.max(look.whole_calls()) };
         self.ceiling = window.min(room).min(self.terms.most);
         self.ceiling
     }
@@ -172,7 +178,7 @@ impl Sizing {
             // More than it can start soon: that only takes freedom from whoever comes.
             self.window = self.window.min(look.deferred).saturating_sub(waiting / 2).max(1);
         }
-        self.window = self.window.max(look.may_wait()).min(self.terms.most);
+        self.window = self.window.max(look.whole_calls()).min(self.terms.most);
         // An engine that tells neither what waits nor what it can take is not flooded to find out.
         let is_blind = look.waiting.is_none() && look.room.is_none();
         // What is not filled says nothing about what would be.
@@ -410,25 +416,30 @@ mod tests {
     }
 
     #[test]
-    fn of_merged_calls_one_waits_behind_the_one_that_is_worked_on_and_no_third() {
+    fn of_merged_calls_some_wait_while_others_are_worked_on() {
         let mut sizing = Sizing::new(TERMS);
         let ready = Look { is_ready: true, waiting: Some(0), in_a_call: 1, ..Look::default() };
         assert_eq!(sizing.look(&ready, Timestamp(0)), FIRST);
-        // The first call alone has more than that: it goes together or not at all.
-        let one = Look { deferred: 32, in_a_call: 32, ..ready };
-        assert_eq!(sizing.look(&one, Timestamp(1000)), 64);
-        for second in 2..20 {
-            let two = Look { waiting: Some(32), room: Some(0), deferred: 64, ..one };
-            assert_eq!(sizing.look(&two, Timestamp(second * 1000)), 64);
+        let mut second = 0;
+        let mut look = |sizing: &mut Sizing, deferred, waiting, room| {
+            second += 1;
+            let look = Look { waiting: Some(waiting), room, deferred, in_a_call: 32, ..ready };
+            sizing.look(&look, Timestamp(second * 1000))
+        };
+        // The first call has more than that: it goes together or not at all.
+        assert_eq!(look(&mut sizing, 32, 32, Some(0)), 64, "the engine has not begun it");
+        assert_eq!(look(&mut sizing, 64, 32, Some(0)), 128, "it works on all of one");
+        for waiting in [96, 64, 32] {
+            assert_eq!(look(&mut sizing, 128, waiting, Some(0)), 128, "{waiting} wait");
         }
-        let arriving = Look { waiting: Some(32), room: Some(0), ..one };
-        assert_eq!(sizing.look(&arriving, Timestamp(20_000)), 64, "the engine has not begun it");
-        let full = Look { room: Some(0), ..one };
-        assert_eq!(sizing.look(&full, Timestamp(21_000)), 32, "it is full, and not of what waits");
-        let others = Look { waiting: Some(90), room: Some(0), deferred: 64, ..one };
-        assert!(sizing.look(&others, Timestamp(22_000)) < 64, "others wait, too");
-        let realtime = Look { realtime: 1, ..arriving };
-        assert!(sizing.look(&realtime, Timestamp(23_000)) <= FIRST);
+        assert_eq!(look(&mut sizing, 32, 0, Some(0)), 32, "it is full, and not of what waits");
+        for _ in 0..10 {
+            assert!(look(&mut sizing, 64, 60, Some(0)) >= 64);
+        }
+        assert_eq!(sizing.ceiling(), 64, "it works on few at a time");
+        assert!(look(&mut sizing, 64, 90, Some(0)) < 64, "others wait, too");
+        let realtime = Look { realtime: 1, deferred: 64, in_a_call: 32, ..ready };
+        assert!(sizing.look(&realtime, Timestamp(99_000)) <= FIRST);
     }
 
     proptest! {
@@ -463,8 +474,8 @@ mod tests {
                 prop_assert!(ceiling <= most);
                 prop_assert!(is_ready || ceiling == 0);
                 if let Some(room) = room {
-                    let two_calls = if realtime == 0 && in_a_call > 1 { 2 * in_a_call } else { 0 };
-                    prop_assert!(ceiling <= (deferred + room).max(two_calls));
+                    let calls = if realtime == 0 && in_a_call > 1 { 4 * in_a_call } else { 0 };
+                    prop_assert!(ceiling <= (deferred + room).max(calls));
                 }
                 if is_ready && realtime > 0 {
                     let wider = before.safe + before.safe.div_ceil(2);

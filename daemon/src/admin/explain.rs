@@ -5,7 +5,7 @@ use offpeak_core::batch::Journey;
 use offpeak_core::extent::Range;
 use offpeak_core::scheduler::{LaneView, Next, Plan, VoyageView};
 use offpeak_core::words::{LaneId, Millis, Mode, Place, Timestamp};
-use offpeak_store::{BatchRecord, Standing};
+use offpeak_store::{BatchRecord, Entry, Standing};
 use serde::{Deserialize, Serialize};
 
 use crate::defer::store_failed;
@@ -13,6 +13,7 @@ use crate::fallback::STAND_IN;
 use crate::gateway::Gateway;
 use crate::history;
 use crate::journey;
+use crate::label::router_of;
 use crate::lane_book::View;
 use crate::orphaned;
 use crate::reply::Refusal;
@@ -95,7 +96,7 @@ async fn of_request(gateway: &Gateway, view: &View, place: Place) -> Result<Expl
             };
             let ago = shown(gateway.clock.now().since(outcome.finished_at));
             let attempts = outcome.attempts;
-            let mut why = past(gateway, place).await?;
+            let mut why = history_of(gateway, place).await?;
             let whence = outcome.batch.map_or_else(String::new, |batch| format!(", by batch {batch}"));
             why.push(format!("It was finished {ago} ago{whence}, after {attempts} attempt(s): {how}."));
             let state = "finished".to_owned();
@@ -118,7 +119,7 @@ async fn of_request(gateway: &Gateway, view: &View, place: Place) -> Result<Expl
             told.next.push(Coming { in_ms, what });
         }
     }
-    let mut why = past(gateway, place).await?;
+    let mut why = history_of(gateway, place).await?;
     if attempts > 0 {
         why.push(format!("{attempts} attempt(s) have failed so far; it is tried again."));
     }
@@ -127,15 +128,25 @@ async fn of_request(gateway: &Gateway, view: &View, place: Place) -> Result<Expl
     Ok(Explanation { about, ..told })
 }
 
-/// The attempts that failed.
-async fn past(gateway: &Gateway, origin: Place) -> Result<Vec<String>, Refusal> {
+/// Who chose its way, and the attempts that failed.
+async fn history_of(gateway: &Gateway, origin: Place) -> Result<Vec<String>, Refusal> {
     let now = gateway.clock.now();
+    // A damaged record tells nothing of its router, and all else is known all the same.
+    let entry = gateway.store.entry(origin).await.unwrap_or_default();
+    let chosen = entry.and_then(|entry| chosen(gateway, &entry));
     let notes = history::read(&gateway.store, origin).await.map_err(|error| store_failed(&error))?;
     let told = |note: history::Note| {
         let (ago, mode) = (shown(now.since(note.at)), note.mode.as_str());
         format!("{ago} ago, in {} at '{}' ({mode}): {}.", note.batch, note.backend, note.what)
     };
-    Ok(notes.into_iter().map(told).collect())
+    Ok(chosen.into_iter().chain(notes.into_iter().map(told)).collect())
+}
+
+/// What a request's router chose for it.
+fn chosen(gateway: &Gateway, entry: &Entry) -> Option<String> {
+    let router = router_of(entry)?;
+    let key = gateway.store.lane_key(entry.origin.lane)?;
+    Some(format!("The router '{router}' chose the offer '{}' of '{}' for it.", key.offer, key.backend))
 }
 
 /// Whether a request is in a batch, or run beside one under this record.

@@ -18,6 +18,7 @@ use crate::delivery::{request_id, spent, status_of};
 use crate::documents::job::{Api, Sums, Usage};
 use crate::documents::job_cost::Spent;
 use crate::fallback::STAND_IN;
+use crate::label::Label;
 use crate::reply::Dialect;
 
 /// Answers that are in memory at once, in bytes.
@@ -45,29 +46,6 @@ pub enum Kind {
     Cancelled,
     /// Its time was over before it had an answer.
     Expired,
-}
-
-/// What a job's request is to its client; it travels with the request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Label {
-    /// The line in the job's input, counted from 1.
-    pub line: u64,
-    /// The client's name for it.
-    pub custom_id: String,
-}
-
-impl Label {
-    /// As it travels.
-    pub fn encode(&self) -> Bytes {
-        [&self.line.to_le_bytes()[..], self.custom_id.as_bytes()].concat().into()
-    }
-
-    /// Reads what [`Label::encode`] wrote.
-    pub fn decode(meta: &[u8]) -> Option<Self> {
-        let (line, custom_id) = meta.split_first_chunk::<8>()?;
-        let custom_id = std::str::from_utf8(custom_id).ok()?.to_owned();
-        Some(Self { line: u64::from_le_bytes(*line), custom_id })
-    }
 }
 
 impl Kind {
@@ -344,7 +322,7 @@ mod tests {
     const PLACE: Place = Place { lane: LaneId(1), seq: Seq(0x2a) };
 
     fn line(api: Api, ending: Ending, body: &'static str) -> Value {
-        let label = Label { line: 7, custom_id: "mine \"7\"".to_owned() };
+        let label = Label { line: 7, custom_id: "mine \"7\"".to_owned(), router: "by-hour".to_owned() };
         let mut text = Vec::new();
         write(api, &finished(ending, body, label.encode()), &mut text);
         assert_eq!(text.split(|byte| *byte == b'\n').count(), 2);
@@ -414,12 +392,5 @@ mod tests {
         for none in [&b"{}"[..], b"no", br#"{"usage":null}"#, br#"{"usage":{"prompt_tokens":"x"}}"#] {
             assert_eq!(usage(none), Usage::default());
         }
-    }
-
-    #[test]
-    fn a_label_travels() {
-        let label = Label { line: 9, custom_id: "é".to_owned() };
-        assert_eq!(Label::decode(&label.encode()), Some(label));
-        assert_eq!(Label::decode(b"short"), None);
     }
 }

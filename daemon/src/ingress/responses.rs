@@ -19,12 +19,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::body::{ReplyBody, RequestBody};
-use crate::defer::{self, FOR_A_RESPONSE, store_failed};
+use crate::defer::{self, store_failed};
 use crate::documents;
 use crate::envelope::Envelope;
 use crate::gateway::Gateway;
 use crate::ingress::files::{no_such_call, seconds};
 use crate::ingress::query::Query;
+use crate::label::FOR_A_RESPONSE;
 use crate::members::{self, Edit};
 use crate::reply::{self, Refusal};
 use crate::route;

@@ -18,13 +18,14 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::io::AsyncReadExt;
 
-use super::{Driver, JobError, label};
-use crate::defer::{FOR_A_JOB, deferred_body};
+use super::{Driver, JobError};
+use crate::defer::{Deferral, deferred_body};
 use crate::documents::file::{Check, File, Problem};
 use crate::documents::{self, Job};
 use crate::envelope::{self, Envelope, SlaDefaults};
 use crate::gateway::Gateway;
 use crate::jsonl::Text;
+use crate::label::{FOR_A_JOB, Label};
 use crate::lane_book::LaneError;
 use crate::reply::Refusal;
 use crate::route;
@@ -51,7 +52,7 @@ struct Router<'a> {
     endpoint: &'a str,
     headers: HeaderMap,
     sees_bodies: bool,
-    lanes: HashMap<String, LaneKey>,
+    ways: HashMap<String, Deferral>,
 }
 
 impl Driver {
@@ -175,7 +176,12 @@ impl Driver {
         let item: Item<'_> = serde_json::from_slice(line).map_err(unreadable)?;
         let body = line.slice_ref(item.body.get().as_bytes());
         let envelope = envelope_of(body, window).map_err(refused)?;
-        let lane = router.lane(&envelope, number).await?;
+        let (lane, router) = router.lane(&envelope, number).await?;
+        let label = Label {
+            line: number,
+            custom_id: item.custom_id.0.into_owned(),
+            router: router.as_ref().to_owned(),
+        };
         let body = deferred_body(&envelope).map_err(refused)?;
         Ok(NewRequest {
             lane,
@@ -189,7 +195,7 @@ impl Driver {
                 expires: job.life.deadline.after(self.gateway.keep_results),
             }),
             flags: FOR_A_JOB,
-            meta: label(number, &item.custom_id.0),
+            meta: label.encode(),
             body,
         })
     }
@@ -246,7 +252,7 @@ pub async fn lanes_of(
     let mut router = Router::new(gateway, (account, &job.api_key), &job.endpoint, &job.headers);
     // What the router refuses fails the job when it is expanded, with all its problems.
     match router.try_all(check, window).await {
-        Ok(()) => router.lanes.into_values().collect(),
+        Ok(()) => router.ways.into_values().map(|way| way.key).collect(),
         Err(_) => Vec::new(),
     }
 }
@@ -316,7 +322,7 @@ impl<'a> Router<'a> {
         let headers = headers.iter().filter_map(|(name, value)| {
             Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
         });
-        Self { gateway, by, endpoint, headers: headers.collect(), sees_bodies, lanes: HashMap::new() }
+        Self { gateway, by, endpoint, headers: headers.collect(), sees_bodies, ways: HashMap::new() }
     }
 
     /// Whether each model can be had. Nothing is appended before that is known.
@@ -326,31 +332,31 @@ impl<'a> Router<'a> {
             let body = Bytes::from(format!("{{\"model\":{name}}}"));
             let refused = |refusal| (refusal, model.lines.first().copied());
             let envelope = envelope_of(body, window).map_err(refused)?;
-            let key = self.ask(&envelope).await.map_err(refused)?;
-            self.lanes.insert(model.name.clone(), key);
+            let way = self.ask(&envelope).await.map_err(refused)?;
+            self.ways.insert(model.name.clone(), way);
         }
         Ok(())
     }
 
-    async fn ask(&self, envelope: &Envelope) -> Result<LaneKey, Refusal> {
+    async fn ask(&self, envelope: &Envelope) -> Result<Deferral, Refusal> {
         let now = self.gateway.clock.now();
-        route::route_later(self.gateway, self.by, self.endpoint, &self.headers, envelope, now)
-            .await
-            .map(|deferral| deferral.key)
+        route::route_later(self.gateway, self.by, self.endpoint, &self.headers, envelope, now).await
     }
 
-    async fn lane(&self, envelope: &Envelope, line: u64) -> Result<LaneId, JobError> {
+    /// The lane that a request is put into, and the router that chose it.
+    async fn lane(&self, envelope: &Envelope, line: u64) -> Result<(LaneId, Arc<str>), JobError> {
         let refused = |refusal| JobError::Refused(problem(refusal, Some(line)));
-        let key = match self.lanes.get(&envelope.model) {
-            Some(key) if !self.sees_bodies => key.clone(),
+        let Deferral { key, router, .. } = match self.ways.get(&envelope.model) {
+            Some(way) if !self.sees_bodies => way.clone(),
             _ => self.ask(envelope).await.map_err(refused)?,
         };
         let (gateway, now) = (self.gateway, self.gateway.clock.now());
         let lane = gateway.lanes.lane(&gateway.store, &gateway.backends, key, now).await;
-        lane.map_err(|error| match error {
+        let lane = lane.map_err(|error| match error {
             LaneError::Store(error) => JobError::Store(error),
             other => JobError::Refused(Problem::of_file("offer_not_deferrable", other.to_string())),
-        })
+        })?;
+        Ok((lane, router))
     }
 }
 
