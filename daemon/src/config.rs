@@ -29,7 +29,7 @@ mod tests;
 mod tree;
 
 pub use describe::describe;
-pub use env::{Env, ProcessEnv};
+pub use env::{Env, ProcessEnv, WithoutSecrets};
 pub use error::{ConfigErrors, Place, Problem, Problems};
 pub use patterns::ModelPatterns;
 pub use secret::{Secret, SecretOrigin};

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use offpeak::app::{self, App, Reloads};
-use offpeak::config::{self, Config, ProcessEnv};
+use offpeak::config::{self, Config, Env, ProcessEnv, WithoutSecrets};
 use offpeak::operate::client::{AdminArgs, OperateError};
 use offpeak::operate::{costs, db, keys};
 use offpeak::{asking, author, cli, demo, listen, telemetry};
@@ -45,6 +45,9 @@ enum Command {
         /// Print the understood configuration as JSON (no secrets), for scripts.
         #[arg(long)]
         json: bool,
+        /// Check all else where the secrets are not, as in a pull request: no variable or file with a secret need be there.
+        #[arg(long)]
+        without_secrets: bool,
     },
     /// Ask a running daemon why a request, or a lane, is where it is, and what happens to it next.
     ///
@@ -104,8 +107,13 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     match arguments.command {
-        Command::Serve(args) => with_config(&args, |config| serve(&config, args.config.clone())),
-        Command::Check { config, json } => with_config(&config, |config| check(&config, json)),
+        Command::Serve(args) => with_config(&args, &ProcessEnv, |config| serve(&config, args.config.clone())),
+        Command::Check { config, json, without_secrets: true } => {
+            with_config(&config, &WithoutSecrets, |config| check(&config, json))
+        }
+        Command::Check { config, json, without_secrets: false } => {
+            with_config(&config, &ProcessEnv, |config| check(&config, json))
+        }
         Command::Explain { about, admin, json } => explain(&admin.admin_url, &about, json),
         Command::Costs(args) => operate(costs::run(&args)),
         Command::Keys(args) => operate(keys::run(&args)),
@@ -133,8 +141,8 @@ async fn run_client(command: cli::Command) -> ExitCode {
     ExitCode::from(cli::run(command).await)
 }
 
-fn with_config(args: &ConfigArgs, run: impl FnOnce(Config) -> ExitCode) -> ExitCode {
-    match Config::load(args.config.as_deref(), &ProcessEnv) {
+fn with_config(args: &ConfigArgs, env: &impl Env, run: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    match Config::load(args.config.as_deref(), env) {
         Ok(config) => run(config),
         Err(errors) => {
             eprintln!("{errors}");

@@ -309,7 +309,7 @@ impl Queue {
         if let Some(number) = turn.number {
             self.recallable.remove(&number);
         }
-        self.along -= u64::from(turn.is_along);
+        self.along = self.along.saturating_sub(u64::from(turn.is_along));
         self.pace.done(too_much, retry_after, now);
         self.grant(now);
     }

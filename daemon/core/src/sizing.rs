@@ -54,16 +54,17 @@ pub struct Look {
 
 impl Look {
     /// Deferred requests that are not too many although some wait, where many travel in one call: all of a call may show as what
-    /// waits. With a second call the engine has something to do between two of them; with four it takes two at a time, and what
-    /// each step costs by itself is shared. None if somebody else's may wait.
+    /// waits. With a second call the engine has something to do between two of them; with six it takes three at a time, which
+    /// share what each of its steps costs by itself. None if somebody else's may wait.
     fn whole_calls(&self) -> u64 {
         let waiting = self.waiting.unwrap_or(0);
         if self.in_a_call <= 1 || self.realtime > 0 || waiting > self.deferred {
             return 0;
         }
-        // An engine that works on few inputs of one call at a time gains nothing from more calls.
-        let takes_few = waiting.saturating_mul(4) > self.deferred.saturating_mul(3);
-        self.in_a_call.saturating_mul(if takes_few { 2 } else { 4 })
+        // An engine that does not take one of six as a whole works on some inputs of a call at a time, and gains nothing from
+        // more calls.
+        let takes_few = waiting.saturating_mul(6) > self.deferred.saturating_mul(5);
+        self.in_a_call.saturating_mul(if takes_few { 2 } else { 6 })
     }
 }
 
@@ -428,9 +429,9 @@ mod tests {
         };
         // The first call has more than that: it goes together or not at all.
         assert_eq!(look(&mut sizing, 32, 32, Some(0)), 64, "the engine has not begun it");
-        assert_eq!(look(&mut sizing, 64, 32, Some(0)), 128, "it works on all of one");
-        for waiting in [96, 64, 32] {
-            assert_eq!(look(&mut sizing, 128, waiting, Some(0)), 128, "{waiting} wait");
+        assert_eq!(look(&mut sizing, 64, 32, Some(0)), 192, "it works on all of one");
+        for waiting in [160, 96, 32] {
+            assert_eq!(look(&mut sizing, 192, waiting, Some(0)), 192, "{waiting} wait");
         }
         assert_eq!(look(&mut sizing, 32, 0, Some(0)), 32, "it is full, and not of what waits");
         for _ in 0..10 {
@@ -474,7 +475,7 @@ mod tests {
                 prop_assert!(ceiling <= most);
                 prop_assert!(is_ready || ceiling == 0);
                 if let Some(room) = room {
-                    let calls = if realtime == 0 && in_a_call > 1 { 4 * in_a_call } else { 0 };
+                    let calls = if realtime == 0 && in_a_call > 1 { 6 * in_a_call } else { 0 };
                     prop_assert!(ceiling <= (deferred + room).max(calls));
                 }
                 if is_ready && realtime > 0 {

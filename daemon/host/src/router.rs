@@ -73,12 +73,28 @@ fn check(decision: &Decision, candidates: &[Candidate<'_>]) -> Result<(), String
             let shown = |text: &str| text.chars().take(100).collect::<String>();
             let (backend, offer) = (shown(&choice.backend), shown(&choice.offer));
             Err(format!(
-                "it chose the offer {offer:?} of the backend {backend:?}, which is not among the candidates"
+                "it chose the offer {offer:?} of the backend {backend:?}, which is not among the candidates: {}",
+                listed(candidates)
             ))
         }
         Decision::Reject(rejection) if !(400..600).contains(&rejection.status) => {
             Err(format!("it rejected with the status {}; that is one from 400 to 599", rejection.status))
         }
         Decision::Reject(_) | Decision::Pass => Ok(()),
+    }
+}
+
+/// What there is to choose from, so far as a line holds it.
+fn listed(candidates: &[Candidate<'_>]) -> String {
+    const MOST: usize = 10;
+    let pairs =
+        candidates.iter().flat_map(|seller| seller.offers.iter().map(|offer| (seller.backend, offer.name)));
+    let count = pairs.clone().count();
+    let shown: Vec<String> =
+        pairs.take(MOST).map(|(backend, offer)| format!("{offer:?} of {backend:?}")).collect();
+    match (shown.as_slice(), count.saturating_sub(MOST)) {
+        ([], _) => "there are none".to_owned(),
+        (shown, 0) => shown.join(", "),
+        (shown, more) => format!("{}, and {more} more", shown.join(", ")),
     }
 }

@@ -19,6 +19,9 @@ const NAMES: [&str; 6] =
 /// Where the Rust template's SDK comes from, unless the command names a folder.
 const SDK: &str = "git = \"https://github.com/offpeak/offpeak\"";
 
+/// Has editors find the contract's types, which the JavaScript names in its comments.
+const JSCONFIG: &str = "{\n  \"compilerOptions\": { \"module\": \"nodenext\", \"target\": \"es2022\" }\n}\n";
+
 /// What the shared files of a language's templates say of the world, which is replaced by the plugin's own: in Cargo.toml, build.py
 /// and package.json.
 const WORLDS: [(&str, &str); 3] = [
@@ -189,12 +192,18 @@ fn carried(args: &Args) -> Vec<(String, String)> {
         Language::Go => {
             go::bindings(world).map(|bindings| go::files(bindings, &args.name)).unwrap_or_default()
         }
-        Language::Typescript => {
-            let found = TYPESCRIPT.iter().filter(|(name, _)| *name == world);
-            found.map(|(name, text)| (format!("types/{name}.d.ts"), (*text).to_owned())).collect()
+        Language::Typescript => types(world).collect(),
+        Language::Javascript => {
+            types(world).chain([("jsconfig.json".to_owned(), JSCONFIG.to_owned())]).collect()
         }
-        Language::Rust | Language::Python | Language::Javascript | Language::C => Vec::new(),
+        Language::Rust | Language::Python | Language::C => Vec::new(),
     }
+}
+
+/// The contract as types.
+fn types(world: &str) -> impl Iterator<Item = (String, String)> {
+    let found = TYPESCRIPT.iter().filter(move |(name, _)| *name == world);
+    found.map(|(name, text)| (format!("types/{name}.d.ts"), (*text).to_owned()))
 }
 
 fn is_name(name: &str) -> bool {
@@ -330,6 +339,11 @@ mod tests {
             let package: serde_json::Value = serde_json::from_str(&text(made.join("package.json"))).unwrap();
             assert_eq!(package["offpeak"]["world"], world.name());
             assert_eq!(package["name"], format!("in-javascript-{}", world.name()));
+            let types = text(made.join(format!("types/{}.d.ts", world.name())));
+            assert!(made.join("jsconfig.json").is_file());
+            let code = text(made.join(format!("in-javascript-{}.js", world.name())));
+            let named = code.split("import(\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+            assert!(types.contains(&format!("declare module \"{named}\"")), "{named}");
             let made = begin(&format!("in-typescript-{}", world.name()), Language::Typescript, world);
             let package: serde_json::Value = serde_json::from_str(&text(made.join("package.json"))).unwrap();
             assert_eq!(package["offpeak"]["world"], world.name());

@@ -10,6 +10,11 @@ pub trait Env {
 
     /// The names of all that are set.
     fn names(&self) -> Vec<OsString>;
+
+    /// Whether secrets are at hand: their variables and files. If not, each has something in its place.
+    fn has_secrets(&self) -> bool {
+        true
+    }
 }
 
 /// The variables of this process. Given to [`Config::load`](super::Config::load) by `main`.
@@ -23,6 +28,24 @@ impl Env for ProcessEnv {
 
     fn names(&self) -> Vec<OsString> {
         std::env::vars_os().map(|(name, _)| name).collect()
+    }
+}
+
+/// The variables of this process, but no secret: for a look at the configuration where the secrets are not.
+#[derive(Debug, Clone, Copy)]
+pub struct WithoutSecrets;
+
+impl Env for WithoutSecrets {
+    fn get(&self, name: &str) -> Option<OsString> {
+        ProcessEnv.get(name)
+    }
+
+    fn names(&self) -> Vec<OsString> {
+        ProcessEnv.names()
+    }
+
+    fn has_secrets(&self) -> bool {
+        false
     }
 }
 

@@ -286,7 +286,7 @@ impl<'a> Field<'a> {
                 self.context.used_for_secret(name);
                 (env, Secret::from_env(name, self.context.env))
             }
-            (None, Some(file)) => (file, Secret::from_file(Path::new(file.text()?))),
+            (None, Some(file)) => (file, Secret::from_file(Path::new(file.text()?), self.context.env)),
             (Some(_), Some(_)) => return self.refuse("has env and file: keep the one that holds the secret"),
             (None, None) if !is_empty => return None,
             (None, None) => {

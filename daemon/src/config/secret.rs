@@ -48,20 +48,32 @@ pub(super) enum BadSecret {
 
 impl Secret {
     pub(super) fn from_env(name: &str, env: &(impl Env + ?Sized)) -> Result<Self, BadSecret> {
+        let origin = SecretOrigin::Env(name.to_owned());
+        if !env.has_secrets() {
+            return Ok(Self::absent(origin));
+        }
         let value = env.get(name).ok_or_else(|| BadSecret::NotSet(name.to_owned()))?;
-        Self::checked(value.to_str(), SecretOrigin::Env(name.to_owned()))
+        Self::checked(value.to_str(), origin)
     }
 
-    pub(super) fn from_file(path: &Path) -> Result<Self, BadSecret> {
+    pub(super) fn from_file(path: &Path, env: &(impl Env + ?Sized)) -> Result<Self, BadSecret> {
+        let origin = SecretOrigin::File(path.to_owned());
+        if !env.has_secrets() {
+            return Ok(Self::absent(origin));
+        }
         let unreadable = |source| BadSecret::Unreadable { path: path.to_owned(), source };
         let mut bytes = Vec::new();
         let file = std::fs::File::open(path).map_err(unreadable)?;
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        let origin = SecretOrigin::File(path.to_owned());
         if bytes.len() as u64 > MAX_BYTES {
             return Err(BadSecret::TooLarge(origin));
         }
         Self::checked(std::str::from_utf8(&bytes).ok(), origin)
+    }
+
+    /// What stands in a secret's place where there are none: another one for each origin, so that two of the same are noticed.
+    fn absent(origin: SecretOrigin) -> Self {
+        Self { value: format!("absent: {origin}").into(), origin }
     }
 
     /// Trimmed, since files end with a line feed. What could break out of a header is refused.
@@ -123,6 +135,21 @@ mod tests {
 
     use super::*;
 
+    fn from_file(path: &Path) -> Result<Secret, BadSecret> {
+        Secret::from_file(path, &BTreeMap::new())
+    }
+
+    #[test]
+    fn where_secrets_are_not_at_hand_each_origin_has_its_own_stand_in() {
+        let env = super::super::env::WithoutSecrets;
+        let of = |name| Secret::from_env(name, &env).unwrap();
+        let file = Secret::from_file(Path::new("/nowhere/at/all"), &env).unwrap();
+        assert_eq!(of("ONE_THAT_NOBODY_SET"), of("ONE_THAT_NOBODY_SET"));
+        assert_ne!(of("ONE_THAT_NOBODY_SET"), of("ANOTHER_ONE"));
+        assert_ne!(of("ANOTHER_ONE"), file);
+        assert_eq!(file.origin(), &SecretOrigin::File("/nowhere/at/all".into()));
+    }
+
     fn in_env(value: &str) -> Result<Secret, BadSecret> {
         Secret::from_env("KEY", &BTreeMap::from([("KEY".to_owned(), value.to_owned())]))
     }
@@ -158,14 +185,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         std::fs::write(&path, "sk-123\n").unwrap();
-        let secret = Secret::from_file(&path).unwrap();
+        let secret = from_file(&path).unwrap();
         assert_eq!(secret.expose(), "sk-123");
         assert_eq!(secret.origin(), &SecretOrigin::File(path.clone()));
         std::fs::write(&path, b"sk-\xff").unwrap();
-        assert!(matches!(Secret::from_file(&path), Err(BadSecret::NotText(_))));
+        assert!(matches!(from_file(&path), Err(BadSecret::NotText(_))));
         std::fs::write(&path, vec![b'x'; 70_000]).unwrap();
-        assert!(matches!(Secret::from_file(&path), Err(BadSecret::TooLarge(_))));
-        assert!(matches!(Secret::from_file(folder.path()), Err(BadSecret::Unreadable { .. })));
-        assert!(matches!(Secret::from_file(&folder.path().join("none")), Err(BadSecret::Unreadable { .. })));
+        assert!(matches!(from_file(&path), Err(BadSecret::TooLarge(_))));
+        assert!(matches!(from_file(folder.path()), Err(BadSecret::Unreadable { .. })));
+        assert!(matches!(from_file(&folder.path().join("none")), Err(BadSecret::Unreadable { .. })));
     }
 }

@@ -112,17 +112,30 @@ fn chunks(store: Store, ranges: Vec<Range>) -> impl Stream<Item = Result<Finishe
 /// What a job came to, and what it cost.
 pub async fn sums(store: &Store, api: Api, ranges: Vec<Range>) -> Result<(Sums, Spent), StoreError> {
     let (mut sums, mut cost) = (Sums::default(), Spent::default());
-    let mut text = Vec::new();
     let mut chunks = pin!(chunks(store.clone(), ranges));
     while let Some(chunk) = chunks.try_next().await? {
         for finished in &chunk.finished {
-            text.clear();
-            write(api, finished, &mut text);
-            add(&mut sums, finished, text.len() as u64);
+            let mut length = Length(0);
+            write(api, finished, &mut length);
+            add(&mut sums, finished, length.0);
         }
         cost += spent::of_chunk(store, &chunk).await?;
     }
     Ok((sums, cost))
+}
+
+/// How many bytes were written to it.
+struct Length(u64);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn add(sums: &mut Sums, finished: &Finished, bytes: u64) {
@@ -145,18 +158,17 @@ fn add(sums: &mut Sums, finished: &Finished, bytes: u64) {
 }
 
 /// One line, with its end.
-fn write(api: Api, finished: &Finished, text: &mut Vec<u8>) {
+fn write(api: Api, finished: &Finished, mut text: impl io::Write) {
     let label = Label::decode(&finished.request_meta);
     let custom_id = label.as_ref().map_or("", |label| label.custom_id.as_str());
     let written = match api {
-        Api::OpenAi => serde_json::to_writer(&mut *text, &open_ai(finished, custom_id)),
-        Api::Anthropic => serde_json::to_writer(&mut *text, &anthropic(finished, custom_id)),
+        Api::OpenAi => serde_json::to_writer(&mut text, &open_ai(finished, custom_id)),
+        Api::Anthropic => serde_json::to_writer(&mut text, &anthropic(finished, custom_id)),
     };
-    if let Err(error) = written {
+    if let Err(error) = written.map_err(io::Error::from).and_then(|()| text.write_all(b"\n")) {
         // Texts and numbers into memory: there is nothing in them that cannot be written.
         tracing::error!(%error, "a line of a job's answers could not be written; please report this");
     }
-    text.push(b'\n');
 }
 
 #[derive(Serialize)]

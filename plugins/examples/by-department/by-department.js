@@ -25,7 +25,12 @@ export function readSettings(json) {
   return { departments, other };
 }
 
-/** Who pays for a tenant: its department, or else the one for all others, or itself. */
+/**
+ * Who pays for a tenant: its department, or else the one for all others, or itself.
+ *
+ * @param {ReturnType<typeof readSettings>} settings
+ * @param {string} tenant
+ */
 export function payer({ departments, other }, tenant) {
   const found = Object.entries(departments).find(([, tenants]) => tenants.includes(tenant));
   return found?.[0] ?? other ?? tenant;
@@ -35,8 +40,12 @@ export function payer({ departments, other }, tenant) {
  * One charge for each outcome, in order.
  *
  * @param {ReturnType<typeof readSettings>} settings
+ * @param {Pick<import("offpeak:plugin/costing@0.1.0").Sale, "rates" | "pricePermille">} sale
+ * @param {Pick<import("offpeak:plugin/costing@0.1.0").Outcome, "tenant" | "usage" | "wasted">[]} outcomes
+ * @returns {import("offpeak:plugin/costing@0.1.0").Charge[]}
  */
 export function assess(settings, sale, outcomes) {
+  /** @param {string} name */
   const price = (name) => sale.rates.find((rate) => rate.name === name)?.price;
   const [input, output] = [price("input_cost_per_token"), price("output_cost_per_token")];
   return outcomes.map(({ tenant, usage, wasted }) => {

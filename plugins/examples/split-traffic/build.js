@@ -49,14 +49,28 @@ function sources(out) {
   return compiled;
 }
 
+// Says what the tests or the compiler would only say in their own words: what is no JavaScript, and who asks for the daemon in Node.
+function check(code) {
+  for (const file of readdirSync(code).filter((file) => file.endsWith(".js"))) {
+    run(process.execPath, "--check", join(code, file));
+    const asksForTheDaemon = /^\s*import\b[^;]*["']offpeak:plugin\//m.test(readFileSync(join(code, file), "utf8"));
+    if (asksForTheDaemon && file !== "plugin.js") {
+      fail(`${file} imports from the daemon (offpeak:plugin/…), which is not there in the tests: import that in plugin.js alone, and hand over what is needed`);
+    }
+  }
+}
+
 const { values } = parseArgs({ options: { out: { type: "string", default: join(here, "build") } } });
 const out = resolve(values.out);
 mkdirSync(out, { recursive: true });
+// Looked for at first: nobody waits for the tests to hear that it is missing.
+const compiler = tool("componentize-qjs");
 const code = sources(out);
+check(code);
 const tests = readdirSync(code).filter((file) => file.endsWith(".test.js"));
 run(process.execPath, "--enable-source-maps", "--test", "--test-reporter=spec", ...tests.map((file) => join(code, file)));
 const component = join(out, `${name}.wasm`);
 // --stub-wasi: nothing of the system is imported, so that the daemon takes the component. --sync: its calls are plain functions.
 const world = ["--wit", contract(), "--world", offpeak.world];
-run(tool("componentize-qjs"), ...world, "--js", join(code, "plugin.js"), "--stub-wasi", "--sync", "--output", component);
+run(compiler, ...world, "--js", join(code, "plugin.js"), "--stub-wasi", "--sync", "--output", component);
 console.log(`built ${component}; look at it with \`offpeak plugin check ${component}\``);

@@ -67,7 +67,11 @@ fn an_answer_that_is_too_large_is_not_taken() {
 fn a_decision_that_cannot_be_followed_is_a_failure() {
     let router = router();
     for (mischief, said) in [
-        (r::UNKNOWN_BACKEND, "of the backend \"nowhere\", which is not among the candidates"),
+        (
+            r::UNKNOWN_BACKEND,
+            "of the backend \"nowhere\", which is not among the candidates: \"standard\" of \"openai\", \"flex\" of \"openai\", \
+             \"batch\" of \"openai\"",
+        ),
         (r::UNKNOWN_OFFER, "the offer \"gratis\" of the backend \"openai\""),
         (r::ODD_STATUS, "the status 7"),
     ] {

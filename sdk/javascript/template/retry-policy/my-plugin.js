@@ -25,6 +25,8 @@ export function readSettings(json) {
  * The decision, from plain values alone: this is what tests call.
  *
  * @param {ReturnType<typeof readSettings>} settings
+ * @param {{ ending: import("offpeak:plugin/judging@0.1.0").Ending, body: string, leftMs: number }} attempt
+ * @returns {import("offpeak:plugin/judging@0.1.0").Meaning}
  */
 export function judge(settings, { ending, body, leftMs }) {
   const isWrong = ending.tag === "answered" && ending.val < 500 && !PASSING.includes(ending.val);

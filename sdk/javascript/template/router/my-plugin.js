@@ -23,12 +23,16 @@ export function readSettings(json) {
  * The decision, from plain values alone: this is what tests call.
  *
  * @param {ReturnType<typeof readSettings>} settings
+ * @param {Pick<import("offpeak:plugin/routing@0.1.0").Envelope, "tenant" | "sla">} envelope
+ * @param {import("offpeak:plugin/routing@0.1.0").Candidate[]} candidates
+ * @returns {import("offpeak:plugin/routing@0.1.0").Decision}
  */
 export function choose(settings, envelope, candidates) {
   if (envelope.sla.tag !== "within") {
     return { tag: "pass" }; // real time is the next router's business
   }
   const isHurried = settings.hurried.includes(envelope.tenant);
+  /** @param {import("offpeak:plugin/routing@0.1.0").Offer} offer */
   const rank = (offer) => (isHurried ? offer.usualMs : offer.pricePermille);
   let best;
   for (const { backend, healthy, offers } of candidates) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use offpeak::app::{self, App};
-use offpeak::config::Config;
+use offpeak::config::{Config, WithoutSecrets};
 use rcgen::generate_simple_self_signed;
 use tempfile::TempDir;
 
@@ -141,4 +141,28 @@ async fn a_folder_that_is_none_or_cannot_be_written_to_is_refused_before_a_start
     std::fs::write(data.join("files"), "").unwrap();
     let refused = place.refuses("", &[]).await;
     assert!(refused.contains("store.folder") && refused.contains("data/files"), "{refused}");
+}
+
+#[test]
+fn all_else_is_checked_where_the_secrets_are_not() {
+    let place = Place::new();
+    let tenant = "[tenants.search]\nkeys = [{ file = \"/run/secrets/that-are-not-here\" }]\n";
+    let text = |plugins: &str| {
+        let (cache, data) = (cache(), place.0.path().join("data"));
+        format!(
+            "plugins.cache = '{}'\nstore.folder = '{}'\n{}\n{tenant}{plugins}",
+            cache.display(),
+            data.display(),
+            LEAST.replace("access.open = true\n", "")
+        )
+    };
+    let error = Config::from_text("offpeak.toml", &text(""), &BTreeMap::new()).unwrap_err().to_string();
+    assert!(error.contains("PROVIDER_KEY") && error.contains("that-are-not-here"), "{error}");
+    let config = Config::from_text("offpeak.toml", &text(""), &WithoutSecrets).unwrap();
+    app::check(&config).unwrap();
+    let router = place.file("router.wasm", "this is no component");
+    let plugins = format!("[plugins.router]\nfile = '{router}'\n");
+    let config = Config::from_text("offpeak.toml", &text(&plugins), &WithoutSecrets).unwrap();
+    let error = app::check(&config).unwrap_err().to_string();
+    assert!(error.contains("router"), "{error}");
 }

@@ -349,6 +349,10 @@ async fn where_a_router_of_the_chain_fails_the_next_one_is_asked_or_none() {
     assert_eq!(deferred.status, StatusCode::ACCEPTED, "{deferred:?}");
     let label = "plugin=\"hasty\",role=\"router\"";
     assert_eq!(rig.daemon.metric("offpeak_plugin_traps_total", label).await, 1);
+    let id = deferred.body["id"].as_str().unwrap().to_owned();
+    let told = rig.daemon.admin(&format!("/admin/v1/explain/{id}")).await.body;
+    let chosen = "The router 'sla-router' chose the offer 'batch' of 'simulated' for it.";
+    assert_eq!(told["why"][0], chosen, "{told}");
 
     let rig = Rig::start(sim().models(models), &chain(&path, "reject")).await;
     let rejected = rig.daemon.defer("search", router::PANIC, "later", "24h").await;
