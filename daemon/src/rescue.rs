@@ -424,8 +424,9 @@ impl Rescue<'_> {
                 Verdict::Again(not_before) | Verdict::Elsewhere(not_before) | Verdict::Now(not_before) => {
                     let at = gateway.retries.terms.next_try(&judged, not_before, now);
                     tracing::debug!(place = %entry.place, ?at, "a rescued request failed, and is tried again");
-                    self.note_failure(&entry, tries, &ended).await?;
+                    // Before the failure can be read of, so that whoever hears of it hears of this, too.
                     let _waiting = gateway.next_tries.wait(entry.place, at);
+                    self.note_failure(&entry, tries, &ended).await?;
                     pause(gateway, at.since(now).into()).await?;
                 }
             }

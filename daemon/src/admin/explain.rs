@@ -103,6 +103,8 @@ async fn of_request(gateway: &Gateway, view: &View, place: Place) -> Result<Expl
             return Ok(Explanation { about, state, deadline_in_ms: None, why, next: Vec::new() });
         }
     };
+    // Read first: what happens meanwhile is then missing in what was, and not in what comes.
+    let mut why = history_of(gateway, place).await?;
     let records = gateway.store.open_batches().await.map_err(|error| store_failed(&error))?;
     let mut told = if let Some(record) = records.iter().rev().find(|record| carries(record, current)) {
         of_batch(gateway, view, record, current)
@@ -119,7 +121,6 @@ async fn of_request(gateway: &Gateway, view: &View, place: Place) -> Result<Expl
             told.next.push(Coming { in_ms, what });
         }
     }
-    let mut why = history_of(gateway, place).await?;
     if attempts > 0 {
         why.push(format!("{attempts} attempt(s) have failed so far; it is tried again."));
     }
