@@ -173,8 +173,14 @@ fn sla(
     peek: &Peek<'_>,
     defaults: SlaDefaults,
 ) -> Result<(Sla, Tag), Refusal> {
-    if let Some(header) = headers.get(SLA) {
-        let text = header.to_str().map_err(|_| bad_sla(&BadSla::NotAnSla(String::new()), SLA))?;
+    let mut tags = headers.get_all(SLA).iter();
+    if let Some(header) = tags.next() {
+        if tags.any(|other| other != header) {
+            let message = format!("The request has several headers {SLA}, which differ. Send one of them.");
+            return Err(Refusal::bad_request("invalid_sla", message).param(SLA));
+        }
+        let text = String::from_utf8_lossy(header.as_bytes());
+        let text = text.as_ref();
         return match Sla::parse(text, defaults.deferrable) {
             Ok(sla) => Ok((sla, Tag::Header)),
             Err(error) => Err(bad_sla(&error, SLA)),
@@ -278,6 +284,20 @@ mod tests {
             let envelope = envelope(header, body).unwrap();
             assert_eq!((envelope.sla, envelope.tag), (sla, tag), "{header:?} {body}");
         }
+    }
+
+    #[test]
+    fn of_several_headers_that_differ_none_is_taken() {
+        let tagged = |values: &[&[u8]]| {
+            let values =
+                values.iter().map(|value| (SLA.parse().unwrap(), HeaderValue::from_bytes(value).unwrap()));
+            read(&values.collect(), Bytes::from_static(br#"{"model":"m"}"#), DEFAULTS)
+        };
+        assert_eq!(tagged(&[b"1h", b"1h"]).unwrap().sla, Sla::Within(Millis::from_hours(1)));
+        let refusal = tagged(&[b"24h", b"realtime"]).unwrap_err();
+        assert!(refusal.message.contains("differ"), "{}", refusal.message);
+        let refusal = tagged(&["später".as_bytes()]).unwrap_err();
+        assert!(refusal.message.contains("später"), "{}", refusal.message);
     }
 
     #[test]

@@ -137,8 +137,8 @@ const fn with(waiting: Sums, coming: u64) -> Sums {
 fn refusal(full: Full, load: Load, tenant: &TenantId) -> Refusal {
     let whose = full.whose();
     let limit = match full {
-        Full::Requests(_, limit) => format!("{limit} requests"),
-        Full::Bytes(_, limit) => format!("{limit} bytes"),
+        Full::Requests(_, limit) => format!("{limit} deferred requests"),
+        Full::Bytes(_, limit) => format!("{limit} bytes of deferred requests"),
     };
     let who = match whose {
         Whose::Lane => "The lane of this model",
@@ -152,7 +152,7 @@ fn refusal(full: Full, load: Load, tenant: &TenantId) -> Refusal {
         many => (format!("the {many} of this batch"), "split it"),
     };
     let message = format!(
-        "{who} may have deferred requests of {limit} waiting, and has no room for {more}. Try again when some have left, or \
+        "{who} may have {limit} waiting, and has no room for {more}. Try again when some have left, or \
          {advice}."
     );
     tracing::debug!(%tenant, ?full, "there is no room for what could wait");

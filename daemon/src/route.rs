@@ -8,7 +8,7 @@ use offpeak_core::sla::{Sla, Tag};
 use offpeak_core::turnaround::Way;
 use offpeak_core::words::{KeptHeaders, LaneKey, Millis, Mode, SlaClass, Timestamp};
 use offpeak_host::values::router::{self, Decision};
-use offpeak_host::{PluginError, RouterPlugin};
+use offpeak_host::{PluginError, PluginErrorKind, RouterPlugin};
 
 use crate::backends::{Backend, Backends, Menu, Offer, PrepareError, Seller};
 use crate::blocking::elsewhere;
@@ -493,7 +493,12 @@ fn rejected(rejection: &router::Rejection) -> Refusal {
 
 fn failed(gateway: &Gateway, plugin: &RouterPlugin, error: &PluginError) {
     gateway.metrics.plugin_failed(plugin.name());
-    tracing::error!(plugin = plugin.name(), %error, "a router failed");
+    if matches!(error.kind, PluginErrorKind::OutOfUse { .. }) {
+        // The failures before it are in the log, and every request would add a line.
+        tracing::debug!(plugin = plugin.name(), %error, "a router failed");
+    } else {
+        tracing::error!(plugin = plugin.name(), %error, "a router failed");
+    }
 }
 
 fn not_deferrable(model: &str, endpoint: &str) -> Refusal {
@@ -504,8 +509,7 @@ fn not_deferrable(model: &str, endpoint: &str) -> Refusal {
 }
 
 fn router_failed() -> Refusal {
-    let message =
-        "The routing plugin failed, so that this request was not run. Its log line says why; try again.";
+    let message = "offpeak's routing plugin failed, so that this request was not run. Its log says why; ask its operator if this lasts.";
     Refusal::unavailable("router_failed", message, 1)
 }
 

@@ -60,9 +60,23 @@ impl RouterPlugin {
     }
 }
 
+/// The longest that a choice may give a request: what a caller may say, too.
+const WITHIN_MAX_MS: u64 = 365 * 24 * 3_600_000;
+
+/// Characters of a lane's name.
+const LANE_MAX: usize = 128;
+
 /// Whether a decision can be followed.
 fn check(decision: &Decision, candidates: &[Candidate<'_>]) -> Result<(), String> {
     match decision {
+        Decision::Choose(choice) if choice.within_ms.is_some_and(|within| within > WITHIN_MAX_MS) => {
+            Err("it gave the request more than 365 days".to_owned())
+        }
+        Decision::Choose(choice)
+            if choice.lane.chars().count() > LANE_MAX || choice.lane.contains(char::is_control) =>
+        {
+            Err(format!("it named a lane by more than {LANE_MAX} characters, or with a control character"))
+        }
         Decision::Choose(choice) => {
             let seller = candidates.iter().find(|candidate| candidate.backend == choice.backend);
             let offers = seller.map(|seller| seller.offers).unwrap_or_default();
@@ -96,5 +110,39 @@ fn listed(candidates: &[Candidate<'_>]) -> String {
         ([], _) => "there are none".to_owned(),
         (shown, 0) => shown.join(", "),
         (shown, more) => format!("{}, and {more} more", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::values::router::{Choice, Mode, Offer};
+
+    #[test]
+    fn what_is_chosen_is_among_the_candidates_and_its_time_and_lane_are_bounded() {
+        let offers = ["standard", "flex"].map(|name| Offer {
+            name,
+            mode: Mode::Realtime,
+            price_permille: 1000,
+            window_ms: 0,
+            usual_ms: 0,
+        });
+        let candidates = [Candidate { backend: "openai", healthy: true, offers: &offers }];
+        let said = |offer: &str, within_ms, lane: &str| {
+            let choice =
+                Choice { backend: "openai".into(), offer: offer.into(), within_ms, lane: lane.into() };
+            check(&Decision::Choose(choice), &candidates).err().unwrap_or_default()
+        };
+        assert_eq!(said("flex", Some(WITHIN_MAX_MS), &"é".repeat(LANE_MAX)), "");
+        let unknown = "it chose the offer \"gratis\" of the backend \"openai\", which is not among the candidates: \
+                       \"standard\" of \"openai\", \"flex\" of \"openai\"";
+        assert_eq!(said("gratis", None, ""), unknown);
+        assert!(said("flex", Some(WITHIN_MAX_MS + 1), "").contains("365 days"));
+        for lane in ["x".repeat(LANE_MAX + 1), "night\nday".to_owned(), "\0".to_owned()] {
+            assert!(said("flex", None, &lane).contains("lane"), "{lane:?}");
+        }
+        let many = [(); 6].map(|()| Candidate { backend: "b", healthy: true, offers: &offers });
+        assert!(listed(&many).ends_with(", and 2 more"), "{}", listed(&many));
+        assert_eq!(listed(&[]), "there are none");
     }
 }

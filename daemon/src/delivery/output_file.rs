@@ -21,7 +21,7 @@ use crate::fallback::STAND_IN;
 use crate::label::Label;
 use crate::reply::Dialect;
 
-/// Answers that are in memory at once, in bytes.
+/// Answers that are read at once, in bytes; while they are worked on, as many more are read.
 pub const CHUNK_BYTES: usize = 1 << 20;
 
 /// Which of a job's lines.

@@ -32,7 +32,7 @@ enum Command {
         #[arg(long, default_value = "")]
         label: String,
         /// How long it is accepted, such as 90d.
-        #[arg(long, value_parser = humantime::parse_duration)]
+        #[arg(long, value_parser = lifetime)]
         expires_in: Option<Duration>,
         /// Models that it may be used for; * stands for anything. May be given several times.
         #[arg(long = "model")]
@@ -74,6 +74,17 @@ enum Command {
 }
 
 const PATH: &str = "/admin/v1/keys";
+
+/// How long a key is accepted: one that is over at once would be of no use.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time < Duration::from_secs(1) => {
+            Err("a key that expires at once is of no use".to_owned())
+        }
+        Ok(time) => Ok(time),
+        Err(error) => Err(format!("{error}: write a duration such as 90d or 12h")),
+    }
+}
 
 /// Runs the command; returns what goes to standard output.
 pub async fn run(args: &Args) -> Result<String, OperateError> {
@@ -169,5 +180,11 @@ mod tests {
         let lines: Vec<&str> = listed.lines().collect();
         assert_eq!(lines[1], "key-1  search  ci     yes       1970-01-01T00:00:00Z");
         assert_eq!(lines[2], "key-2  mail           revoked");
+    }
+    #[test]
+    fn a_key_lives_for_a_time() {
+        assert_eq!(lifetime("90d"), Ok(Duration::from_hours(90 * 24)));
+        assert!(lifetime("0s").unwrap_err().contains("at once"));
+        assert!(lifetime("tomorrow").unwrap_err().contains("such as 90d"));
     }
 }

@@ -19,7 +19,12 @@ pub fn run<P: AnyPlugin>(
         Err(error) if is_broken(&error.kind) => {
             Err(LoadError::Crashes { asked: sample::asked(function), error })
         }
-        Ok(_) | Err(_) => Ok(()),
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let asked = sample::asked(function);
+            tracing::warn!(plugin = %error.plugin, asked, %error, "a plugin is taken into use although it failed at an ordinary call");
+            Ok(())
+        }
     }
 }
 

@@ -49,12 +49,21 @@ function sources(out) {
   return compiled;
 }
 
-// Says what the tests or the compiler would only say in their own words: what is no JavaScript, and who asks for the daemon in Node.
+// What the daemon calls of each world.
+const CALLED = { router: "routing", "retry-policy": "judging", "cost-policy": "costing" };
+
+// Says what the tests or the compiler would only say in their own words, or not at all: what is no JavaScript, who asks for the
+// daemon in Node, and that the daemon would find nothing to call.
 function check(code) {
-  for (const file of readdirSync(code).filter((file) => file.endsWith(".js"))) {
+  const isOwn = (file) => file.endsWith(".js") && !file.split(/[\\/]/).some((part) => ["node_modules", "build"].includes(part));
+  for (const file of readdirSync(code, { recursive: true }).filter(isOwn)) {
     run(process.execPath, "--check", join(code, file));
-    const asksForTheDaemon = /^\s*import\b[^;]*["']offpeak:plugin\//m.test(readFileSync(join(code, file), "utf8"));
-    if (asksForTheDaemon && file !== "plugin.js") {
+    const text = readFileSync(join(code, file), "utf8");
+    const called = CALLED[offpeak.world];
+    if (file === "plugin.js" && !new RegExp(`\\bexport\\b[^;]*\\b${called}\\b`).test(text)) {
+      fail(`plugin.js does not export ${called}, which is what the daemon calls of a ${offpeak.world}`);
+    }
+    if (file !== "plugin.js" && /^\s*import\b[^;]*["']offpeak:plugin\//m.test(text)) {
       fail(`${file} imports from the daemon (offpeak:plugin/…), which is not there in the tests: import that in plugin.js alone, and hand over what is needed`);
     }
   }

@@ -26,24 +26,34 @@ function told(call, misfit = () => undefined) {
   };
 }
 
-// The members of a decision that must be there, and those that may.
+const isText = (value) => typeof value === "string";
+const isWhole = (value) => Number.isSafeInteger(value) && value >= 0;
+
+// The members of a decision, and those of them that may be left out.
 const FORMS = {
-  choose: [["backend", "offer", "lane"], ["withinMs"]],
-  reject: [["status", "code", "message"], ["retryAfterS"]],
-  pass: [[], []],
+  choose: { backend: isText, offer: isText, lane: isText, withinMs: isWhole },
+  reject: { status: isWhole, code: isText, message: isText, retryAfterS: isWhole },
+  pass: {},
 };
+const MAY_BE_MISSING = ["withinMs", "retryAfterS"];
 
 function misfit(decision) {
   const form = FORMS[decision?.tag];
   if (!form) {
     return `a decision is { tag: "choose", val }, { tag: "reject", val } or { tag: "pass" }, and not ${JSON.stringify(decision)}`;
   }
-  const [needed, possible] = form;
-  const names = Object.keys(decision.val ?? {});
-  const missing = needed.find((name) => !names.includes(name));
-  const unknown = names.find((name) => !needed.includes(name) && !possible.includes(name));
-  if (missing) return `a decision to ${decision.tag} needs ${missing}`;
-  return unknown && `a decision to ${decision.tag} has no ${unknown}; it has ${[...needed, ...possible].join(", ")}`;
+  const members = decision.val ?? {};
+  const names = Object.keys(form);
+  const unknown = Object.keys(members).find((name) => !names.includes(name));
+  if (unknown) return `a decision to ${decision.tag} has no ${unknown}; it has ${names.join(", ")}`;
+  for (const name of names) {
+    const value = members[name] ?? undefined;
+    if (value === undefined && !MAY_BE_MISSING.includes(name)) return `a decision to ${decision.tag} needs ${name}`;
+    if (value !== undefined && !form[name](value)) {
+      const what = form[name] === isText ? "a text" : "a whole number, not below zero";
+      return `${name} of a decision to ${decision.tag} must be ${what}, and not ${JSON.stringify(value)}`;
+    }
+  }
 }
 
 export const routing = {

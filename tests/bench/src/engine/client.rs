@@ -49,7 +49,10 @@ impl Calls {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(body) = calls.bodies.get(at).filter(|_| at < count) else { return Ok(()) };
-                    connection.ready().await?;
+                    if connection.ready().await.is_err() {
+                        // llama.cpp's server takes a hundred calls on one connection.
+                        connection = connect(to).await?;
+                    }
                     let response =
                         connection.send_request(call(Method::POST, calls.path, body.clone())?).await?;
                     let status = response.status();
