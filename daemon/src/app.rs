@@ -210,8 +210,6 @@ pub struct Core {
     recovered: Recovered,
     pages: Pages,
     telling: Option<Telling>,
-    /// How often the files of plugins are looked at.
-    watch: Option<Duration>,
 }
 
 /// The daemon without its listeners, at work.
@@ -290,19 +288,12 @@ impl Core {
             chance,
         };
         gateway.backends.calibrations.remember(&gateway.store).await?;
-        Ok(Self {
-            gateway: Arc::new(gateway),
-            commands,
-            recovered,
-            pages,
-            telling,
-            watch: config.plugins.watch,
-        })
+        Ok(Self { gateway: Arc::new(gateway), commands, recovered, pages, telling })
     }
 
     /// Goes on with what was in the store.
     pub async fn start(self) -> Result<Running, StoreError> {
-        let Self { gateway, commands, recovered, pages, telling, watch } = self;
+        let Self { gateway, commands, recovered, pages, telling } = self;
         let (costs, store, metrics) = (gateway.costs.clone(), gateway.store.clone(), gateway.metrics.clone());
         tokio::spawn(ledger::run(pages, costs, store, metrics, gateway.clock));
         if let Some((due, target)) = telling {
@@ -312,9 +303,7 @@ impl Core {
             tokio::spawn(alerts::keep(due, store.clone(), clock, fresh.clone()));
             gateway.tasks.spawn(alerts::deliver_all(target, store, clock, fresh, stop));
         }
-        if let Some(pause) = watch {
-            gateway.tasks.spawn(watch::run(gateway.clone(), pause));
-        }
+        gateway.tasks.spawn(watch::run(gateway.clone()));
         let (calibrations, store) = (gateway.backends.calibrations.clone(), gateway.store.clone());
         gateway.tasks.spawn(calibrations.run(store, gateway.stopping.clone()));
         report(&recovered);

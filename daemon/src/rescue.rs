@@ -294,7 +294,8 @@ impl Rescue<'_> {
         Ok(waits_here)
     }
 
-    /// A try failed, and there will be another: both is on record.
+    /// A try failed, and there will be another: both is on record. When that will be is told before, so that whoever reads of the
+    /// failure can read of that, too.
     async fn note_failure(&self, entry: &Entry, tries: u16, ended: &Attempt) -> Option<()> {
         let sent = Sent { place: entry.place, tries, is_under_way: false };
         let note = Note {
@@ -424,7 +425,6 @@ impl Rescue<'_> {
                 Verdict::Again(not_before) | Verdict::Elsewhere(not_before) | Verdict::Now(not_before) => {
                     let at = gateway.retries.terms.next_try(&judged, not_before, now);
                     tracing::debug!(place = %entry.place, ?at, "a rescued request failed, and is tried again");
-                    // Before the failure can be read of, so that whoever hears of it hears of this, too.
                     let _waiting = gateway.next_tries.wait(entry.place, at);
                     self.note_failure(&entry, tries, &ended).await?;
                     pause(gateway, at.since(now).into()).await?;

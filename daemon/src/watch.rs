@@ -16,6 +16,9 @@ type Look = Option<(u64, SystemTime)>;
 /// Files, and how they looked.
 type Sight = Vec<(PathBuf, Look)>;
 
+/// While it is not wanted, a configuration that was read again may want it after this time.
+const ASKED_EVERY: Duration = Duration::from_secs(1);
+
 /// Decides when there is something to take into use.
 struct Watcher {
     /// What was taken into use, or tried.
@@ -43,18 +46,23 @@ impl Watcher {
     }
 }
 
-/// Looks every `pause` until the daemon stops.
-pub async fn run(gateway: Arc<Gateway>, pause: Duration) {
-    let named = files(&*gateway.plugins.chosen.lock().await);
+/// Looks as often as the configuration in use says, until the daemon stops.
+pub async fn run(gateway: Arc<Gateway>) {
+    let (mut pause, named) = wanted(&gateway).await;
     let mut watcher = Watcher::new(look(named).await);
     loop {
         tokio::select! {
             biased;
             () = gateway.stopping.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(pause.unwrap_or(ASKED_EVERY)) => {}
         }
-        let named = files(&*gateway.plugins.chosen.lock().await);
-        if !watcher.sees(look(named).await) {
+        let (now, named) = wanted(&gateway).await;
+        if pause.is_none() && now.is_some() {
+            // Nobody has looked until now: what stands there is loaded anew, which changes nothing where nothing has changed.
+            watcher = Watcher::new(Sight::new());
+        }
+        pause = now;
+        if pause.is_none() || !watcher.sees(look(named).await) {
             continue;
         }
         match gateway.reload_plugins(None).await {
@@ -71,6 +79,12 @@ pub async fn run(gateway: Arc<Gateway>, pause: Duration) {
             }
         }
     }
+}
+
+/// How often the configuration in use has its files looked at, and which they are.
+async fn wanted(gateway: &Gateway) -> (Option<Duration>, Vec<PathBuf>) {
+    let chosen = gateway.plugins.chosen.lock().await;
+    (chosen.watch, files(&chosen))
 }
 
 /// The files that the configuration names, each once.

@@ -34,7 +34,7 @@ pub enum HostError {
         why: String,
     },
     /// The plugin's file cannot be read.
-    #[error("plugin `{plugin}`: cannot read {path}: {source}; check the path in the configuration")]
+    #[error("plugin `{plugin}`: cannot read {path}: {source}; check the path")]
     Read {
         /// The plugin's name in the configuration.
         plugin: Arc<str>,

@@ -33,8 +33,7 @@ pub async fn answer(
         }
         (&Method::DELETE, Standing::Waiting { .. }) => cancel(gateway, origin).await,
         (&Method::DELETE, Standing::Final(_)) => {
-            let message =
-                "The request has its answer already; GET it here. It is kept until its retention is over.";
+            let message = "The request is finished already: answered, failed or cancelled. GET says how, until its retention is over.";
             Err(Refusal::new(StatusCode::CONFLICT, "already_finished", message))
         }
         _ => {

@@ -410,3 +410,13 @@ async fn a_file_that_changes_is_taken_into_use_and_a_bad_one_is_not() {
     eventually("the first one is back", async || (!is_deferred(&rig).await).then_some(())).await;
     assert_eq!((reloads("taken").await, reloads("refused").await), (2, 1), "each change once");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_are_looked_at_as_the_configuration_says_that_was_read_last() {
+    let shelf = Shelf::with(router::COMPONENT);
+    let rig = Rig::start(sim(), &with_router(&shelf)).await;
+    assert!(!is_deferred(&rig).await);
+    rig.daemon.reload(&rig.upstream, &format!("[plugins]\nwatch = \"20ms\"\n{}", with_router(&shelf))).await;
+    shelf.put(offpeak_bundled::SLA_ROUTER);
+    eventually("the new router is at work", async || is_deferred(&rig).await.then_some(())).await;
+}
