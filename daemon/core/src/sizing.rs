@@ -55,9 +55,9 @@ pub struct Look {
 impl Look {
     /// Deferred requests that are not too many although some wait, where many travel in one call: all of a call may show as what
     /// waits. With a second call the engine has something to do between two of them; with six it takes three at a time, which
-    /// share what each of its steps costs by itself. None if somebody else's may wait.
+    /// share what each of its steps costs by itself. None if somebody else's may wait, or if the engine does not tell what does.
     fn whole_calls(&self) -> u64 {
-        let waiting = self.waiting.unwrap_or(0);
+        let Some(waiting) = self.waiting else { return 0 };
         if self.in_a_call <= 1 || self.realtime > 0 || waiting > self.deferred {
             return 0;
         }
@@ -413,6 +413,11 @@ mod tests {
         for second in 0..20 {
             let look = Look { is_ready: true, deferred: FIRST, ..Look::default() };
             assert_eq!(sizing.look(&look, Timestamp(second * 1000)), FIRST);
+        }
+        // Nor where many travel in one call, and where only its slots are known.
+        for room in [None, Some(0)] {
+            let look = Look { is_ready: true, room, deferred: 32, in_a_call: 32, ..Look::default() };
+            assert!(sizing.look(&look, Timestamp(30_000)) <= 32, "{room:?}");
         }
     }
 

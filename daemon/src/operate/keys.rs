@@ -181,6 +181,7 @@ mod tests {
         assert_eq!(lines[1], "key-1  search  ci     yes       1970-01-01T00:00:00Z");
         assert_eq!(lines[2], "key-2  mail           revoked");
     }
+
     #[test]
     fn a_key_lives_for_a_time() {
         assert_eq!(lifetime("90d"), Ok(Duration::from_hours(90 * 24)));
